@@ -90,7 +90,7 @@ def notebooks_folder() -> Path:
 
 
 def run_folder(run: str) -> Path:
-    """Return the folder of a run by its name, which may be nested as in reference/null_model; UserError for a name that is no plain name."""
+    """Return the folder of a run by its name, nested as in reference/null_model if need be; UserError for what is no plain name."""
     parts = run.split("/") if isinstance(run, str) else [""]
     if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", part) for part in parts) or parts[0] in ("parameters", "profiles"):
         raise UserError(f"A run's name is made of letters, digits, '-', '_' and '.', such as mine-laptop; {run!r} is not.")
@@ -189,10 +189,21 @@ def _imported_modules(tree: ast.AST) -> set[str]:
 def _source_hash(source: str) -> str:
     """Hash what a piece of code does: comments, layout and docstrings do not count."""
     tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
+
+
+def _dump(node: Any) -> str:
+    """Write a syntax tree as text; empty fields are left out, which ast.dump does in some Python versions and not in others."""
+    if isinstance(node, list):
+        return "[" + ",".join(_dump(item) for item in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{name}={_dump(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return f"{type(node).__name__}({','.join(fields)})"
 
 
 def _module_sources(module: str) -> list[str]:
@@ -216,9 +227,9 @@ def _code_cells(path: Path) -> list[dict[str, Any]]:
     try:
         return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     except FileNotFoundError:
-        raise UserError(f"The notebook {path.name} is not in {path.parent}; restore it (git checkout notebooks) or set SANDBAGGING_NOTEBOOKS.") from None
+        raise UserError(f"The notebook {path.name} is not in {path.parent}; restore it with: git checkout notebooks.") from None
     except (ValueError, KeyError):
-        raise UserError(f"The notebook {path.name} cannot be read as a notebook; restore it (git checkout notebooks).") from None
+        raise UserError(f"The notebook {path.name} cannot be read as a notebook; restore it with: git checkout notebooks.") from None
 
 
 def notebook_code(path: Path) -> str:
@@ -445,7 +456,7 @@ def begin(artefact: str, *, run: str, parameters: dict[str, Any], reads: Sequenc
 def refuse_reference(run: str) -> None:
     """Raise UserError for the committed reference run, unless `make refresh` is at work."""
     if run.split("/")[0] == "reference" and os.environ.get("SANDBAGGING_REFRESH") != "1":
-        raise UserError("The run named reference is the committed one and only `make refresh` writes it; choose another name, such as mine.")
+        raise UserError("The run named reference is the committed one and only `make refresh` writes it; choose another name.")
 
 
 def _refuse_locked(run: str) -> None:
@@ -486,11 +497,13 @@ def plain(value: Any) -> Any:
 
 def _commit() -> str:
     """Return the repository's commit, with + when tracked files differ from it, or 'unknown' outside git."""
-    git = ["git", "-C", str(REPOSITORY)]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(REPOSITORY), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=20).stdout
-        return head + ("+" if changed else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
