@@ -1,0 +1,109 @@
+"""The command line: python -m sandbagging run | status | compare | models | fetch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sandbagging.errors import UserError
+
+EXAMPLES = """examples:
+  python -m sandbagging run all --set quick
+  python -m sandbagging run 08 --set laptop --run mine-laptop -p n_draws=20
+  python -m sandbagging compare reference mine-laptop
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sandbagging",
+        description="Run the notebooks in order and read what they found.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run all notebooks, or one, and go on where an earlier call stopped")
+    run.add_argument("notebooks", nargs="+", metavar="all|NOTEBOOK", help="all, or names; the beginning of a name such as 08 will do")
+    run.add_argument("--set", default="laptop", dest="set_name", metavar="SET", help="parameter set (default: laptop)")
+    run.add_argument("--run", default=None, metavar="NAME", help="name of the run's folder (default: mine-SET)")
+    run.add_argument("-p", action="append", default=[], dest="overrides", metavar="NAME=VALUE", help="one changed parameter; repeatable")
+    run.add_argument("--refresh", action="store_true", help="allow writing the committed reference run (make refresh)")
+    status = commands.add_parser("status", help="say which notebooks of a run are done and still hold")
+    status.add_argument("run", metavar="NAME")
+    compare = commands.add_parser("compare", help="put the summary numbers of two runs side by side")
+    compare.add_argument("first", metavar="A")
+    compare.add_argument("second", metavar="B")
+    commands.add_parser("models", help="list the models that have a name here")
+    fetch = commands.add_parser("fetch", help="fetch a model now, so that later runs need no network")
+    fetch.add_argument("model", nargs="?", default=None, metavar="MODEL", help="default: the embedded model")
+    return parser
+
+
+# The heavy modules are imported where they are used, so that --help answers at once.
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from sandbagging import runner, runs
+
+    name = arguments.run or f"mine-{arguments.set_name}"
+    chosen = None if "all" in arguments.notebooks else arguments.notebooks
+    plan = runner.plan(arguments.set_name, name, runner.parse_overrides(arguments.overrides), chosen)
+    runner.execute(plan, refresh=arguments.refresh)
+    table = runner.headline(name)
+    if table and (chosen is None or any(step.notebook.artefact == "10_ledger" for step in plan.steps)):
+        print("\n" + table)
+    print(f"\nThe executed notebooks lie in {runs.run_folder(name)}")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from sandbagging import runner
+
+    print(runner.status(arguments.run).to_string(index=False, na_rep="-"))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from sandbagging import runner
+
+    print(runner.compare(arguments.first, arguments.second))
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from sandbagging import models
+
+    for name, entry in models.REGISTRY.items():
+        print(f"{name}: {entry}")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from sandbagging import models
+
+    if arguments.model is None:
+        models.fetch_embedded()
+    else:
+        models.ensure_available(arguments.model)
+    print("The model is in place.")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a notebook failed, 2 a mistake of the user, 130 interrupted."""
+    arguments = _parser().parse_args(words)
+    command = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch}[arguments.command]
+    try:
+        command(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; run the same command to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if type(error).__name__ != "NotebookFailed":
+            raise
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
