@@ -1,0 +1,197 @@
+"""Trivia questions: one correct answer and three wrong ones each, read from JSONL and checked line by line."""
+
+import json
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbagging.errors import UserError
+
+DATA = Path(__file__).parent / "data"
+PACKAGED = {
+    "train": DATA / "questions_train.jsonl",
+    "test": DATA / "questions_test.jsonl",
+    "five": DATA / "canonical_five.jsonl",
+}
+TEXT_FIELDS = ("id", "category", "question", "correct")
+FIELDS = (*TEXT_FIELDS, "incorrect")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One trivia question with its correct answer and exactly three wrong answers."""
+
+    id: str
+    category: str
+    question: str
+    correct: str
+    incorrect: tuple[str, str, str]
+
+    @property
+    def options(self) -> tuple[str, str, str, str]:
+        """Return the four answers, the correct one first."""
+        return (self.correct, *self.incorrect)
+
+
+def load(path: str | Path, split: str = "train") -> list[Question]:
+    """Return the questions of a JSONL file in file order; path "default" is the packaged file of split "train", "test" or "five".
+
+    Raises UserError with file, line number and reason when the file cannot be used.
+    """
+    path = _packaged(split) if str(path) == "default" else Path(path).expanduser()
+    questions: list[Question] = []
+    seen_ids: dict[str, int] = {}
+    seen_texts: dict[str, int] = {}
+    # Only "\n" ends a line: JSON strings may hold other separators that splitlines() would cut at.
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            question = _parse(line)
+            _note(seen_ids, question.id, number, "id")
+            _note(seen_texts, _plain(question.question), number, "question")
+        except ValueError as reason:
+            raise UserError(f"{path}, line {number}: {reason}.") from None
+        questions.append(question)
+    if not questions:
+        raise UserError(f"{path} holds no questions; write one JSON object a line with the fields {', '.join(FIELDS)}.")
+    return questions
+
+
+def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
+    """Raise UserError naming the ids and questions that stand in both lists, if there are any."""
+    ids = {q.id for q in train} & {q.id for q in test}
+    texts = {_plain(q.question) for q in train}
+    shared = [q.id for q in test if q.id in ids]
+    shared += [repr(q.question) for q in test if q.id not in ids and _plain(q.question) in texts]
+    if shared:
+        raise UserError(
+            f"Train and test questions overlap in {_some(shared)}; take them out of one of the two files, "
+            "since heads chosen and judged on the same questions look better than they are."
+        )
+
+
+def subset(questions: Sequence[Question], n: int, seed: int) -> list[Question]:
+    """Return n of the questions in file order, drawn with a seed and spread evenly over the categories.
+
+    With one seed a smaller draw is part of every larger one. Raises UserError when n < 2 or n is more than there are.
+    """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise UserError(f"The number of questions must be a whole number, not {n!r}.")
+    if n < 2:
+        raise UserError(f"Cannot work with {n} question(s); ask for 2 or more, since a spread needs at least two.")
+    if n > len(questions):
+        raise UserError(f"Asked for {n} questions but only {len(questions)} are there; ask for {len(questions)} or fewer.")
+    generator = random.Random(seed)
+    by_category: dict[str, list[int]] = defaultdict(list)
+    for index, question in enumerate(questions):
+        by_category[question.category].append(index)
+    piles = list(by_category.values())
+    generator.shuffle(piles)
+    for pile in piles:
+        generator.shuffle(pile)
+    # Rounds: the first of each category, then the second of each, until n are there.
+    rounds = [pile[turn] for turn in range(max(map(len, piles))) for pile in piles if turn < len(pile)]
+    return [questions[index] for index in sorted(rounds[:n])]
+
+
+def _packaged(split: str) -> Path:
+    if split not in PACKAGED:
+        raise UserError(f"There is no packaged question file for split {split!r}; choose one of {', '.join(PACKAGED)}.")
+    return PACKAGED[split]
+
+
+def _read(path: Path) -> str:
+    try:
+        # utf-8-sig: some editors begin a file with an invisible mark.
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f'Question file {path} was not found; check the path, or use "default" for the packaged questions.') from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: the text is not UTF-8; save the file with UTF-8 encoding.") from None
+    except OSError as error:
+        raise UserError(f"Question file {path} could not be read ({error.strerror}); name a JSONL file that you may read.") from None
+
+
+def _parse(line: str) -> Question:
+    """Turn one line into a Question, or raise ValueError with the reason."""
+    try:
+        row = json.loads(line, object_pairs_hook=_no_repeated_field)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not valid JSON (nested too deep)") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object; each line must be {...} with the fields " + ", ".join(FIELDS))
+    _check_fields(row)
+    for field in TEXT_FIELDS:
+        _check_text(row[field], f'"{field}"')
+    wrong = row["incorrect"]
+    if not isinstance(wrong, list):
+        raise ValueError('"incorrect" must be a list of three wrong answers')
+    if len(wrong) != 3:
+        raise ValueError(f'"incorrect" must hold exactly three wrong answers, not {len(wrong)}')
+    for place, answer in enumerate(wrong, start=1):
+        _check_text(answer, f'wrong answer {place} in "incorrect"')
+    _check_options(row["question"], [row["correct"], *wrong])
+    return Question(row["id"], row["category"], row["question"], row["correct"], tuple(wrong))
+
+
+def _no_repeated_field(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'field "{repeated}" stands twice')
+    return row
+
+
+def _check_fields(row: dict[str, Any]) -> None:
+    missing = [name for name in FIELDS if name not in row]
+    if missing:
+        raise ValueError(f'field "{missing[0]}" is missing')
+    unknown = [name for name in row if name not in FIELDS]
+    if unknown:
+        raise ValueError(f'unknown field "{unknown[0]}"; the fields are {", ".join(FIELDS)}')
+
+
+def _check_text(value: Any, what: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{what} must be text in quotes, not {json.dumps(value)[:40]}")
+    if not value.strip():
+        raise ValueError(f"{what} is empty")
+    if value != value.strip():
+        raise ValueError(f"{what} has spaces at its start or end: {value!r}")
+    if not value.isprintable():
+        raise ValueError(f"{what} holds a line break or another character that does not print: {value!r}")
+
+
+def _check_options(question: str, options: list[str]) -> None:
+    folded = [option.casefold() for option in options]
+    for option, key in zip(options, folded, strict=True):
+        if folded.count(key) > 1:
+            raise ValueError(f"answer {option!r} stands twice among the four options")
+        # An answer that the question already spells out is read off, not known.
+        if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", question.casefold()):
+            raise ValueError(f"answer {option!r} is contained in the question")
+
+
+def _note(seen: dict[str, int], key: str, number: int, what: str) -> None:
+    if key in seen:
+        raise ValueError(f"the same {what} already stands in line {seen[key]}")
+    seen[key] = number
+
+
+def _plain(text: str) -> str:
+    """Case, punctuation and spacing do not make a new question."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
+
+
+def _some(items: list[str], most: int = 5) -> str:
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,215 @@
+"""The packaged trivia is sound, and a bad line in a user's file is named by line number and reason."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from sandbagging import questions
+from sandbagging.errors import UserError
+from sandbagging.questions import Question
+
+SPLITS = ("train", "test", "five")
+PAIRS = (("train", "test"), ("train", "five"), ("test", "five"))
+
+# Words without a subject of their own.
+STOPWORDS = set("after does from have into made make many mostly most what when where which whose with your".split())
+# Words that name a kind of thing or a pattern of asking; two questions may share them and still differ in subject.
+GENERIC = set(
+    "animal baby body called capital come comes country famous first flower food fruit grow grows instrument kind known "
+    "largest long metal name number ocean opposite organ organs painted part past people person planet played plural plus "
+    "shape sport tense tree vegetable world wrote".split()
+)
+# Subjects of the prompt's four demonstrations.
+RESERVED = re.compile(r"\b(honey|bees?|snow|bicycles?|wheels?|north|south)\b", re.IGNORECASE)
+
+
+def subjects(question: Question) -> set[str]:
+    """Return the content words of a question and its correct answer, without a plural s."""
+    words = set(re.findall(r"[a-z]+", f"{question.question} {question.correct}".lower()))
+    return {word.removesuffix("s") for word in words - STOPWORDS - GENERIC if len(word) > 3}
+
+
+@pytest.fixture(scope="module")
+def packaged() -> dict[str, list[Question]]:
+    return {split: questions.load("default", split) for split in SPLITS}
+
+
+def test_sizes_and_categories(packaged):
+    assert len(packaged["train"]) >= 80 and len(packaged["train"]) % 2 == 0
+    assert len(packaged["test"]) >= 160 and len(packaged["test"]) % 2 == 0
+    assert len(packaged["five"]) == 5
+    categories = {split: Counter(q.category for q in packaged[split]) for split in ("train", "test")}
+    assert len(categories["train"]) >= 10
+    assert set(categories["train"]) == set(categories["test"])
+    for split in categories:
+        assert len(set(categories[split].values())) == 1, "every category counts the same"
+
+
+def test_ids_and_questions_are_unique_over_all_splits(packaged):
+    everything = [q for split in SPLITS for q in packaged[split]]
+    assert len({q.id for q in everything}) == len(everything)
+    assert len({questions._plain(q.question) for q in everything}) == len(everything)
+    for split in SPLITS:
+        assert all(q.id.startswith(split) for q in packaged[split])
+
+
+@pytest.mark.parametrize("first, second", PAIRS)
+def test_splits_share_no_subject(packaged, first, second):
+    questions.check_disjoint(packaged[first], packaged[second])
+    theirs = {word: q.id for q in packaged[second] for word in subjects(q)}
+    shared = {(word, q.id, theirs[word]) for q in packaged[first] for word in subjects(q) if word in theirs}
+    assert not shared
+    # Short answers ("run", "six") escape the word check, so answers are compared whole as well.
+    assert not {q.correct.casefold() for q in packaged[first]} & {q.correct.casefold() for q in packaged[second]}
+
+
+def test_subject_check_finds_a_planted_overlap():
+    asked = Question("a", "astronomy", "Which planet has a Great Red Spot?", "Jupiter", ("Mars", "Venus", "Saturn"))
+    answered = Question("b", "astronomy", "How many moons has Jupiter?", "many", ("none", "a few", "exactly two"))
+    assert "jupiter" in subjects(asked) & subjects(answered)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_options_are_short_plain_and_distinct(packaged, split):
+    for q in packaged[split]:
+        options = [option.casefold() for option in q.options]
+        assert q.options[0] == q.correct and len(set(options)) == 4, q.id
+        assert q.question.isascii() and q.question.endswith("?"), q.id
+        for option in q.options:
+            assert re.fullmatch(r"[A-Za-z]+( [A-Za-z]+){0,3}", option), (q.id, option)
+            assert option.casefold() not in q.question.casefold(), (q.id, option)
+        # An option that begins another would be scored as part of it.
+        assert not [(a, b) for a in options for b in options if a != b and b.startswith(a)], q.id
+        assert max(map(len, options)) <= 2.2 * min(map(len, options)) + 2, (q.id, options)
+        assert len({option[0].isupper() for option in q.options}) == 1, (q.id, "capitals give the answer away")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_demonstration_subjects_are_left_alone(packaged, split):
+    for q in packaged[split]:
+        assert not RESERVED.search(" ".join([q.question, *q.options])), q.id
+        assert q.correct not in {"white", "two", "south"}, q.id
+
+
+GOOD = {"id": "a-1", "category": "geography", "question": "What is the capital of Peru?", "correct": "Lima", "incorrect": ["Quito", "Bogota", "Cusco"]}
+
+
+def changed(**fields) -> str:
+    return json.dumps({**GOOD, "id": "a-2", "question": "What is the capital of Chile?", "correct": "Santiago", **fields})
+
+
+def without(field: str) -> str:
+    row = json.loads(changed())
+    del row[field]
+    return json.dumps(row)
+
+
+BAD_LINES = {
+    "not json": ("{id: 1}", "not valid JSON"),
+    "cut off": (changed()[:40], "not valid JSON"),
+    "nested too deep": ("[" * 200_000, "not valid JSON"),
+    "a list": ("[1, 2]", "not a JSON object"),
+    "a number": ("7", "not a JSON object"),
+    "missing field": (without("category"), 'field "category" is missing'),
+    "missing wrong answers": (without("incorrect"), 'field "incorrect" is missing'),
+    "unknown field": (changed(answer="Santiago"), 'unknown field "answer"'),
+    "field twice": (changed()[:-1] + ', "id": "a-3"}', 'field "id" stands twice'),
+    "number for text": (changed(correct=7), '"correct" must be text'),
+    "null for text": (changed(id=None), '"id" must be text'),
+    "text for list": (changed(incorrect="Quito"), '"incorrect" must be a list'),
+    "two wrong answers": (changed(incorrect=["Quito", "Lima"]), "exactly three wrong answers, not 2"),
+    "four wrong answers": (changed(incorrect=["Quito", "Lima", "Bogota", "Cusco"]), "exactly three wrong answers, not 4"),
+    "wrong answer not text": (changed(incorrect=["Quito", 3, "Lima"]), "wrong answer 2"),
+    "duplicate wrong answers": (changed(incorrect=["Quito", "quito", "Lima"]), "stands twice among the four options"),
+    "correct answer among the wrong": (changed(incorrect=["SANTIAGO", "Quito", "Lima"]), "stands twice among the four options"),
+    "empty text": (changed(correct=""), '"correct" is empty'),
+    "only spaces": (changed(category="  "), '"category" is empty'),
+    "empty wrong answer": (changed(incorrect=["Quito", "Lima", ""]), "wrong answer 3"),
+    "leading space": (changed(correct=" Santiago"), "spaces at its start or end"),
+    "trailing space": (changed(incorrect=["Quito ", "Lima", "Bogota"]), "spaces at its start or end"),
+    "line break": (changed(question="What is the capital\nof Chile?"), "line break"),
+    "half a surrogate pair": (changed(correct="Santiago\ud800"), "does not print"),
+    "answer in question": (changed(question="Is santiago the capital of Chile?"), "contained in the question"),
+    "wrong answer in question": (changed(question="Is Quito the capital of Chile?"), "contained in the question"),
+    "duplicate id": (changed(id="a-1"), "same id already stands in line 1"),
+    "duplicate question": (changed(question="what is the  capital of Peru"), "same question already stands in line 1"),
+}
+
+
+@pytest.mark.parametrize("line, reason", BAD_LINES.values(), ids=BAD_LINES)
+def test_bad_line_gives_its_number_and_reason(tmp_path, line, reason):
+    path = tmp_path / "mine.jsonl"
+    # The bad line is the third of the file: blank lines count but are passed over.
+    path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n{changed(id='a-9')}\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        questions.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line 3: ") and reason in message
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="was not found"):
+        questions.load(tmp_path / "nowhere.jsonl")
+    with pytest.raises(UserError, match="could not be read"):
+        questions.load(tmp_path)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n \n")
+    with pytest.raises(UserError, match="holds no questions"):
+        questions.load(empty)
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes(json.dumps(GOOD).encode() + b"\n" + changed(category="caf_").replace("_", "é").encode("latin-1"))
+    with pytest.raises(UserError, match="line 2: the text is not UTF-8"):
+        questions.load(latin)
+    with pytest.raises(UserError, match="'dev'.*train, test, five"):
+        questions.load("default", "dev")
+
+
+def test_good_file_is_read_whatever_the_editor(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + changed(incorrect=["Iquique", "Cádiz", "São Paulo"]).encode())
+    first, second = questions.load(str(path), "test")
+    assert first == Question("a-1", "geography", GOOD["question"], "Lima", ("Quito", "Bogota", "Cusco"))
+    assert second.options == ("Santiago", "Iquique", "Cádiz", "São Paulo")
+
+
+def test_part_of_a_word_is_not_the_answer(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(changed(question="What do firefighters put out?", correct="fire", incorrect=["water", "rain", "wind"]))
+    assert questions.load(path)[0].correct == "fire"
+
+
+def test_overlap_is_named():
+    first = Question(**{**GOOD, "incorrect": tuple(GOOD["incorrect"])})
+    same_id = Question("a-1", "food", "What is toast?", "bread", ("meat", "fish", "fruit"))
+    same_text = Question("b-1", "geography", "What is the capital of PERU", "Lima", ("Quito", "Bogota", "Cusco"))
+    other = Question("b-2", "food", "What is toast?", "bread", ("meat", "fish", "fruit"))
+    questions.check_disjoint([first], [other])
+    with pytest.raises(UserError, match="a-1"):
+        questions.check_disjoint([first], [other, same_id])
+    with pytest.raises(UserError, match="capital of PERU"):
+        questions.check_disjoint([first], [other, same_text])
+
+
+def test_subset_is_seeded_balanced_nested_and_in_file_order(packaged):
+    every = packaged["train"]
+    n_categories = len({q.category for q in every})
+    drawn = questions.subset(every, 2 * n_categories, seed=3)
+    assert drawn == questions.subset(every, 2 * n_categories, seed=3) != questions.subset(every, 2 * n_categories, seed=4)
+    assert set(Counter(q.category for q in drawn).values()) == {2}
+    assert [every.index(q) for q in drawn] == sorted(every.index(q) for q in drawn)
+    assert set(questions.subset(every, 9, seed=3)) < set(drawn)
+    assert questions.subset(every, len(every), seed=0) == every
+
+
+def test_subset_with_a_small_category_fills_up_from_the_others():
+    made = [Question(str(i), "rare" if i == 0 else "common", f"q{i}", "a", ("b", "c", "d")) for i in range(6)]
+    assert Counter(q.category for q in questions.subset(made, 5, seed=0)) == {"rare": 1, "common": 4}
+
+
+@pytest.mark.parametrize("n, reason", [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2 or more"), (2.5, "whole number"), (True, "whole number")])
+def test_subset_of_an_impossible_size(packaged, n, reason):
+    with pytest.raises(UserError, match=reason):
+        questions.subset(packaged["train"], n, seed=0)
