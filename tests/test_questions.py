@@ -5,7 +5,6 @@ import re
 from collections import Counter
 
 import pytest
-
 from sandbagging import questions
 from sandbagging.errors import UserError
 from sandbagging.questions import Question
@@ -14,7 +13,7 @@ SPLITS = ("train", "test", "five")
 PAIRS = (("train", "test"), ("train", "five"), ("test", "five"))
 
 # Words without a subject of their own.
-STOPWORDS = set("after does from have into made make many mostly most what when where which whose with your".split())
+STOPWORDS = set("after does from have into made make many most mostly that through what when where which whose with your".split())
 # Words that name a kind of thing or a pattern of asking; two questions may share them and still differ in subject.
 GENERIC = set(
     "animal baby body called capital come comes country famous first flower food fruit grow grows instrument kind known "
@@ -93,7 +92,13 @@ def test_demonstration_subjects_are_left_alone(packaged, split):
         assert q.correct not in {"white", "two", "south"}, q.id
 
 
-GOOD = {"id": "a-1", "category": "geography", "question": "What is the capital of Peru?", "correct": "Lima", "incorrect": ["Quito", "Bogota", "Cusco"]}
+GOOD = {
+    "id": "a-1",
+    "category": "geography",
+    "question": "What is the capital of Peru?",
+    "correct": "Lima",
+    "incorrect": ["Quito", "Bogota", "Cusco"],
+}
 
 
 def changed(**fields) -> str:
@@ -169,7 +174,8 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_good_file_is_read_whatever_the_editor(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + changed(incorrect=["Iquique", "Cádiz", "São Paulo"]).encode())
+    second_line = changed(incorrect=["Iquique", "Cádiz", "São Paulo"]).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + second_line)
     first, second = questions.load(str(path), "test")
     assert first == Question("a-1", "geography", GOOD["question"], "Lima", ("Quito", "Bogota", "Cusco"))
     assert second.options == ("Santiago", "Iquique", "Cádiz", "São Paulo")
@@ -209,7 +215,10 @@ def test_subset_with_a_small_category_fills_up_from_the_others():
     assert Counter(q.category for q in questions.subset(made, 5, seed=0)) == {"rare": 1, "common": 4}
 
 
-@pytest.mark.parametrize("n, reason", [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2 or more"), (2.5, "whole number"), (True, "whole number")])
+IMPOSSIBLE_SIZES = [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2 or more"), (2.5, "whole number"), (True, "whole number")]
+
+
+@pytest.mark.parametrize("n, reason", IMPOSSIBLE_SIZES)
 def test_subset_of_an_impossible_size(packaged, n, reason):
     with pytest.raises(UserError, match=reason):
         questions.subset(packaged["train"], n, seed=0)
