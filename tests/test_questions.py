@@ -13,7 +13,7 @@ SPLITS = ("train", "test", "five")
 PAIRS = (("train", "test"), ("train", "five"), ("test", "five"))
 
 # Words without a subject of their own.
-STOPWORDS = set("after does from have into made make many most mostly that through what when where which whose with your".split())
+STOPWORDS = set("after does from have into made make makes many most mostly that through what when where which whose with your".split())
 # Words that name a kind of thing or a pattern of asking; two questions may share them and still differ in subject.
 GENERIC = set(
     "animal baby body called capital come comes country famous first flower food fruit grow grows instrument kind known "
