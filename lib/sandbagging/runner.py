@@ -109,7 +109,7 @@ def declared_parameters(path: Path) -> dict[str, Parameter]:
 def _type_of(value: Any) -> str:
     """Return a type's name as it stands in an annotation, with the type of its elements for a list."""
     if isinstance(value, list | tuple) and value:
-        return f"list[{_type_of(value[0])}]"
+        return f"list[{type(value[0]).__name__}]"
     return "list" if isinstance(value, tuple) else type(value).__name__
 
 
@@ -341,11 +341,9 @@ def _kernel_home() -> Iterator[Path]:
     """
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     home = Path(tempfile.mkdtemp(prefix="sb-", dir=short))
-    spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": "Python 3",
-        "language": "python",
-    }
+    # The kernel's own log stays silent: what matters of it is in the notebook.
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+    spec = {"argv": command, "display_name": "Python 3", "language": "python"}
     try:
         files.write_json(home / "kernels" / "python3" / "kernel.json", spec)
         yield home
