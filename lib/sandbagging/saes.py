@@ -112,16 +112,22 @@ def tag(recipe: Recipe | TagFields) -> str:
 
 def parse_tag(name: str, known: Sequence[str] = ()) -> TagFields:
     """Return the fields of a tag; raises UserError naming the nearest tag (among `known`, if given) for any other name."""
-    pattern = r"v4_(?P<model>[A-Za-z0-9.\-]+)_(?P<arch>jumprelu|topk(_k(?P<k>\d+))?)_L(?P<layer>\d+)_(?P<condition>[a-z_]+)"
+    fields = _parsed(name)
+    if fields is not None and tag(fields) == name and (not known or name in known):
+        return fields
+    # "topk_k64" and "L07" are read but are no tags: every SAE has one name, "topk" and "L7".
+    nearest = tag(fields) if fields is not None and not known else _nearest_tag(name, known)
+    raise UserError(f"There is no SAE tag {name!r}; the nearest is {nearest!r}.")
+
+
+def _parsed(name: str) -> TagFields | None:
+    """Return the fields that `name` spells out, or None."""
+    pattern = r"v4_(?P<model>[A-Za-z0-9.\-]+)_(?P<arch>jumprelu|topk)(_k(?P<k>[1-9]\d{0,5}))?_L(?P<layer>\d{1,4})_(?P<condition>[a-z_]+)"
     match = re.fullmatch(pattern, name)
-    if match is not None and match["condition"] in CONDITIONS:
-        architecture = match["arch"].split("_")[0]
-        k = int(match["k"] or DEFAULT_K) if architecture == "topk" else None
-        fields = TagFields(match["model"], architecture, int(match["layer"]), match["condition"], k)
-        # The second test makes names unique: "topk_k64" and "L07" are no tags, "topk" and "L7" are.
-        if k != 0 and tag(fields) == name and (not known or name in known):
-            return fields
-    raise UserError(f"There is no SAE tag {name!r}; the nearest is {_nearest_tag(name, known)!r}.")
+    if match is None or match["condition"] not in CONDITIONS or (match["arch"] == "jumprelu" and match["k"]):
+        return None
+    k = int(match["k"] or DEFAULT_K) if match["arch"] == "topk" else None
+    return TagFields(match["model"], match["arch"], int(match["layer"]), match["condition"], k)
 
 
 def _nearest_tag(name: str, known: Sequence[str]) -> str:
@@ -375,7 +381,7 @@ def _batch_figures(output: Any, batch: Tensor, mean: Tensor) -> dict[str, float]
     error = (batch - output.sae_out).square().sum()
     spread = (batch - mean).square().sum()
     active = (output.feature_acts != 0).sum(dim=1).float().mean()
-    return {"loss": float(output.loss), "fvu": float(error / spread), "l0": float(active)}
+    return {"loss": output.loss.item(), "fvu": float(error / spread), "l0": float(active)}
 
 
 @torch.no_grad()

@@ -1,0 +1,445 @@
+"""SAEs: what a reader of the weights can check by hand, and that sae-lens does the same."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sandbagging import saes
+from sandbagging.errors import UserError
+
+D_IN = 16
+SETTINGS = {"steps": 60, "batch": 32, "lr": 3e-3}
+
+
+def recipe(arch="topk", **settings):
+    k = 4 if arch == "topk" else None
+    jumprelu = {} if arch == "topk" else {"bandwidth": 0.5, "init_threshold": 0.3}
+    return saes.Recipe("tiny", arch, 3, "mixed", D_IN, k=k, **{**SETTINGS, **jumprelu, **settings})
+
+
+@pytest.fixture(scope="module")
+def activations():
+    """Raw activations [token d_model]: sparse sums of fixed directions, an offset, and a norm far from sqrt(d_model)."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(64, D_IN, generator=generator), dim=1)
+    on = (torch.rand(400, 64, generator=generator) < 0.06) * torch.rand(400, 64, generator=generator).add(0.2)
+    return 40 * on @ directions + 25 * torch.randn(D_IN, generator=generator)
+
+
+@pytest.fixture(scope="module", params=saes.ARCHITECTURES)
+def trained(request, activations):
+    """recipe, training SAE, its history, inference SAE, factor."""
+    tokens, scale = saes.training_data(activations)
+    made = recipe(request.param)
+    sae, history = saes.train(made, tokens, history_every=20)
+    return made, sae, history, saes.fold_scaling(sae, scale), scale
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    made, _, _, sae, _ = trained
+    path = tmp_path_factory.mktemp("saes") / saes.tag(made)
+    saes.save(sae, path, saes.describe(made, model_name="tiny-llama", dataset="questions_train.jsonl"))
+    return path
+
+
+def topk_folder(path, **changes):
+    """A hand-made TopK folder; a setting changed to None is left out."""
+    config = {"architecture": "topk", "d_in": D_IN, "d_sae": 64, "k": 4, "normalize_activations": "none", "apply_b_dec_to_input": True}
+    config = {name: value for name, value in {**config, **changes}.items() if value is not None}
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "cfg.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(1)
+    W_dec = torch.nn.functional.normalize(torch.randn(64, D_IN, generator=generator), dim=1)
+    save_file({"W_dec": W_dec, "W_enc": W_dec.T.contiguous(), "b_enc": torch.zeros(64), "b_dec": torch.zeros(D_IN)}, weights_file(path))
+    return path
+
+
+def weights_file(path):
+    return path / "sae_weights.safetensors"
+
+
+# Tags and recipes
+
+
+@pytest.mark.parametrize("model", ["smollm", "llama", "tinyllama"])
+@pytest.mark.parametrize("arch", ["jumprelu", "topk", "topk_k16", "topk_k256"])
+@pytest.mark.parametrize("condition", saes.CONDITIONS)
+def test_tags_round_trip(model, arch, condition):
+    name = f"v4_{model}_{arch}_L12_{condition}"
+    fields = saes.parse_tag(name)
+    assert saes.tag(fields) == name
+    assert saes.tag(fields.recipe(d_in=2048)) == name
+    assert (fields.k is None) == (arch == "jumprelu")
+
+
+def test_card_defaults():
+    made = saes.parse_tag("v4_llama_topk_L8_mixed").recipe(d_in=2048)
+    assert (made.k, made.d_sae, made.epochs, made.batch, made.lr) == (64, 8192, 300, 128, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"),
+    [
+        ("v4_smollm_topk_L15_mixd", "v4_smollm_topk_L15_mixed"),
+        ("v4_smollm_jumprelo_L15_genuine_only", "v4_smollm_jumprelu_L15_genuine_only"),
+        ("v4_llama_topk_k64_L8_mixed", "v4_llama_topk_L8_mixed"),
+        ("v4_llama_topk_L08_mixed", "v4_llama_topk_L8_mixed"),
+        ("v4_llama_jumprelu_k64_L8_mixed", "v4_llama_jumprelu_L8_mixed"),
+        ("v4_llama_topk_k0_L8_mixed", "v4_llama_topk"),
+        ("nonsense", "v4_"),
+        ("", "v4_"),
+    ],
+)
+def test_unknown_tag_names_the_nearest(wrong, nearest):
+    with pytest.raises(UserError, match=f"nearest is '{nearest}"):
+        saes.parse_tag(wrong)
+
+
+def test_tag_outside_the_known_ones_is_refused():
+    with pytest.raises(UserError, match="'v4_a_topk_L1_mixed'"):
+        saes.parse_tag("v4_a_topk_L2_mixed", known=["v4_a_topk_L1_mixed", "v4_a_jumprelu_L9_mixed"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"k": 65}, "k = 65"),
+        ({"k": None}, "needs k"),
+        ({"architecture": "gated", "k": None}, "gated"),
+        ({"condition": "all"}, "all"),
+        ({"lr": 0.0}, "lr"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_contradictory_recipe_is_refused(changes, reason):
+    fields = {"model": "m", "architecture": "topk", "layer": 1, "condition": "mixed", "d_in": D_IN, "k": 4}
+    with pytest.raises(UserError, match=reason):
+        saes.Recipe(**{**fields, **changes})
+
+
+# Data
+
+
+def test_select_tokens_by_condition_and_split():
+    rows = [(c, s) for c in ("genuine", "sandbag", "neutral", "placebo") for s in ("train", "test")]
+    table = pd.DataFrame(rows, columns=["condition", "split"]).assign(row=range(8))
+    assert saes.select_tokens(table, "genuine_only").tolist() == [0]
+    assert saes.select_tokens(table, "genuine_only", genuine="neutral").tolist() == [4]
+    assert saes.select_tokens(table, "sandbagging_only", split="test").tolist() == [3]
+    assert saes.select_tokens(table, "sandbagging_only", sandbag="placebo").tolist() == [6]
+    assert saes.select_tokens(table.sample(frac=1, random_state=0), "mixed").tolist() == [0, 2, 4]
+    with pytest.raises(UserError, match="No tokens"):
+        saes.select_tokens(table[table.split == "test"], "mixed")
+
+
+def test_scaling_brings_the_mean_norm_to_the_root_of_the_width(activations):
+    tokens, scale = saes.training_data(activations)
+    assert float(tokens.norm(dim=1).mean()) == pytest.approx(math.sqrt(D_IN), rel=1e-5)
+    same, _ = saes.training_data(activations[:10], scale)
+    assert torch.equal(same, tokens[:10])
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (torch.zeros(0, D_IN), "at least two"),
+        (torch.ones(1, D_IN), "at least two"),
+        (torch.zeros(9, D_IN), "zero"),
+        (torch.full((9, D_IN), torch.nan), "NaN"),
+        (torch.full((9, D_IN), torch.inf), "infinity"),
+        (torch.ones(9), "token d_model"),
+    ],
+)
+def test_unusable_activations_are_refused(bad, reason):
+    with pytest.raises(UserError, match=reason):
+        saes.training_data(bad)
+
+
+def test_tokens_of_another_width_are_refused():
+    with pytest.raises(UserError, match="width 16.*width 8"):
+        saes.train(recipe(), torch.randn(50, 8))
+
+
+# Training
+
+
+def test_history_and_loss_falls(trained):
+    _, _, history, _, _ = trained
+    assert history.columns.tolist() == ["step", "loss", "fvu", "l0"]
+    assert history["step"].tolist() == [0, 20, 40, 59]
+    assert history["fvu"].iloc[-1] < 0.7 * history["fvu"].iloc[0]
+
+
+def test_decoder_rows_are_unit_norm_after_training_and_after_loading(trained, folder):
+    for sae in (trained[1], trained[3], saes.load(folder)):
+        assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(64), atol=1e-5)
+
+
+def test_thresholds_move_in_training(activations):
+    tokens, _ = saes.training_data(activations)
+    made = recipe("jumprelu")
+    sae, _ = saes.train(made, tokens)
+    moved = (sae.threshold - made.init_threshold).abs()
+    assert (moved > 1e-3).float().mean() > 0.9
+    assert sae.threshold.std() > 1e-3
+
+
+def test_topk_has_k_active_latents(activations):
+    tokens, scale = saes.training_data(activations)
+    sae = saes.fold_scaling(saes.train(recipe(), tokens)[0], scale)
+    assert ((sae.encode(activations) != 0).sum(dim=1) == 4).all()
+
+
+def test_projected_gradient_is_perpendicular_to_its_row():
+    W_dec = torch.nn.Parameter(torch.nn.functional.normalize(torch.randn(5, D_IN), dim=1))
+    W_dec.grad = torch.randn(5, D_IN)
+    before = W_dec.grad.clone()
+    saes._project_gradient(W_dec)
+    assert torch.allclose((W_dec.grad * W_dec).sum(dim=1), torch.zeros(5), atol=1e-6)
+    along = ((before * W_dec).sum(dim=1, keepdim=True) * W_dec).detach()
+    assert torch.allclose(W_dec.grad + along, before, atol=1e-6)
+
+
+def test_batches_take_each_token_at_most_once_per_epoch():
+    rows = list(saes._batches(recipe(batch=32), n_tokens=100, total=7))
+    for epoch in (rows[:3], rows[3:6]):
+        assert len(torch.cat(epoch).unique()) == 96
+    assert not torch.equal(torch.cat(rows[:3]), torch.cat(rows[3:6]))
+    assert [len(batch) for batch in saes._batches(recipe(batch=32), n_tokens=5, total=2)] == [5, 5]
+    assert saes.total_steps(recipe(steps=None, epochs=3, batch=32), 100) == 9
+
+
+@pytest.mark.parametrize("arch", saes.ARCHITECTURES)
+def test_training_is_deterministic_and_leaves_the_caller_alone(arch, activations):
+    tokens, _ = saes.training_data(activations)
+    before, random_state = tokens.clone(), torch.get_rng_state()
+    first, _ = saes.train(recipe(arch, steps=20), tokens)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    again, _ = saes.train(recipe(arch, steps=20), tokens)
+    other, _ = saes.train(recipe(arch, steps=20, seed=1), tokens)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert not torch.equal(first.W_dec, other.W_dec)
+    assert torch.equal(tokens, before)
+
+
+@pytest.mark.parametrize("arch", saes.ARCHITECTURES)
+def test_our_steps_equal_those_of_sae_lens(arch, activations):
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    # dead_after = 2: latents die within the test, so the auxiliary loss that revives them is compared as well.
+    made = recipe(arch, unit_norm_decoder=False, batch=4, dead_after=2, steps=20, l0_warm_up=0.5)
+    tokens, _ = saes.training_data(activations)
+    batches = [tokens[rows] for rows in saes._batches(made, len(tokens), made.steps)]
+    ours = saes.new_sae(made, made.steps, tokens.mean(dim=0))
+    theirs = saes.new_sae(made, made.steps, tokens.mean(dim=0))
+    settings = SAETrainerConfig(made.steps * made.batch, made.batch, lr=made.lr, lr_end=made.lr, dead_feature_window=2)
+    trainer, step = SAETrainer(settings, theirs, iter(batches)), saes.Stepper(made, ours)
+    died = False
+    for batch in batches:
+        died = died or bool(trainer.dead_neurons.any())
+        assert step(batch).loss.item() == pytest.approx(trainer.step(batch).loss.item(), rel=1e-4)
+    assert died or arch == "jumprelu"  # that loss has no term for dead latents
+    for name, value in ours.state_dict().items():
+        assert torch.allclose(value, theirs.state_dict()[name], atol=1e-5), name
+
+
+def test_progress_is_reported_to_the_end(activations):
+    seen = []
+    tokens, _ = saes.training_data(activations)
+    saes.train(recipe(steps=7), tokens, progress=lambda done, total: seen.append((done, total)), history_every=3)
+    assert seen == [(1, 7), (4, 7), (7, 7)]
+
+
+def test_diverging_training_is_a_sentence(activations):
+    with pytest.raises(UserError, match="diverged"):
+        saes.train(recipe(lr=1e30, steps=30), saes.training_data(activations)[0], history_every=1)
+
+
+# Scaling
+
+
+def test_folded_sae_on_raw_activations_equals_the_trained_one_on_scaled(trained, activations):
+    _, sae, _, folded, scale = trained
+    tokens = activations * scale
+    with torch.no_grad():
+        codes = sae.encode(tokens)
+        assert torch.allclose(folded.encode(activations), codes / scale, rtol=1e-4, atol=1e-3)
+        assert torch.allclose(folded.decode(folded.encode(activations)), sae.decode(codes) / scale, rtol=1e-4, atol=1e-3)
+    assert folded.cfg.normalize_activations == "none"
+
+
+def test_identity_with_the_error_term_is_a_no_op(trained, activations):
+    sae = trained[3]
+    recon = sae.decode(sae.encode(activations))
+    assert torch.allclose(recon + (activations - recon), activations, atol=1e-5)
+    # Written as a change, as the swap writes it, the error term cancels exactly.
+    assert torch.equal(activations + sae.decode(sae.encode(activations)) - recon, activations + recon - recon)
+    assert torch.equal(activations + (sae.decode(sae.encode(activations)) - recon), activations)
+
+
+# Saving and loading
+
+
+def test_three_ways_of_loading_agree(trained, folder, activations):
+    from sae_lens import SAE
+
+    made, _, _, sae, _ = trained
+    codes, recon = sae.encode(activations), sae.decode(sae.encode(activations))
+    for loaded in (saes.load(folder, d_in=D_IN), SAE.load_from_disk(folder)):
+        assert torch.allclose(loaded.encode(activations), codes, atol=1e-6)
+        assert torch.allclose(loaded.decode(loaded.encode(activations)), recon, atol=1e-6)
+    # By hand, from the weights alone.
+    weights, config = load_file(weights_file(folder)), json.loads((folder / "cfg.json").read_text())
+    pre = (activations - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
+    if made.architecture == "topk":
+        top = pre.topk(config["k"], dim=1)
+        by_hand = torch.zeros_like(pre).scatter(1, top.indices, top.values.clamp(min=0))
+    else:
+        by_hand = torch.where(pre > weights["threshold"], pre.clamp(min=0), 0)
+    assert torch.allclose(by_hand, codes, atol=1e-6)
+    assert torch.allclose(by_hand @ weights["W_dec"] + weights["b_dec"], recon, rtol=1e-6, atol=1e-5)
+
+
+def test_metadata_says_where_the_sae_belongs(folder):
+    sae = saes.load(folder)
+    metadata = sae.cfg.metadata
+    assert (metadata.model_name, metadata.hook_name, metadata.hook_layer) == ("tiny-llama", "blocks.3.hook_resid_post", 3)
+    assert (metadata.tag, metadata.seed, metadata.dataset) == (folder.name, 0, "questions_train.jsonl")
+    assert saes.Recipe(**metadata.recipe) == recipe(metadata.recipe["architecture"])
+
+
+def test_interrupted_save_leaves_no_half_folder_and_keeps_the_old_one(trained, tmp_path, monkeypatch):
+    made, _, _, sae, _ = trained
+    metadata = saes.describe(made, model_name="tiny-llama", dataset="d")
+
+    def full_disk(path):
+        (path / "sae_weights.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    def interrupted(path):
+        (path / "sae_weights.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sae, "save_model", full_disk)
+        with pytest.raises(UserError, match="No space left"):
+            saes.save(sae, tmp_path / "new", metadata)
+    assert list(tmp_path.iterdir()) == []
+    saes.save(sae, tmp_path / "old", metadata)
+    before = weights_file(tmp_path / "old").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(sae, "save_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            saes.save(sae, tmp_path / "old", metadata)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert weights_file(tmp_path / "old").read_bytes() == before
+    saes.save(sae, tmp_path / "old", metadata)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_save_without_metadata_is_refused(trained, tmp_path):
+    with pytest.raises(UserError, match="hook_layer"):
+        saes.save(trained[3], tmp_path / "x", {"model_name": "m"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_hand_made_folder_is_loaded_and_its_metadata_kept(tmp_path):
+    sae = saes.load(topk_folder(tmp_path / "x", model_name="m", hook_layer=4, hook_name="blocks.4.hook_resid_post"))
+    assert (sae.cfg.k, sae.cfg.metadata.hook_layer) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"k": None}, "does not say k"),
+        ({"k": 0}, "positive whole number"),
+        ({"k": "64"}, "positive whole number"),
+        ({"k": 65}, "above d_sae"),
+        ({"architecture": None}, "does not say architecture"),
+        ({"architecture": "gated"}, "gated"),
+        ({"apply_b_dec_to_input": None}, "apply_b_dec_to_input"),
+        ({"normalize_activations": "layer_norm"}, "normalised"),
+        ({"d_in": 32}, "shape"),
+        ({"d_sae": 10**15}, "shape"),
+        ({"architecture": "jumprelu"}, "threshold"),
+    ],
+)
+def test_silent_guesses_are_refused(tmp_path, changes, reason):
+    with pytest.raises(UserError, match=reason):
+        saes.load(topk_folder(tmp_path / "x", **changes))
+
+
+def test_wrong_width_says_what_it_fits(folder):
+    with pytest.raises(UserError, match="d_model = 16 .*tiny-llama.* this model has 576"):
+        saes.load(folder, d_in=576)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = topk_folder(tmp_path / "x")
+    data = weights_file(path).read_bytes()
+    for damaged in (data[: len(data) // 2], data[:4], b"", b"\x80\x04pickle" * 9, b"\xff" * 64):
+        weights_file(path).write_bytes(damaged)
+        with pytest.raises(UserError, match="truncated or damaged"):
+            saes.load(path)
+    weights_file(path).unlink()
+    with pytest.raises(UserError, match="weights.safetensors is missing"):
+        saes.load(path)
+    (path / "cfg.json").write_text("{")
+    with pytest.raises(UserError, match="JSON"):
+        saes.load(path)
+    with pytest.raises(UserError, match="cfg.json is missing"):
+        saes.load(tmp_path / "nowhere")
+
+
+def test_nan_weights_are_refused_and_odd_ones_noted(tmp_path):
+    path = topk_folder(tmp_path / "x")
+    weights = load_file(weights_file(path))
+    save_file({**weights, "W_dec": 2 * weights["W_dec"]}, weights_file(path))
+    with pytest.warns(UserWarning, match="unit norm"):
+        saes.load(path)
+    save_file({**weights, "b_enc": torch.full((64,), torch.nan)}, weights_file(path))
+    with pytest.raises(UserError, match="NaN or infinity in b_enc"):
+        saes.load(path)
+    assert saes.weight_notes(weights) == []
+    assert "plain ReLU" in saes.weight_notes({**weights, "threshold": torch.zeros(64)})[0]
+
+
+# Quality
+
+
+class HandSae:
+    """Codes are the positive entries above 1 of x, and decode returns them: every figure can be told by hand."""
+
+    class cfg:
+        d_sae = 3
+
+    encode = staticmethod(lambda x: torch.where(x > 1, x, 0))
+    decode = staticmethod(lambda codes: codes)
+
+
+def test_quality_on_hand_set_numbers():
+    tokens = torch.tensor([[2.0, 0, 0], [4, 0, 1], [0, 0, 0], [6, 0, 1]])
+    figures = saes.quality(HandSae(), tokens, [False, True, False, True], loss_recovered=0.9)
+    # Only the two 1s are lost: error 2. Spread: column 0 has mean 3 (1+1+9+9), column 2 mean 1/2 (4 x 1/4).
+    assert figures["fvu"] == pytest.approx(2 / 21)
+    assert figures["fvu_last"] == pytest.approx(2 / 2)
+    assert (figures["l0"], figures["l0_last"], figures["loss_recovered"]) == (0.75, 1.0, 0.9)
+    assert figures["dead"] == figures["dead_last"] == pytest.approx(2 / 3)
+    assert (figures["n_tokens"], figures["n_tokens_last"]) == (4, 2)
+
+
+def test_quality_is_the_same_in_chunks_and_none_where_undefined(trained, activations, monkeypatch):
+    whole = saes.quality(trained[3], activations, np.arange(400) % 7 == 0)
+    monkeypatch.setattr(saes, "CHUNK", 13)
+    for name, value in saes.quality(trained[3], activations, np.arange(400) % 7 == 0).items():
+        assert value == pytest.approx(whole[name], rel=1e-5) if value is not None else whole[name] is None
+    assert saes.quality(trained[3], activations)["fvu_last"] is None
+    with pytest.raises(UserError, match="marks 3 tokens"):
+        saes.quality(trained[3], activations, [True] * 3)
