@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from sandbagging import runner, runs
 from sandbagging.__main__ import main
 from sandbagging.errors import UserError
@@ -90,7 +91,11 @@ def make_repository(root: Path) -> Path:
 
 
 def use(repository: Path, patch: pytest.MonkeyPatch) -> None:
-    """Make this process and its kernels see the throw-away repository."""
+    """Make this process and its kernels see the throw-away repository, and put a broken kernel of the user's in the way."""
+    broken = repository / "jupyter" / "kernels" / "python3"
+    broken.mkdir(parents=True, exist_ok=True)
+    (broken / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "broken", "language": "python"}')
+    patch.setenv("JUPYTER_PATH", str(repository / "jupyter"))
     patch.setattr(runs, "PACKAGE", repository / "lib" / "sandbagging")
     patch.setattr(runs, "REPOSITORY", repository)
     patch.setenv("PYTHONPATH", str(repository / "lib"))

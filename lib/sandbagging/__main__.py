@@ -70,7 +70,8 @@ def _models(arguments: argparse.Namespace) -> None:
     from sandbagging import models
 
     for name, entry in models.REGISTRY.items():
-        print(f"{name}: {entry}")
+        print(f"{name:<24}{entry.hub_id or 'in the package index':<52}{entry.note}".rstrip())
+    print("Any hub id (owner/name) or local folder of a Llama-architecture model works too.")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,67 @@
+"""The command line: what it answers, how fast, and that a mistake is one sentence and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sandbagging.__main__ import main
+
+HEAVY = ("torch", "pandas", "papermill", "transformers", "nnsight", "matplotlib")
+
+
+def test_help_needs_no_heavy_module():
+    code = f"""
+import sys
+from sandbagging.__main__ import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+assert not set({HEAVY!r}) & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("run", "status", "compare", "models", "fetch", "examples"))
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty folder of runs; the parameter sets stay the repository's."""
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    monkeypatch.delenv("SANDBAGGING_REFRESH", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["run", "all", "--set", "quik"], "There is no parameter set quik; did you mean quick?"),
+        (["run", "12", "--set", "quick"], "There is no notebook 12"),
+        (["run", "00", "-p", "n_test"], "-p takes name=value"),
+        (["run", "all", "--run", "../elsewhere"], "A run's name is made of letters"),
+        (["status", "nothing"], "There is no run nothing"),
+        (["compare", "a", "b"], "There is no run a"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(empty, capsys, words, sentence):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_models_lists_the_registry(capsys):
+    assert main(["models"]) == 0
+    assert "smollm2-135m-instruct" in capsys.readouterr().out
+
+
+def test_interruption_says_how_to_go_on(monkeypatch, capsys):
+    from sandbagging import runner
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "plan", interrupt)
+    assert main(["run", "all"]) == 130
+    assert "run the same command to go on" in capsys.readouterr().err
