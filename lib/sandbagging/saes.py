@@ -71,11 +71,15 @@ class Recipe:
     # The two below are sae-lens's own defaults.
     clip: float = 1.0  # largest norm of the whole gradient
     dead_after: int = 1000  # steps without firing after which a latent counts as dead; TopK's auxiliary loss then revives it
-    # JumpReLU, with the step penalty (loss = squared error + l0_coefficient * l0) and the rectangle kernel of sae-lens.
+    # JumpReLU: sae-lens's loss in DeepMind's form (arXiv 2407.14435): squared error + l0_coefficient * l0, thresholds learn
+    # through a kernel of width `bandwidth`, all in units of scaled activations, where a fresh pre-activation has an SD of
+    # about 0.6. Chosen by trial on SmolLM2 layer 15 (4200 tokens, 800 steps): L0 67, held-out FVU 0.010, 18 % dead. Thresholds
+    # move by at most lr per step, so from sae-lens's 0.01 they stay near 0 for thousands of steps (L0 960 after 200);
+    # from 1.0 the L0 is 23 to 38, but about half of the latents are dead. A bandwidth of 1 did no better than 0.5.
     l0_coefficient: float = 1.0
-    l0_warm_up: float = 0.1  # share of the steps over which the penalty rises from 0
-    bandwidth: float = 0.05
-    init_threshold: float = 0.01
+    l0_warm_up: float = 0.1  # share of the steps over which the penalty rises from 0; 0.5 made no difference
+    bandwidth: float = 0.5
+    init_threshold: float = 0.5
     kernel: str = "rectangle"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,108 @@
+"""Collect the residual stream of prompts, token by token, and keep it on disk with a table of what each row is."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sandbagging import hook_points, metrics
+from sandbagging.errors import UserError
+from sandbagging.files import atomic_path
+from sandbagging.hook_points import HookPoint
+from sandbagging.models import check_layers
+from sandbagging.packing import Pack
+from sandbagging.questions import Question
+
+Progress = Callable[[str, int, int], None]
+
+
+def collect(
+    model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int], split: str
+) -> tuple[dict[int, Tensor], pd.DataFrame]:
+    """Return {layer: resid_post [row d_model]} of one condition's prompt tokens, and one line a row.
+
+    Rows are the tokens of each question behind the prefix that all prompts of this condition share; of that prefix one
+    copy is kept (question_id ""), without position 0, whose norm is hundreds of times that of the others.
+    Columns: row, question_id, split, condition, framing, position, is_last.
+    """
+    check_layers(model, list(layers))
+    pack = metrics.prepare(model, questions, condition, framing)
+    points = [HookPoint("resid_post", layer) for layer in layers]
+    _, saved = hook_points.run(model, pack, reads=points)
+    rows = torch.cat([torch.arange(1, pack.n_prefix), pack.trunk()])
+    resid = {point.layer: value[0, rows.to(value.device)].cpu() for point, value in saved.items()}
+    return resid, _describe(pack, rows, condition, framing, split)
+
+
+def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str) -> pd.DataFrame:
+    names = np.array([*pack.question_ids, ""])
+    return pd.DataFrame({
+        "row": np.arange(len(rows)),
+        "question_id": names[pack.block[rows].numpy()],  # block -1, the prefix, is the empty name at the end
+        "split": split,
+        "condition": condition,
+        "framing": framing,
+        "position": pack.position_ids[rows].numpy(),
+        "is_last": np.isin(rows.numpy(), pack.last.numpy()),
+    })  # fmt: skip
+
+
+def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Sequence[str], framing: str, layers: Sequence[int],
+                progress: Progress | None = None) -> tuple[dict[int, Tensor], pd.DataFrame]:  # fmt: skip
+    """Return `collect` for every split ({split: questions}) and condition, stacked, with rows numbered through."""
+    jobs = [(split, condition) for split in questions for condition in conditions]
+    parts, tables = [], []
+    for done, (split, condition) in enumerate(jobs):
+        resid, table = collect(model, questions[split], condition, framing, layers, split)
+        parts.append(resid)
+        tables.append(table)
+        if progress:
+            progress(f"collect {split} {condition}", done + 1, len(jobs))
+    table = pd.concat(tables, ignore_index=True)
+    return {layer: torch.cat([p[layer] for p in parts]) for layer in layers}, table.assign(row=np.arange(len(table)))
+
+
+def norms_by_position(model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]) -> pd.DataFrame:
+    """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm."""
+    pack = metrics.prepare(model, questions, condition, framing)
+    _, saved = hook_points.run(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
+    keep = (pack.branch == 0).numpy()
+    tables = [
+        pd.DataFrame({"layer": point.layer, "position": pack.position_ids[keep], "norm": value[0].norm(dim=-1).cpu().numpy()[keep]})
+        for point, value in saved.items()
+    ]
+    return pd.concat(tables).groupby(["layer", "position"], as_index=False)["norm"].mean()
+
+
+def file_name(layer: int) -> str:
+    """Return the name of one layer's file: L07.safetensors."""
+    return f"L{layer:02d}.safetensors"
+
+
+def save(folder: Path, resid: dict[int, Tensor]) -> None:
+    """Write one safetensors file a layer, tensor "resid_post" [row d_model]."""
+    from safetensors.torch import save_file
+
+    for layer, value in resid.items():
+        with atomic_path(folder / file_name(layer)) as temporary:
+            save_file({"resid_post": value.contiguous()}, temporary)
+
+
+def load(folder: Path, layer: int) -> Tensor:
+    """Return resid_post [row d_model] of one layer; raises UserError if it was not collected."""
+    from safetensors.torch import load_file
+
+    path = folder / file_name(layer)
+    if not path.exists():
+        there = ", ".join(p.stem for p in sorted(folder.glob("L*.safetensors"))) or "none"
+        raise UserError(f"Layer {layer} was not collected (there: {there}); add it to `layers` of notebook 01 and run that again.")
+    return load_file(path)["resid_post"].float()
+
+
+def select(table: pd.DataFrame, split: str, condition: str, last: bool | None = None) -> pd.DataFrame:
+    """Return the lines of a split and condition that belong to a question; `last` keeps last prompt tokens only."""
+    chosen = table[(table["split"] == split) & (table["condition"] == condition) & table["question_id"].notna() & (table["question_id"] != "")]
+    return chosen[chosen["is_last"]] if last else chosen

@@ -1,0 +1,187 @@
+"""Which attention heads hold the right answer down: the sweep over all heads, sets of heads, and random sets.
+
+An effect is m(condition, heads replaced) - m(condition), per question; in the sandbag condition it is called restoration.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sandbagging import hook_points, interventions, metrics, statistics
+from sandbagging.errors import UserError
+from sandbagging.hook_points import HookPoint
+from sandbagging.interventions import Head, head_name
+from sandbagging.packing import Pack
+from sandbagging.statistics import Estimate
+
+METRICS = (metrics.PRIMARY, metrics.SECONDARY)
+TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass: larger brings no speed on a CPU and costs memory
+FLOOR_PP, FLOOR_SHARE = 1.0, 0.10  # a head counts as found from 1 pp and from 10 % of the gap on
+SURVIVES_PP, SURVIVES_P = 0.5, 0.05  # a circuit survives with CI low above 0.5 pp and rank p at most 0.05
+
+Heads = tuple[Head, ...]
+Progress = Callable[[str, int, int], None]
+
+
+class Effects(NamedTuple):
+    """What replacing sets of heads does to each question."""
+
+    sets: list[Heads]
+    question_ids: tuple[str, ...]
+    baseline: dict[str, np.ndarray]  # metric -> [question]
+    value: dict[str, np.ndarray]  # metric -> [set question], under replacement
+
+    def effect(self, metric: str = metrics.PRIMARY) -> np.ndarray:
+        """Return [set question] changes of the metric; positive: the right answer comes back."""
+        return self.value[metric] - self.baseline[metric]
+
+
+def all_heads(model) -> list[Heads]:
+    """Return every head of the model as a set of one."""
+    return [((layer, head),) for layer in range(model.n_layers) for head in range(model.n_heads)]
+
+
+def set_name(heads: Iterable[Head]) -> str:
+    """Return a set's name: L2H0+L5H3."""
+    return "+".join(map(head_name, heads))
+
+
+def ablate_sets(model, pack: Pack, sets: Sequence[Heads], *, replacement: str = "zero", bank: Mapping[int, Tensor] | None = None,
+                names: Sequence[str] = METRICS, progress: Progress | None = None, label: str = "heads") -> Effects:  # fmt: skip
+    """Return the effect of replacing each set of heads, one set at a time, on every question of a pack.
+
+    1. One clean run keeps the residual stream at the input of every layer.
+    2. Sets that begin at the same layer start there as one batch: nothing below is computed again.
+    Raises UserError for heads that do not exist.
+    """
+    sets = [tuple(sorted(heads)) for heads in sets]
+    for heads in sets:
+        interventions.check_heads(model, heads)
+    lowest = [min((layer for layer, _ in heads), default=0) for heads in sets]
+    points = {layer: HookPoint("resid_post", layer - 1) for layer in set(lowest) if layer > 0}
+    final, saved = hook_points.run(model, pack, reads=list(points.values()))
+    baseline = _metrics(model, pack, final, names)
+    value = {name: np.empty((len(sets), len(pack.question_ids))) for name in names}
+    done = 0
+    for batch in _batches(lowest, max(1, TOKENS_AT_ONCE // pack.n_tokens)):
+        layer = lowest[batch[0]]
+        start = None if layer == 0 else (layer, saved[points[layer]].expand(len(batch), -1, -1))
+        edits = interventions.ablate_each(model, [sets[i] for i in batch], replacement, bank)
+        final, _ = hook_points.run(model, pack, edits=edits, start=start, batch=len(batch))
+        for name, rows in _metrics(model, pack, final, names).items():
+            value[name][batch] = rows
+        done += len(batch)
+        if progress:
+            progress(label, done, len(sets))
+    return Effects(sets, pack.question_ids, {name: rows[0] for name, rows in baseline.items()}, value)
+
+
+def _metrics(model, pack: Pack, final: Tensor, names: Sequence[str]) -> dict[str, np.ndarray]:
+    answers = metrics.answer_logprobs(model, pack, final)
+    return {name: metrics.METRICS[name](answers).cpu().double().numpy() for name in names}
+
+
+def _batches(lowest: Sequence[int], size: int) -> Iterable[list[int]]:
+    """Yield the indices of sets in batches that share their lowest layer, bottom up."""
+    order = sorted(range(len(lowest)), key=lambda i: lowest[i])
+    for _, same in itertools.groupby(order, key=lambda i: lowest[i]):
+        same = list(same)
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def effects_table(effects: Effects, condition: str, replacement: str = "zero", seed: int = 0) -> pd.DataFrame:
+    """Return the sweep as rows layer, head, condition, replacement, metric, effect_pp, low, high, n (CI95 over questions)."""
+    tables = []
+    for name in effects.value:
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        tables.append(pd.DataFrame({
+            "layer": [heads[0][0] for heads in effects.sets], "head": [heads[0][1] for heads in effects.sets], "condition": condition,
+            "replacement": replacement, "metric": name, "effect_pp": value, "low": low, "high": high, "n": len(effects.question_ids),
+        }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
+def top(effects: Effects, n: int = 5, minus: Effects | None = None, metric: str = metrics.PRIMARY) -> Heads:
+    """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine condition)."""
+    mean = effects.effect(metric).mean(1)
+    if minus is not None:
+        mean = mean - minus.effect(metric).mean(1)
+    return tuple(effects.sets[i][0] for i in np.argsort(-mean, kind="stable")[:n])
+
+
+def floor_pp(gap: Estimate) -> float:
+    """Return the effect, in pp, below which no head counts as found, however significant."""
+    return max(FLOOR_PP, FLOOR_SHARE * gap.value)
+
+
+def found(effects: Effects, gate: metrics.Gate, seed: int = 0, metric: str = metrics.PRIMARY) -> pd.DataFrame:
+    """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05, the floor, and an open gate."""
+    p = statistics.max_t(effects.effect(metric).T, seed=seed)
+    mean = 100 * effects.effect(metric).mean(1)
+    passes = (p <= 0.05) & (mean >= floor_pp(gate.gap_p_full)) & gate.open
+    heads = [s[0] for s in effects.sets]
+    return pd.DataFrame({"layer": [h[0] for h in heads], "head": [h[1] for h in heads], "effect_pp": mean, "p_max_t": p, "found": passes})
+
+
+def random_sets(model, chosen: Sequence[Head], n: int, kind: str, seed: int = 0) -> list[Heads]:
+    """Return n random sets as large as `chosen` and without its heads.
+
+    `kind` "uniform" draws from all heads; "same_layer" gives every chosen head a stand-in from its own layer.
+    Raises UserError where a layer has too few other heads.
+    """
+    rng = np.random.default_rng([seed, {"uniform": 0, "same_layer": 1}[kind]])
+    others = {layer: [(layer, h) for h in range(model.n_heads) if (layer, h) not in chosen] for layer in range(model.n_layers)}
+    if kind == "uniform":
+        pool = [head for heads in others.values() for head in heads]
+        if len(pool) < len(chosen):
+            raise UserError(f"{model.name} has too few heads left to draw {len(chosen)} random ones.")
+        return [tuple(sorted(pool[i] for i in rng.choice(len(pool), len(chosen), replace=False))) for _ in range(n)]
+    wanted = {layer: sum(at == layer for at, _ in chosen) for layer in sorted({layer for layer, _ in chosen})}
+    if any(len(others[layer]) < count for layer, count in wanted.items()):
+        raise UserError("A layer has too few other heads for same-layer draws; use fewer chosen heads in it.")
+    return [tuple(sorted(others[at][i] for at, k in wanted.items() for i in rng.choice(len(others[at]), k, replace=False))) for _ in range(n)]
+
+
+def subsets(heads: Sequence[Head]) -> list[Heads]:
+    """Return all subsets of the heads but the empty one, smallest first."""
+    return [tuple(sorted(s)) for size in range(1, len(heads) + 1) for s in itertools.combinations(heads, size)]
+
+
+def winners_curse(effects: Effects, sizes: Sequence[int], n_chosen: int = 5, repeats: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Return, per number of questions selected on, the chosen heads' mean single effect in sample and on the other questions, in pp.
+
+    Columns n_selected_on, in_sample, out_of_sample and the 2.5 and 97.5 percentiles of both over random selections.
+    """
+    change = 100 * effects.effect()
+    rng = np.random.default_rng(seed)
+    rows = []
+    for size in sizes:
+        if size >= change.shape[1]:
+            raise UserError(f"{size} questions to select on leave none of {change.shape[1]} to judge on; sweep more questions.")
+        means = np.array([_select_and_judge(change, rng.permutation(change.shape[1]), size, n_chosen) for _ in range(repeats)])
+        low, high = np.percentile(means, [2.5, 97.5], axis=0)
+        rows.append({"n_selected_on": size, "in_sample": means[:, 0].mean(), "in_sample_low": low[0], "in_sample_high": high[0],
+                     "out_of_sample": means[:, 1].mean(), "out_of_sample_low": low[1], "out_of_sample_high": high[1]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _select_and_judge(change: np.ndarray, order: np.ndarray, size: int, n_chosen: int) -> tuple[float, float]:
+    selected_on, others = order[:size], order[size:]
+    chosen = np.argsort(-change[:, selected_on].mean(1), kind="stable")[:n_chosen]
+    return change[chosen][:, selected_on].mean(), change[chosen][:, others].mean()
+
+
+def survives(joint: Estimate, rank_p: float, gate: metrics.Gate) -> tuple[bool, str]:
+    """Return whether a circuit survives, by the one rule for real and null models alike, and the reason in words."""
+    if not gate.open:
+        return False, f"no sandbagging to explain (gate {gate.reason})"
+    if joint.low <= SURVIVES_PP:
+        return False, f"the joint effect {joint} does not clear {SURVIVES_PP} pp"
+    if rank_p > SURVIVES_P:
+        return False, f"random sets of heads do as well (rank p = {rank_p:.3f})"
+    return True, f"the joint effect {joint} clears {SURVIVES_PP} pp and few random sets reach it (rank p = {rank_p:.3f})"
+

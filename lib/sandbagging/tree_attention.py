@@ -1,0 +1,112 @@
+"""Attention over a packed prefix tree: a question's tokens attend to the shared prefix and to their own block, to nothing else.
+
+Equal to dense attention under `Pack.dense_mask()`, at a cost that grows with the tokens and not with their square.
+It is registered with transformers under the name "tree" and is used when a forward call is given `tree=`; any other
+call of the same model takes torch's own attention.
+
+A part of a pack can be run alone (`Pack.part`): the keys and values of the tokens that are left out then come from an
+earlier run of the whole pack, which is right exactly as long as nothing that these tokens depend on was edited.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from sandbagging.packing import Pack
+
+KeysValues = dict[int, tuple[Tensor, Tensor]]  # layer -> keys and values, each [1 kv_head token d_head]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The index tensors that tree attention needs, for one pack; slots are places in a block, padded to one width."""
+
+    n_prefix: int  # tokens of the prefix
+    n_prefix_run: int  # of them, how many are run: all or none
+    keys: Tensor  # [block key_slot] index of a token behind the prefix
+    queries: Tensor  # [block query_slot] index, among the tokens run behind the prefix, of the token in a slot
+    visible: Tensor  # [block query_slot key_slot] bool
+    slot_of: Tensor  # [token run behind the prefix] its place in the flattened block x query_slot
+    run: Tensor | None  # [token run] its index in the whole pack, None if all are run
+    stored: KeysValues = field(default_factory=dict)  # filled by a whole run if `store`, read by a run of a part
+    store: bool = False
+
+
+def tree_of(pack: Pack, device: torch.device | str = "cpu", stored: KeysValues | None = None, store: bool = False) -> Tree:
+    """Return the index tensors of a pack; `stored` holds the keys and values that a part takes over."""
+    whole = pack.whole or pack
+    n = whole.n_prefix
+    run = torch.arange(whole.n_tokens) if pack.run is None else pack.run
+    behind = run[run >= n] - n
+    keys, key_branch, _ = _slots(whole.block[n:], whole.branch[n:], torch.arange(whole.n_tokens - n))
+    queries, query_branch, slot_of = _slots(whole.block[n:][behind], whole.branch[n:][behind], torch.arange(len(behind)))
+    earlier = keys[:, None, :] <= behind[queries][:, :, None]
+    visible = earlier & ((key_branch[:, None, :] == 0) | (key_branch[:, None, :] == query_branch[:, :, None]))
+    return Tree(
+        n, len(run) - len(behind), keys.to(device), queries.to(device), visible.to(device), slot_of.to(device),
+        None if pack.run is None else run.to(device), {} if stored is None else stored, store,
+    )  # fmt: skip
+
+
+def _slots(block: Tensor, branch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay tokens out as [block slot]: their index (0 in padding), their branch (-1 in padding), and each token's place."""
+    sizes = torch.bincount(block)
+    width = int(sizes.max())
+    slots = torch.arange(len(block)) - (torch.cumsum(sizes, 0) - sizes)[block]
+    indices = torch.zeros(len(sizes), width, dtype=torch.long)
+    branches = torch.full((len(sizes), width), -1)
+    indices[block, slots] = index
+    branches[block, slots] = branch
+    return indices, branches, block * width + slots
+
+
+def tree_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling=None, tree: Tree | None = None, **kwargs):
+    """Attention for transformers' interface: query [batch head token d_head], key and value [batch kv_head token d_head]."""
+    if tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if tree.store:
+        tree.stored[module.layer_idx] = (key, value)
+    if tree.run is not None:
+        key, value = (_completed(new, old, tree.run) for new, old in zip((key, value), tree.stored[module.layer_idx], strict=True))
+    n = tree.n_prefix_run
+    out = []
+    if n:
+        grouped = query.shape[1] != key.shape[1]
+        out.append(F.scaled_dot_product_attention(
+            query[:, :, :n], key[:, :, :n], value[:, :, :n], is_causal=True, scale=scaling, enable_gqa=grouped))  # fmt: skip
+    out.append(_blocks(query[:, :, n:], key, value, module.head_dim**-0.5 if scaling is None else scaling, tree))
+    return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _completed(new: Tensor, stored: Tensor, run: Tensor) -> Tensor:
+    """Return the keys (or values) of all tokens: new where a token was run, stored elsewhere."""
+    whole = stored.expand(len(new), -1, -1, -1).clone()
+    whole[:, :, run] = new
+    return whole
+
+
+def _blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, tree: Tree) -> Tensor:
+    """Return what the tokens run behind the prefix attend to, [batch head token d_head]."""
+    n, (n_blocks, key_width), query_width = tree.n_prefix, tree.keys.shape, tree.queries.shape[1]
+    batch, heads, _, d_head = query.shape
+    kv_heads = key.shape[1]
+    group = heads // kv_heads
+    q = (query * scaling)[:, :, tree.queries.flatten()].view(batch, kv_heads, group, n_blocks, query_width, d_head)
+    k, v = (x[:, :, n:][:, :, tree.keys.flatten()].view(batch, kv_heads, 1, n_blocks, key_width, d_head) for x in (key, value))
+    # One softmax over two sources: the prefix, one matrix product for all blocks at once, and the block itself.
+    flat = (batch, kv_heads, group * n_blocks * query_width)
+    to_prefix = (q.reshape(*flat, d_head) @ key[:, :, :n].transpose(-1, -2)).view(*q.shape[:-1], n)
+    to_own = (q @ k.transpose(-1, -2)).masked_fill(~tree.visible, float("-inf"))
+    weights = torch.softmax(torch.cat([to_prefix, to_own], -1), dim=-1, dtype=torch.float32).to(q.dtype)
+    out = weights[..., n:] @ v
+    out += (weights[..., :n].reshape(*flat, n) @ value[:, :, :n]).view_as(out)
+    return out.view(batch, heads, n_blocks * query_width, d_head)[:, :, tree.slot_of]
+
+
+ALL_ATTENTION_FUNCTIONS.register("tree", tree_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register("tree", sdpa_mask)
