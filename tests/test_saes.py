@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from sandbagging import saes
 from sandbagging.errors import UserError
 
