@@ -128,12 +128,18 @@ def test_contradictory_recipe_is_refused(changes, reason):
 
 def test_select_tokens_by_condition_and_split():
     rows = [(c, s) for c in ("genuine", "sandbag", "neutral", "placebo") for s in ("train", "test")]
-    table = pd.DataFrame(rows, columns=["condition", "split"]).assign(row=range(8))
+    table = pd.DataFrame(rows, columns=["condition", "split"]).assign(row=range(8), question_id="q1")
     assert saes.select_tokens(table, "genuine_only").tolist() == [0]
     assert saes.select_tokens(table, "genuine_only", genuine="neutral").tolist() == [4]
     assert saes.select_tokens(table, "sandbagging_only", split="test").tolist() == [3]
     assert saes.select_tokens(table, "sandbagging_only", sandbag="placebo").tolist() == [6]
     assert saes.select_tokens(table.sample(frac=1, random_state=0), "mixed").tolist() == [0, 2, 4]
+    # The shared prefix is trained on, and never judged on, whether its empty name was read back from a file or not.
+    for nameless in ("", None):
+        prefix = table.assign(question_id=nameless)
+        assert saes.select_tokens(prefix, "genuine_only").tolist() == [0]
+        with pytest.raises(UserError, match="No tokens"):
+            saes.select_tokens(prefix, "genuine_only", split="test")
     with pytest.raises(UserError, match="No tokens"):
         saes.select_tokens(table[table.split == "test"], "mixed")
 

@@ -172,12 +172,15 @@ def select_tokens(
     """Return the rows of the activation tensor that belong to a training condition, in order.
 
     `table` is tokens.csv.gz. genuine_only takes the prompts of condition `genuine`, sandbagging_only those of `sandbag`,
-    mixed these and the neutral ones. Raises UserError if nothing is left.
+    mixed these and the neutral ones. The prefix that all prompts share (question_id "") belongs to the train split alone:
+    held-out figures that counted it would be judged on tokens seen in training. Raises UserError if nothing is left.
     """
     wanted = {"genuine_only": {genuine}, "sandbagging_only": {sandbag}, "mixed": {genuine, sandbag, "neutral"}}
     if condition not in wanted:
         raise UserError(f"No training condition {condition!r}; choose one of {', '.join(CONDITIONS)}.")
     chosen = table["condition"].isin(wanted[condition]) & (table["split"] == split)
+    if split != "train":
+        chosen &= table["question_id"].fillna("") != ""
     if not chosen.any():
         raise UserError(f"No tokens of condition {condition!r} in split {split!r}; collect activations for it first.")
     return np.sort(table.loc[chosen, "row"].to_numpy())
