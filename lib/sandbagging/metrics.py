@@ -4,7 +4,9 @@ With a_0 the correct option and |a| its length in tokens: log p(a | prompt) = su
 over the full vocabulary, log-softmax in float32. Probabilities run from 0 to 1; a higher metric means more correct.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +14,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points, packing, prompts, statistics
+from sandbagging import files, hook_points, packing, prompts, statistics
 from sandbagging.hook_points import Edit, HookPoint
-from sandbagging.packing import Pack
+from sandbagging.packing import Encoded, Pack
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 
+Progress = Callable[[str, int, int], None]
 PRIMARY, SECONDARY = "p_full", "choice_len"
 ROWS_AT_ONCE = 1024  # rows of logits held in memory: 1024 x 128k vocabulary in float32 is half a gigabyte
 
@@ -85,14 +88,41 @@ def accuracy(answers: Answers) -> Tensor:
 METRICS = {f.__name__: f for f in (p_full, choice_len, p_first, choice_sum, logodds, accuracy)}
 
 
+def encode(model, question: Question, condition: str, framing: str) -> tuple[str, Encoded]:
+    """Return the prompt's text and the token ids of prompt and options.
+
+    Raises UserError where prompts or answers cannot be tokenised as the metrics need it.
+    """
+    special = framing not in prompts.CHAT_FRAMINGS  # a chat template brings its own special tokens
+    text = prompts.render(question, condition, framing, model.tokenizer)
+    return text, packing.encode(model.tokenizer, question.id, text, question.options, special)
+
+
 def prepare(model, questions: Sequence[Question], condition: str, framing: str) -> Pack:
     """Return the questions of one condition and framing, with their options, as one pack.
 
     Raises UserError where prompts or answers cannot be tokenised as the metrics need it.
     """
-    special = framing not in prompts.CHAT_FRAMINGS  # a chat template brings its own special tokens
-    texts = [prompts.render(q, condition, framing, model.tokenizer) for q in questions]
-    return packing.pack([packing.encode(model.tokenizer, q.id, t, q.options, special) for q, t in zip(questions, texts, strict=True)])
+    return packing.pack([encode(model, q, condition, framing)[1] for q in questions])
+
+
+def records(model, questions: Mapping[str, Sequence[Question]], conditions: Sequence[str], framing: str) -> list[dict]:
+    """Return one record a split ({split: questions}), condition and question: the exact text and token ids that are scored.
+
+    Fields: question_id, split, condition, framing, text, prompt_token_ids, option_token_ids (correct option first).
+    """
+    found = []
+    for split, condition in ((s, c) for s in questions for c in conditions):
+        for question in questions[split]:
+            text, encoded = encode(model, question, condition, framing)
+            found.append({"question_id": question.id, "split": split, "condition": condition, "framing": framing, "text": text,
+                          "prompt_token_ids": encoded.prompt, "option_token_ids": encoded.options})  # fmt: skip
+    return found
+
+
+def write_records(path: Path, found: Sequence[dict]) -> None:
+    """Write records as JSON lines, whole or not at all."""
+    files.write_bytes(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found).encode())
 
 
 def measure(model, pack: Pack, names: Sequence[str] = tuple(METRICS), *, edits: Mapping[HookPoint, Edit] | None = None,
@@ -111,6 +141,19 @@ def score(model, questions: Sequence[Question], condition: str, framing: str, *,
     pack = prepare(model, questions, condition, framing)
     values = {name: v[0] for name, v in measure(model, pack, edits=edits).items()}
     return pd.DataFrame({"question_id": pack.question_ids, "condition": condition, "framing": framing, **values})
+
+
+def score_all(model, questions: Mapping[str, Sequence[Question]], conditions: Sequence[str], framing: str, progress: Progress | None = None) -> pd.DataFrame:
+    """Return `score` for every split ({split: questions}) and condition, stacked, with the column split after question_id."""
+    jobs = [(split, condition) for split in questions for condition in conditions]
+    tables = []
+    for done, (split, condition) in enumerate(jobs):
+        table = score(model, questions[split], condition, framing)
+        table.insert(1, "split", split)
+        tables.append(table)
+        if progress:
+            progress(f"score {split} {condition}", done + 1, len(jobs))
+    return pd.concat(tables, ignore_index=True)
 
 
 def per_question(scores: pd.DataFrame, condition: str, metric: str = PRIMARY) -> pd.Series:
