@@ -5,6 +5,7 @@ An effect is m(condition, heads replaced) - m(condition), per question; in the s
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,15 @@ from sandbagging.errors import UserError
 from sandbagging.hook_points import HookPoint
 from sandbagging.interventions import Head, head_name
 from sandbagging.packing import Pack
+from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 
 METRICS = (metrics.PRIMARY, metrics.SECONDARY)
 TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass: larger brings no speed on a CPU and costs memory
 FLOOR_PP, FLOOR_SHARE = 1.0, 0.10  # a head counts as found from 1 pp and from 10 % of the gap on
 SURVIVES_PP, SURVIVES_P = 0.5, 0.05  # a circuit survives with CI low above 0.5 pp and rank p at most 0.05
+FORMAT_MARGIN_PP = 1.0  # choice_len within 1 pp of its baseline counts as unchanged: an effect on p_full is then one of format
+MOST_HEADS = 8  # of which all subsets are run: 2^8 - 1 = 255 of them
 
 Heads = tuple[Head, ...]
 Progress = Callable[[str, int, int], None]
@@ -38,6 +42,10 @@ class Effects(NamedTuple):
     def effect(self, metric: str = metrics.PRIMARY) -> np.ndarray:
         """Return [set question] changes of the metric; positive: the right answer comes back."""
         return self.value[metric] - self.baseline[metric]
+
+    def of(self, heads: Iterable[Head], metric: str = metrics.PRIMARY) -> np.ndarray:
+        """Return the [question] changes under one of the sets."""
+        return self.effect(metric)[self.sets.index(tuple(sorted(heads)))]
 
 
 def all_heads(model) -> list[Heads]:
@@ -93,6 +101,33 @@ def _batches(lowest: Sequence[int], size: int) -> Iterable[list[int]]:
         yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
+def unit_of(metric: str) -> tuple[str, float]:
+    """Return the unit in which a metric's change is told, and the factor to it: pp for probabilities, nats for logodds."""
+    return ("nats", 1.0) if metric == "logodds" else ("pp", 100.0)
+
+
+def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -> Estimate:
+    """Return the mean of a metric's changes [question] with CI95 over questions, in pp (nats for logodds)."""
+    unit, scale = unit_of(metric)
+    return statistics.paired_effect(change, np.zeros_like(change), unit=unit, scale=scale, seed=seed)
+
+
+def by_question(effects: Effects, condition: str, joint: Iterable[Head] = (), names: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Return one row a set, metric and question: question_id, condition, intervention, metric, baseline, value.
+
+    `intervention` is "joint" for the set `joint`, "single:L17H6" for one head and "subset:L2H0+L5H3" for other sets.
+    """
+    joint, n, tables = tuple(sorted(joint)), len(effects.question_ids), []
+    for name in names:
+        for heads, value in zip(effects.sets, effects.value[name], strict=True):
+            kind = "joint" if heads == joint else f"{'single' if len(heads) == 1 else 'subset'}:{set_name(heads)}"
+            tables.append(pd.DataFrame({
+                "question_id": effects.question_ids, "condition": [condition] * n, "intervention": kind, "metric": name,
+                "baseline": effects.baseline[name], "value": value,
+            }))  # fmt: skip
+    return pd.concat(tables, ignore_index=True)
+
+
 def effects_table(effects: Effects, condition: str, replacement: str = "zero", seed: int = 0) -> pd.DataFrame:
     """Return the sweep as rows layer, head, condition, replacement, metric, effect_pp, low, high, n (CI95 over questions)."""
     tables = []
@@ -106,7 +141,12 @@ def effects_table(effects: Effects, condition: str, replacement: str = "zero", s
 
 
 def top(effects: Effects, n: int = 5, minus: Effects | None = None, metric: str = metrics.PRIMARY) -> Heads:
-    """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine condition)."""
+    """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine condition).
+
+    Raises UserError for an n that is no number of heads of the sweep.
+    """
+    if not 1 <= n <= len(effects.sets):
+        raise UserError(f"Cannot choose {n} heads out of {len(effects.sets)}; ask for between 1 and {len(effects.sets)}.")
     mean = effects.effect(metric).mean(1)
     if minus is not None:
         mean = mean - minus.effect(metric).mean(1)
@@ -127,6 +167,32 @@ def found(effects: Effects, gate: metrics.Gate, seed: int = 0, metric: str = met
     return pd.DataFrame({"layer": [h[0] for h in heads], "head": [h[1] for h in heads], "effect_pp": mean, "p_max_t": p, "found": passes})
 
 
+def compare(sandbag: Effects, genuine: Effects, heads: Sequence[Head], seed: int = 0, margin_pp: float = FORMAT_MARGIN_PP) -> pd.DataFrame:
+    """Return, per head: its effects in pp on sandbag prompts (p_full and choice_len, as text with CI95), on genuine ones, and its kind.
+
+    `kind` is "format" where p_full moves while choice_len is equivalent to zero within the margin, "choice" where the CI95 of
+    choice_len leaves out zero, else "cannot be said".
+    """
+    rows = []
+    for head in heads:
+        full, choice = (estimate(sandbag.of([head], name), name, seed) for name in METRICS)
+        still = statistics.equivalence(100 * sandbag.of([head], metrics.SECONDARY), margin_pp).equivalent
+        rows.append({"head": head_name(head), "p_full, sandbag": _short(full), "choice_len, sandbag": _short(choice),
+                     "p_full, genuine": _short(estimate(genuine.of([head]), seed=seed)),
+                     "kind": _kind(full, choice, still)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _kind(full: Estimate, choice: Estimate, still: bool) -> str:
+    if still and not full.low <= 0 <= full.high:
+        return "format"
+    return "choice" if not choice.low <= 0 <= choice.high else "cannot be said"
+
+
+def _short(found: Estimate) -> str:
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
 def random_sets(model, chosen: Sequence[Head], n: int, kind: str, seed: int = 0) -> list[Heads]:
     """Return n random sets as large as `chosen` and without its heads.
 
@@ -143,12 +209,77 @@ def random_sets(model, chosen: Sequence[Head], n: int, kind: str, seed: int = 0)
     wanted = {layer: sum(at == layer for at, _ in chosen) for layer in sorted({layer for layer, _ in chosen})}
     if any(len(others[layer]) < count for layer, count in wanted.items()):
         raise UserError("A layer has too few other heads for same-layer draws; use fewer chosen heads in it.")
-    return [tuple(sorted(others[at][i] for at, k in wanted.items() for i in rng.choice(len(others[at]), k, replace=False))) for _ in range(n)]
+    return [tuple(sorted(others[at][i] for at, k in wanted.items() for i in rng.choice(len(others[at]), k, False))) for _ in range(n)]
+
+
+def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
+    """Return the random sets of one kind as rows kind, index, heads, metric, effect_pp."""
+    rows = {"kind": kind, "index": range(len(effects.sets)), "heads": [set_name(s) for s in effects.sets]}
+    tables = [pd.DataFrame(rows | {"metric": name, "effect_pp": 100 * effects.effect(name).mean(1)}) for name in METRICS]
+    return pd.concat(tables, ignore_index=True)
+
+
+def against_random(joint: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict:
+    """Return how a joint effect [question] stands among those of random sets [draw question].
+
+    mean (over questions and draws) and gap (joint - mean) in pp with CI95 over questions and draws; sd of the draws in pp, z and
+    rank_p, n_draws and the smallest rank p that so many draws can give.
+    """
+    mean = statistics.bootstrap_questions_and_draws(draws.T, unit="pp", scale=100.0, seed=seed)
+    gap = statistics.bootstrap_questions_and_draws(joint[:, None] - draws.T, unit="pp", scale=100.0, seed=seed)
+    seen, drawn = 100 * joint.mean(), 100 * draws.mean(1)
+    return {"mean": mean, "sd": float(drawn.std(ddof=1)), "z": statistics.z_score(seen, drawn), "rank_p": statistics.rank_p(seen, drawn),
+            "gap": gap, "n_draws": len(drawn), "smallest_rank_p": 1 / (1 + len(drawn))}  # fmt: skip
 
 
 def subsets(heads: Sequence[Head]) -> list[Heads]:
-    """Return all subsets of the heads but the empty one, smallest first."""
+    """Return all subsets of the heads but the empty one, smallest first; raises UserError for more than eight heads."""
+    if len(heads) > MOST_HEADS:
+        raise UserError(f"{len(heads)} heads have {2 ** len(heads) - 1} subsets, too many to run; name at most {MOST_HEADS} heads.")
     return [tuple(sorted(s)) for size in range(1, len(heads) + 1) for s in itertools.combinations(heads, size)]
+
+
+def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
+    """Return rows heads, metric, effect_pp, low, high, n (CI95 over questions), one a set and metric."""
+    tables = []
+    for name in METRICS:
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        rows = {"heads": [set_name(s) for s in effects.sets], "metric": name, "effect_pp": value, "low": low, "high": high}
+        tables.append(pd.DataFrame(rows | {"n": len(effects.question_ids)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def best_subset(effects: Effects, size: int) -> Heads:
+    """Return the set of `size` heads with the largest mean effect among those that were run."""
+    return max((s for s in effects.sets if len(s) == size), key=lambda s: effects.of(s).mean())
+
+
+def shapley(effects: Effects, heads: Sequence[Head]) -> dict[Head, float]:
+    """Return each head's Shapley value in pp, its mean gain over all orders of adding the heads; they sum to the joint effect."""
+    return statistics.shapley({s: 100 * e.mean() for s, e in zip(effects.sets, effects.effect(), strict=True)}, heads)
+
+
+def without_question(asked: Sequence[Question]) -> list[Question]:
+    """Return the questions with their text left out: what the options get from a prompt that asks nothing."""
+    return [replace(question, question="") for question in asked]
+
+
+def sizes_that_fit(n: int, sizes: Sequence[int] = (1, 5, 10, 20, 40)) -> list[int]:
+    """Return the sizes that leave at least as many of n questions to judge on as they take to select on."""
+    return [size for size in sizes if size <= n // 2]
+
+
+def stability(effects: Effects, n_chosen: int = 5, repeats: int = 200, seed: int = 0) -> np.ndarray:
+    """Return, for random splits of the questions into halves, how many heads the top n of both halves share, [repeat]."""
+    change = effects.effect()
+    rng = np.random.default_rng(seed)
+    half = change.shape[1] // 2
+    shared = []
+    for _ in range(repeats):
+        order = rng.permutation(change.shape[1])
+        first, second = (np.argsort(-change[:, part].mean(1), kind="stable")[:n_chosen] for part in (order[:half], order[half:]))
+        shared.append(len(set(first) & set(second)))
+    return np.array(shared)
 
 
 def winners_curse(effects: Effects, sizes: Sequence[int], n_chosen: int = 5, repeats: int = 200, seed: int = 0) -> pd.DataFrame:
@@ -182,6 +313,5 @@ def survives(joint: Estimate, rank_p: float, gate: metrics.Gate) -> tuple[bool, 
     if joint.low <= SURVIVES_PP:
         return False, f"the joint effect {joint} does not clear {SURVIVES_PP} pp"
     if rank_p > SURVIVES_P:
-        return False, f"random sets of heads do as well (rank p = {rank_p:.3f})"
+        return False, f"too many random sets of as many heads reach it, or too few were drawn (rank p = {rank_p:.3f})"
     return True, f"the joint effect {joint} clears {SURVIVES_PP} pp and few random sets reach it (rank p = {rank_p:.3f})"
-
