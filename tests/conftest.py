@@ -24,7 +24,8 @@ TINY_QUESTIONS = [
 
 def word_tokenizer(bos: bool = False):
     """Return a tokenizer whose tokens are the words of the tiny questions and of the prompts."""
-    from tokenizers import Tokenizer, models as token_models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, pre_tokenizers, processors
+    from tokenizers import models as token_models
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Whitespace()

@@ -14,7 +14,8 @@ from sandbagging.metrics import Answers
 
 # One question, options of probability 0.2 (2 tokens), 0.1, 0.05 and 0.05 (1 token each).
 P = [0.2, 0.1, 0.05, 0.05]
-ANSWERS = Answers(torch.tensor([[[math.log(p) for p in P]]]), torch.tensor([[[math.log(p) for p in (0.5, 0.1, 0.05, 0.05)]]]), torch.tensor([[2, 1, 1, 1]]))
+FIRST = [0.5, 0.1, 0.05, 0.05]
+ANSWERS = Answers(torch.tensor([[P]]).log(), torch.tensor([[FIRST]]).log(), torch.tensor([[2, 1, 1, 1]]))
 
 
 def value(metric) -> float:

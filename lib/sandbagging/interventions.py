@@ -112,7 +112,8 @@ def z_bank(model, packs: Sequence[Pack], layers: Sequence[int]) -> dict[int, Ten
     """Return {layer: z [token head*d_head]} over the question tokens of some packs: a named token set for mean and resample."""
     points = [HookPoint("z", layer) for layer in layers]
     runs = [hook_points.run(model, pack, reads=points)[1] for pack in packs]
-    return {p.layer: torch.cat([saved[p][0, pack.trunk().to(saved[p].device)] for saved, pack in zip(runs, packs, strict=True)]) for p in points}
+    rows = [pack.trunk().to(model.device) for pack in packs]
+    return {p.layer: torch.cat([saved[p][0, at] for saved, at in zip(runs, rows, strict=True)]) for p in points}
 
 
 @contextlib.contextmanager

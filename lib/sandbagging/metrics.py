@@ -133,7 +133,9 @@ def measure(model, pack: Pack, names: Sequence[str] = tuple(METRICS), *, edits: 
     return {name: METRICS[name](answers).cpu().double().numpy() for name in names}
 
 
-def score(model, questions: Sequence[Question], condition: str, framing: str, *, edits: Mapping[HookPoint, Edit] | None = None) -> pd.DataFrame:
+def score(
+    model, questions: Sequence[Question], condition: str, framing: str, *, edits: Mapping[HookPoint, Edit] | None = None
+) -> pd.DataFrame:
     """Return one row a question with every metric: question_id, condition, framing, p_full, choice_len, ...
 
     Raises UserError for unknown conditions and framings, and for a tokenizer that breaks answer concatenation.

