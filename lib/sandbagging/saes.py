@@ -15,12 +15,14 @@ sae-lens takes ten seconds to import, so it is imported inside the functions tha
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import os
 import re
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from torch import Tensor
 
 from sandbagging import __version__
 from sandbagging.errors import UserError
+from sandbagging.files import write_json
 
 if TYPE_CHECKING:
     from sae_lens import SAE, TrainingSAE
@@ -655,3 +658,77 @@ def _figures(sae: "SAE", tokens: Tensor) -> dict[str, float | None]:
         fired |= (codes != 0).any(dim=0)
     fvu = error / spread if spread > 0 else None
     return {"fvu": fvu, "l0": active / len(tokens), "dead": float((~fired).float().mean())}
+
+
+# One tag from activations to folder --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What `train_tag` leaves: the SAE on raw activations, its history (tag, step, loss, fvu, l0), and its row of metrics."""
+
+    sae: "SAE"
+    history: pd.DataFrame
+    metrics: dict[str, Any]
+
+
+def short_name(model_name: str) -> str:
+    """Return what a tag calls a model: the first word of its name, so that smollm2-135m-instruct is smollm2."""
+    return re.sub(r"[^A-Za-z0-9.]", "", re.split(r"[-_]", Path(model_name).name)[0]) or "model"
+
+
+def recipes(model_name: str, d_in: int, layers: Sequence[int], conditions: Sequence[str], architectures: Sequence[str],
+            **settings: Any) -> list[Recipe]:  # fmt: skip
+    """Return one recipe for each layer, condition and architecture (as in a tag: jumprelu, topk, topk_k32); `settings` hold for all.
+
+    Raises UserError, naming the nearest tag, for an architecture or condition that has none.
+    """
+    names = [f"v4_{short_name(model_name)}_{a}_L{layer}_{c}" for layer in layers for c in conditions for a in architectures]
+    return [parse_tag(name).recipe(d_in, **settings) for name in names]
+
+
+def question_rows(table: pd.DataFrame, condition: str, split: str) -> np.ndarray:
+    """Return `select_tokens` without the shared prefixes: their tokens are the same in both splits, so they are never held out."""
+    rows = select_tokens(table, condition, split=split)
+    of_question = table.set_index("row")["question_id"].fillna("") != ""
+    return rows[of_question.loc[rows].to_numpy()]
+
+
+def train_tag(recipe: Recipe, activations: Tensor, table: pd.DataFrame, folder: Path, *, scale: float, model_name: str,
+              dataset: str, loss_recovered: Callable[[Callable[[Tensor], Tensor]], float] | None = None,
+              progress: Callable[[str, int, int], None] | None = None) -> Trained:  # fmt: skip
+    """Train one SAE on its condition's train tokens, judge it on test questions, and write folder/TAG.
+
+    `activations` [row d_model] and `table` are one layer's, `scale` is that layer's input scale; `loss_recovered` takes a
+    reconstruction x -> D(f(x)). Held-out figures are over genuine, sandbag and neutral test prompts, the same for every tag;
+    fvu_train and fvu_same (and fvu_last_train, fvu_last_same) are over train and test questions of the SAE's own condition.
+    """
+    name, started = tag(recipe), time.perf_counter()
+    tokens, _ = training_data(activations[select_tokens(table, recipe.condition)], scale)
+    trained, history = train(recipe, tokens, progress=progress and functools.partial(progress, f"train {name}"))
+    sae = fold_scaling(trained, scale)
+    seconds = time.perf_counter() - started
+    save(sae, folder / name, describe(recipe, model_name=model_name, dataset=dataset, input_scale=scale))
+    recovered = loss_recovered(lambda x: sae.decode(sae.encode(x))) if loss_recovered else None
+    figures = {
+        "tag": name, "layer": recipe.layer, "architecture": recipe.architecture, "condition": recipe.condition, "k": recipe.k,
+        **_held_out(sae, activations, table, "mixed", "test", loss_recovered=recovered),
+        **{f"{key}_train": value for key, value in _fvu_pair(sae, activations, table, recipe.condition, "train").items()},
+        **{f"{key}_same": value for key, value in _fvu_pair(sae, activations, table, recipe.condition, "test").items()},
+        "n_tokens_train": len(tokens), "steps": total_steps(recipe, len(tokens)), "seconds": round(seconds, 2),
+        "d_in": recipe.d_in, "d_sae": recipe.d_sae, "input_scale": scale, "device": str(tokens.device),
+    }  # fmt: skip
+    write_json(folder / name / "metrics.json", figures)
+    return Trained(sae, history.assign(tag=name), figures)
+
+
+def _held_out(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, **more: Any) -> dict[str, Any]:
+    """Return `quality` on the question tokens of one split."""
+    rows = question_rows(table, condition, split)
+    return quality(sae, activations[rows], table.set_index("row")["is_last"].loc[rows].to_numpy(), **more)
+
+
+def _fvu_pair(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str) -> dict[str, float | None]:
+    """Return fvu at all and at last question tokens of one split."""
+    figures = _held_out(sae, activations, table, condition, split)
+    return {"fvu": figures["fvu"], "fvu_last": figures["fvu_last"]}
