@@ -197,10 +197,11 @@ def _source(name: str) -> tuple[str, str | None]:
     raise UserError(f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? A hub id (owner/name) or a local folder works too.")
 
 
-def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "cpu") -> Model:
+def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "auto") -> Model:
     """Load a model of the registry, a hub id or a local folder for interventions.
 
-    `random_weights` keeps the architecture and tokenizer and draws the weights anew from `seed`.
+    `random_weights` keeps the architecture and tokenizer and draws the weights anew from `seed`; device "auto" is a CUDA
+    GPU if there is one, else the CPU.
     Raises UserError for an unknown name, weights that cannot be had, damaged files and unsupported architectures.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -224,6 +225,8 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
             f"Model {name!r} could not be loaded ({reason}); check the name, the network and the access to gated weights, "
             f"or use the embedded model {EMBEDDED!r}."
         ) from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else "real")
 
 

@@ -23,7 +23,7 @@ INSTRUCTIONS = {
 DEMONSTRATIONS = (
     ("Which insect makes honey?", "bees", "ants"),
     ("What colour is fresh snow?", "white", "brown"),
-    ("How many wheels does a bicycle have?", "two", "forty"),
+    ("How many wheels does a bicycle have?", "two", "fifteen"),
     ("Which direction is opposite to north?", "south", "up"),
 )
 
