@@ -9,7 +9,8 @@ median codes of genuine and sandbag train prompts.
 4. `summarise` turns per-question effects into rows with CIs, guards and a verdict by one decision table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points, interventions, metrics, statistics
+from sandbagging import activations, hook_points, interventions, metrics, saes, statistics
 from sandbagging.errors import UserError
 from sandbagging.hook_points import HookPoint
 from sandbagging.packing import Pack
 from sandbagging.statistics import Estimate
 
 METRICS = (metrics.PRIMARY, metrics.SECONDARY)
+CELL = ["layer", "tag", "position"]  # what a verdict is about
 TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass
 MARGIN_PP = 0.15  # the card's bound on the specificity gap, fixed in advance as the margin of equivalence
 MIN_QUESTIONS = 10
@@ -109,8 +111,12 @@ class TrainCodes(NamedTuple):
 
     genuine: Tensor  # [row d_model] resid_post of genuine prompts
     sandbag: Tensor  # [row d_model]
-    genuine_prompt: np.ndarray  # [row] which prompt a row belongs to
+    genuine_prompt: np.ndarray  # [row] which prompt (by question) a row belongs to
     sandbag_prompt: np.ndarray
+
+    def pooled_codes(self, sae) -> Tensor:
+        """Return f of all rows, genuine first, [row latent]."""
+        return sae.encode(torch.cat([self.genuine, self.sandbag]))
 
     def labelled(self, labels: np.ndarray) -> Tensor:
         """Return [row] bool over the pooled rows, True where the row's prompt is labelled "genuine"."""
@@ -123,6 +129,54 @@ class TrainCodes(NamedTuple):
         """Return one row labelling a seed."""
         n = len(np.unique(self.genuine_prompt)), len(np.unique(self.sandbag_prompt))
         return [self.labelled(shuffled_labels(*n, seed, balanced)) for seed in seeds]
+
+
+# From a run folder -------------------------------------------------------------------------------------------------
+
+
+def train_codes(resid: Tensor, table: pd.DataFrame, position: str = "last") -> TrainCodes:
+    """Return the train prompts' resid_post at one layer: at the last prompt token, or at "all" the question's tokens.
+
+    resid [row d_model] and table are what notebook 01 wrote. The prefix that all prompts share is left out.
+    """
+    chosen = [activations.select(table, "train", condition, position == "last") for condition in ("genuine", "sandbag")]
+    return TrainCodes(*(resid[_rows_of(c)] for c in chosen), *(c["question_id"].to_numpy() for c in chosen))
+
+
+def same_rows(resid: Tensor, table: pd.DataFrame, condition: str, site: Site) -> Tensor | None:
+    """Return the test prompts' stored resid_post of a condition at the site's rows, [row d_model].
+
+    None where a question has another number of tokens under this condition, so that rows cannot be matched.
+    """
+    chosen = activations.select(table, "test", condition, site.position == "last")
+    by_question = dict(list(chosen.groupby("question_id")))
+    tables = [by_question[name] for name in site.pack.question_ids]
+    if [len(t) for t in tables] != torch.bincount(site.question).tolist():
+        return None
+    return resid[_rows_of(pd.concat(tables))].to(site.resid)
+
+
+def _rows_of(chosen: pd.DataFrame) -> Tensor:
+    return torch.tensor(chosen["row"].to_list())
+
+
+def load_saes(folder: Path, tags: Sequence[str], d_in: int) -> dict[int, dict]:
+    """Return {layer: {tag: SAE}} of the SAELens folders that notebook 02 wrote, layers ascending."""
+    found: dict[int, dict] = {}
+    for tag in sorted(tags, key=lambda t: (saes.parse_tag(t).layer, t)):
+        found.setdefault(saes.parse_tag(tag).layer, {})[tag] = saes.load(folder / tag, d_in=d_in)
+    return found
+
+
+def stored_effects(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Return tables of effects as one; in a CSV file an empty tag or error term reads as NaN, and is made empty again."""
+    return pd.concat(tables, ignore_index=True).fillna({"tag": "", "error_term": ""})
+
+
+def gate_sentence(gate: Mapping) -> str:
+    """Return, as Markdown, what notebook 00 says about sandbagging; `gate` is the entry of its summary.json."""
+    sentence = f"Gate of notebook 00, {gate['reason']}."
+    return sentence if gate["open"] else f"{sentence}\n\n**No sandbagging to explain: the verdicts below are marked so.**"
 
 
 # Interventions -----------------------------------------------------------------------------------------------------
@@ -157,24 +211,55 @@ def e6_and_e4(x: Tensor, sae, train: TrainCodes) -> tuple[dict[Key, Tensor], Ten
     return out, m_g, m_s
 
 
-def e1(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True) -> dict[Key, Tensor]:
-    """Return E1 under shuffled labels, a seed each: by median (E1), lower median (E1_lower), mean code (E1_mean), and its delta form."""
-    codes = sae.encode(torch.cat([train.genuine, train.sandbag]))
-    out: dict[Key, Tensor] = {}
-    for seed, labels in zip(seeds, train.shuffles(seeds, balanced), strict=True):
-        own, other = codes[labels], codes[~labels]
-        out["E1", "kept", seed] = interventions.swap_code(x, sae, median_code(own))
-        out["E1", "dropped", seed] = interventions.swap_code(x, sae, median_code(own), keep_error=False)
-        out["E1_lower", "kept", seed] = interventions.swap_code(x, sae, median_code(own, "lower"))
-        out["E1_mean", "kept", seed] = interventions.swap_code(x, sae, own.mean(0))
-        out["delta_E1", "kept", seed] = x + sae.decode(median_code(own)[None]) - sae.decode(median_code(other)[None])
+def shuffled_codes(codes: Tensor, train: TrainCodes, seeds: Sequence[int], balanced: bool = True, convention: str = "average",
+                   of_rest: bool = False) -> list[Tensor]:  # fmt: skip
+    """Return the code [latent] of the prompts that each seed's shuffle labels "genuine", or `of_rest`: of the others.
+
+    codes [row latent] are those of the pooled rows, genuine first; convention: the "average" or "lower" median, or the "mean".
+    """
+    chosen = [~labels if of_rest else labels for labels in train.shuffles(seeds, balanced)]
+    return [codes[rows].mean(0) if convention == "mean" else median_code(codes[rows], convention) for rows in chosen]
+
+
+def e1(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True, name: str = "E1") -> dict[Key, Tensor]:
+    """Return E1 (error kept): E6 with the median code of the prompts that a shuffle labels "genuine", a seed each."""
+    found = shuffled_codes(train.pooled_codes(sae), train, seeds, balanced)
+    return {(name, "kept", seed): interventions.swap_code(x, sae, code) for seed, code in zip(seeds, found, strict=True)}
+
+
+def e1_variants(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True) -> dict[Key, Tensor]:
+    """Return E1's other forms, a seed each: error dropped, by the lower median (E1_lower), by the mean code (E1_mean), and delta_E1.
+
+    delta_E1 is x + D(code of those labelled "genuine") - D(code of the others): a direction with expectation 0.
+    """
+    codes, out = train.pooled_codes(sae), {}
+    forms = [shuffled_codes(codes, train, seeds, balanced, c) for c in ("average", "lower", "mean")]
+    rest = shuffled_codes(codes, train, seeds, balanced, of_rest=True)
+    for seed, own, lower, mean, other in zip(seeds, *forms, rest, strict=True):
+        out["E1", "dropped", seed] = interventions.swap_code(x, sae, own, keep_error=False)
+        out["E1_lower", "kept", seed] = interventions.swap_code(x, sae, lower)
+        out["E1_mean", "kept", seed] = interventions.swap_code(x, sae, mean)
+        out["delta_E1", "kept", seed] = x + sae.decode(own[None]) - sae.decode(other[None])
     return out
+
+
+def shuffle_places(sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True, convention: str = "average") -> pd.DataFrame:
+    """Return where each shuffle's code decodes to, on the line from D(m_S) (place 0, which E4 takes) to D(m_G) (place 1, E6's).
+
+    Columns: seed, share (of the rows labelled "genuine", those that are), place (NaN where the two ends are one point).
+    """
+    codes, n_genuine = train.pooled_codes(sae), len(train.genuine)
+    ends = [sae.decode(median_code(part)[None]) for part in (codes[n_genuine:], codes[:n_genuine])]
+    line = ends[1] - ends[0]
+    shuffled = torch.stack(shuffled_codes(codes, train, seeds, balanced, convention))
+    place = ((sae.decode(shuffled) - ends[0]) @ line[0]) / line.square().sum()
+    share = [float(rows[:n_genuine].sum() / rows.sum()) for rows in train.shuffles(seeds, balanced)]
+    return pd.DataFrame({"seed": list(seeds), "share": share, "place": place.cpu().numpy()})
 
 
 def e1_with_labels(x: Tensor, sae, train: TrainCodes, labels: np.ndarray) -> Tensor:
     """Return E1 (error kept) under a given label vector over the pooled prompts; with the true labels it is E6."""
-    codes = sae.encode(torch.cat([train.genuine, train.sandbag]))
-    return interventions.swap_code(x, sae, median_code(codes[train.labelled(labels)]))
+    return interventions.swap_code(x, sae, median_code(train.pooled_codes(sae)[train.labelled(labels)]))
 
 
 def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
@@ -256,6 +341,18 @@ def two_clusters(seed_effects: np.ndarray) -> bool:
     return bool(np.diff(ordered)[cut] > 0.5 * np.ptp(ordered) and smaller >= 2)
 
 
+# The decision table, in the order in which its lines are tried.
+DECISIONS = (
+    ("no sandbagging to explain", "the gate of notebook 00 is closed"),
+    ("degenerate", "both median codes are all zero, or decode to the same point, or E1's seeds fall in two clusters"),
+    ("destructive", "identity or noise costs at least as much as E6 changes, in either direction"),
+    ("specific", "E6, E6 - E1 and E6 - E4 all have their CI95 above 0, and noise does less than E6"),
+    ("reversed", "E6 - E1 and E6 - E4 both have their CI95 below 0"),
+    ("equivalent", "E6 - E1 and E6 - E4 both lie within the margin by two one-sided tests"),
+    ("cannot be said", "none of these: the gap is neither seen nor excluded at this number of questions"),
+)
+
+
 class Verdict(NamedTuple):
     """A verdict in one word or two, and the reason in words."""
 
@@ -265,10 +362,7 @@ class Verdict(NamedTuple):
 
 def verdict(gate_open: bool, degenerate_why: str, e6: Estimate, identity: Estimate, noise: Estimate, gap_e1: Estimate, gap_e4: Estimate,
             equivalent: bool, detectable: float, margin: float = MARGIN_PP) -> Verdict:  # fmt: skip
-    """Return the first line of the decision table that holds, for one cell; effects and gaps are in pp on the sandbag prompts.
-
-    gate closed, degenerate, destructive, specific, reversed, equivalent, cannot be said.
-    """
+    """Return the first line of DECISIONS that holds, for one cell; effects and gaps are in pp on the sandbag prompts."""
     if not gate_open:
         return Verdict("no sandbagging to explain", "the gate is closed")
     if degenerate_why:
@@ -285,49 +379,142 @@ def verdict(gate_open: bool, degenerate_why: str, e6: Estimate, identity: Estima
     return Verdict("cannot be said", f"at this n a gap below {detectable:.2f} pp is not seen, and the margin is {margin} pp")
 
 
-def by_question(table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY) -> np.ndarray:
-    """Return an intervention's effect per question in pp, averaged over its seeds, in order of question_id."""
+def by_question_and_seed(table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY) -> pd.DataFrame:
+    """Return an intervention's effects in pp, a row per question (in order of question_id) and a column per seed."""
     rows = table[(table["intervention"] == intervention) & (table["error_term"] == error_term) & (table["metric"] == metric)]
     if rows.empty:
         raise UserError(f"No effects of {intervention} (error term {error_term!r}) in this table.")
-    change = 100 * (rows["value"] - rows["baseline"])
-    return change.groupby(rows["question_id"]).mean().to_numpy()
+    return rows.assign(effect=100 * (rows["value"] - rows["baseline"])).pivot(index="question_id", columns="seed", values="effect")
+
+
+def by_question(table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY) -> np.ndarray:
+    """Return an intervention's effect per question in pp, averaged over its seeds, in order of question_id."""
+    return by_question_and_seed(table, intervention, error_term, metric).mean(axis=1).to_numpy()
 
 
 def by_seed(table: pd.DataFrame, intervention: str = "E1", error_term: str = "kept", metric: str = metrics.PRIMARY) -> np.ndarray:
     """Return an intervention's mean effect in pp per seed: its spread is what a CI over questions does not contain."""
-    rows = table[(table["intervention"] == intervention) & (table["error_term"] == error_term) & (table["metric"] == metric)]
-    return (100 * (rows["value"] - rows["baseline"])).groupby(rows["seed"]).mean().to_numpy()
+    return by_question_and_seed(table, intervention, error_term, metric).mean(axis=0).to_numpy()
 
 
 def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return mean effects with CI95 over questions, a row per layer, tag, position, error_term, intervention and metric."""
+    """Return mean effects in pp with CI95 over questions, a row per layer, tag, position, error_term, intervention and metric."""
+    keys = [*CELL, "error_term", "intervention", "metric"]
+    change = table.assign(effect_pp=100 * (table["value"] - table["baseline"]))
+    wide = change.pivot_table(index=keys, columns="question_id", values="effect_pp", aggfunc="mean", sort=False)
+    mean, low, high = statistics.column_cis(wide.to_numpy().T, seed=seed)
+    return wide.index.to_frame(index=False).assign(effect_pp=mean, low=low, high=high, n=wide.shape[1])
+
+
+def cells(table: pd.DataFrame) -> Iterator[tuple[tuple[int, str, str], pd.DataFrame]]:
+    """Yield ((layer, tag, position), rows) for each SAE and place; the rivals that need no SAE are among every cell's rows."""
+    for key, own in table[table["tag"] != ""].groupby(CELL, sort=False):
+        shared = table[(table["tag"] == "") & (table["layer"] == key[0]) & (table["position"] == key[2])]
+        yield key, pd.concat([own, shared])
+
+
+def has(cell: pd.DataFrame, intervention: str, error_term: str) -> bool:
+    """Return whether a cell holds effects of an intervention in this form."""
+    return bool(((cell["intervention"] == intervention) & (cell["error_term"] == error_term)).any())
+
+
+# What is compared, question by question: (first, its error term, second, its error term).
+GAPS = (
+    ("E6", "kept", "E1", "kept"),
+    ("E6", "kept", "E4", "kept"),
+    ("E6", "dropped", "E1", "dropped"),
+    ("E6", "dropped", "E4", "dropped"),
+    ("delta+", "kept", "delta_E1", "kept"),
+    ("delta+", "kept", "delta-", "kept"),
+    ("E6", "kept", "diff_means", ""),
+    ("delta+", "kept", "diff_means", ""),
+)
+
+
+def gaps(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return the paired differences of GAPS in pp with CI95 over questions, in the columns of `summarise` ("E6-E1")."""
     rows = []
-    for key, group in table.groupby(["layer", "tag", "position", "error_term", "intervention", "metric"], dropna=False, sort=False):
-        change = (100 * (group["value"] - group["baseline"])).groupby(group["question_id"]).mean().to_numpy()
-        estimate = statistics.mean_ci(change, unit="pp", seed=seed)
-        rows.append([*key, estimate.value, estimate.low, estimate.high, estimate.n])
-    names = ["layer", "tag", "position", "error_term", "intervention", "metric", "effect_pp", "low", "high", "n"]
-    return pd.DataFrame(rows, columns=names)
+    for key, cell in cells(table):
+        for first, term, second, other in GAPS:
+            if not (has(cell, first, term) and has(cell, second, other)):
+                continue
+            for metric in METRICS:
+                change = by_question(cell, first, term, metric) - by_question(cell, second, other, metric)
+                found = statistics.mean_ci(change, unit="pp", seed=seed)
+                rows.append([*key, term, f"{first}-{second}", metric, found.value, found.low, found.high, found.n])
+    return pd.DataFrame(rows, columns=[*CELL, "error_term", "intervention", "metric", "effect_pp", "low", "high", "n"])
+
+
+GUARD_COLUMNS = ["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]
+
+
+def with_guards(summary: pd.DataFrame, guarded: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a summary with each cell's guards and verdict beside every row.
+
+    guarded: columns layer, tag, position and the guards; verdicts: the same keys, perhaps error_term, and verdict.
+    """
+    keys = [*CELL, "error_term"] if "error_term" in verdicts else CELL
+    return summary.merge(guarded[[*CELL, *GUARD_COLUMNS]], on=CELL, how="left").merge(verdicts[[*keys, "verdict"]], on=keys, how="left")
+
+
+def guard_table(found: Mapping[tuple[int, str, str], Guards]) -> pd.DataFrame:
+    """Return the guards as a table, a row per layer, tag and position; `degenerate` says why a swap cannot tell conditions apart."""
+    return pd.DataFrame([dict(zip(CELL, key, strict=True), **g._asdict(), degenerate=degenerate(g)) for key, g in found.items()])
+
+
+def read_guards(table: pd.DataFrame) -> dict[tuple[int, str, str], Guards]:
+    """Return what `guard_table` wrote, as guards by layer, tag and position."""
+    return {(row["layer"], row["tag"], row["position"]): Guards(**{f: row[f] for f in Guards._fields}) for row in table.to_dict("records")}
+
+
+def first_verdicts(guarded: pd.DataFrame, gate_open: bool) -> pd.DataFrame:
+    """Return the verdicts that need no rival: gate closed or degenerate; all others wait for E1 and E4."""
+    words = np.where(guarded["degenerate"] != "", "degenerate", "not judged before notebook 06")
+    return guarded[CELL].assign(verdict=words if gate_open else DECISIONS[0][0])
+
+
+def shown(summary: pd.DataFrame, error_term: str = "kept") -> pd.DataFrame:
+    """Return the rows to draw beside each other: one error term, and what has none (identity, noise, rivals without an SAE)."""
+    no_term = summary["intervention"].isin(["identity", "noise"]) | (summary["error_term"] == "")
+    return summary[no_term | (summary["error_term"] == error_term)].drop(columns="error_term")
 
 
 def judge(cell: pd.DataFrame, g: Guards, gate_open: bool, margin: float = MARGIN_PP, error_term: str = "kept", seed: int = 0) -> dict:
-    """Return the verdict on one cell (one tag, layer and position; E6, E4, E1, identity and noise together) with its numbers.
+    """Return the verdict on one cell (one tag, layer and position; E6, E4, E1, identity and noise together) with its numbers in pp.
 
-    The E1 part of the gap is the mean over seeds; `seed_sd` shows their spread, and `detectable` the smallest gap in pp
-    that this n would see with 80 % power.
+    gap_e1 and gap_e4 are paired by question, E1 averaged over its seeds, with a CI over questions; gap_e1_seeds has a CI over
+    questions and seeds, and seed_sd is the spread of E1's mean effect. detectable: the smallest gap seen with 80 % power.
     """
-    def estimate(change: np.ndarray) -> Estimate:
-        return statistics.mean_ci(change, unit="pp", seed=seed)
-
-    e6, e4, e1_ = (by_question(cell, name, error_term) for name in ("E6", "E4", "E1"))
-    gaps = e6 - e1_, e6 - e4
-    seeds = by_seed(cell, "E1", error_term)
+    e1_ = by_question_and_seed(cell, "E1", error_term)
+    changes = {"e6": by_question(cell, "E6", error_term), "e4": by_question(cell, "E4", error_term), "e1": e1_.mean(axis=1).to_numpy(),
+               "identity": by_question(cell, "identity", "dropped"), "noise": by_question(cell, "noise", "")}  # fmt: skip
+    changes |= {"gap_e1": changes["e6"] - changes["e1"], "gap_e4": changes["e6"] - changes["e4"]}
+    found = {name: statistics.mean_ci(change, unit="pp", seed=seed) for name, change in changes.items()}
+    tests = [statistics.equivalence(changes[gap], margin) for gap in ("gap_e1", "gap_e4")]
+    detectable = max(statistics.smallest_detectable(changes[gap]) for gap in ("gap_e1", "gap_e4"))
+    seeds = e1_.mean(axis=0).to_numpy()
     why = degenerate(g) or ("E1's seeds fall in two clusters" if two_clusters(seeds) else "")
-    tests = [statistics.equivalence(gap, margin) for gap in gaps]
-    detectable = max(statistics.smallest_detectable(gap) for gap in gaps)
-    own, random = estimate(by_question(cell, "identity", "dropped")), estimate(by_question(cell, "noise", ""))
-    found = verdict(gate_open, why, estimate(e6), own, random, estimate(gaps[0]), estimate(gaps[1]), all(t.equivalent for t in tests), detectable, margin)
-    return {"e6": estimate(e6), "e4": estimate(e4), "e1": estimate(e1_), "identity": own, "noise": random, "gap_e1": estimate(gaps[0]),
-            "gap_e4": estimate(gaps[1]), "p_equivalent": max(t.p for t in tests), "detectable": detectable, "seed_sd": float(seeds.std(ddof=1)),
-            "n_seeds": len(seeds), "verdict": found.verdict, "reason": found.reason}  # fmt: skip
+    judged = verdict(gate_open, why, found["e6"], found["identity"], found["noise"], found["gap_e1"], found["gap_e4"],
+                     all(t.equivalent for t in tests), detectable, margin)  # fmt: skip
+    return {**found, "gap_e1_seeds": _over_seeds(changes["e6"][:, None] - e1_.to_numpy(), seed), "p_equivalent": max(t.p for t in tests),
+            "detectable": detectable, "seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan"), "n_seeds": len(seeds),
+            **judged._asdict()}  # fmt: skip
+
+
+def _over_seeds(change: np.ndarray, seed: int) -> Estimate:
+    """Return the mean of change [question seed] with a CI over both; without a second seed there is none."""
+    if change.shape[1] < 2:
+        return Estimate(float(change.mean()), float("nan"), float("nan"), len(change), "pp", "one seed: no interval")
+    return statistics.bootstrap_questions_and_draws(change, unit="pp", seed=seed)
+
+
+def judge_all(table: pd.DataFrame, guarded: Mapping[tuple[int, str, str], Guards], gate_open: bool, margin: float = MARGIN_PP,
+              seed: int = 0) -> pd.DataFrame:  # fmt: skip
+    """Return `judge` of every cell and error term that holds both E6 and E1, a row each: layer, tag, position, error_term, ..."""
+    rows = []
+    for key, cell in cells(table):
+        for term in ("kept", "dropped"):
+            if has(cell, "E1", term) and has(cell, "E6", term):
+                found = judge(cell, guarded[key], gate_open, margin, term, seed)
+                rows.append({**dict(zip(CELL, key, strict=True)), "error_term": term, **found})
+    return pd.DataFrame(rows)
