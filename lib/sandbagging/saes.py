@@ -725,10 +725,33 @@ def train_tag(recipe: Recipe, activations: Tensor, table: pd.DataFrame, folder: 
 def _held_out(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, **more: Any) -> dict[str, Any]:
     """Return `quality` on the question tokens of one split."""
     rows = question_rows(table, condition, split)
-    return quality(sae, activations[rows], table.set_index("row")["is_last"].loc[rows].to_numpy(), **more)
+    return quality(sae, activations[rows], table.set_index("row")["is_last"].loc[rows].to_numpy(copy=True), **more)
 
 
 def _fvu_pair(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str) -> dict[str, float | None]:
     """Return fvu at all and at last question tokens of one split."""
     figures = _held_out(sae, activations, table, condition, split)
     return {"fvu": figures["fvu"], "fvu_last": figures["fvu_last"]}
+
+
+# Separation at the last prompt token -------------------------------------------------------------------------------
+
+
+def last_tokens(activations: Tensor, table: pd.DataFrame, split: str) -> dict[str, Tensor]:
+    """Return {condition: resid_post [question d_model]} at the last prompt tokens of one split, questions in one order throughout.
+
+    Raises UserError where the conditions do not hold the same questions, since nothing could be paired.
+    """
+    last = table[table["is_last"] & (table["split"] == split)].sort_values("question_id")
+    rows = {condition: part["row"].to_numpy() for condition, part in last.groupby("condition")}
+    asked = {tuple(part["question_id"]) for _, part in last.groupby("condition")}
+    if len(asked) != 1:
+        raise UserError(f"The conditions of split {split!r} do not hold the same questions; run notebook 01_collect_activations again.")
+    return {condition: activations[index] for condition, index in rows.items()}
+
+
+def along_mean_difference(train: dict[str, Tensor], test: dict[str, Tensor], pair: tuple[str, str]) -> dict[str, np.ndarray]:
+    """Return {condition: test tokens [question 1] along the unit vector mean(train a) - mean(train b)}: separation without any SAE."""
+    direction = train[pair[0]].mean(dim=0) - train[pair[1]].mean(dim=0)
+    direction = direction / direction.norm()
+    return {condition: (test[condition] @ direction)[:, None].double().numpy() for condition in pair}

@@ -13,6 +13,7 @@ from itertools import combinations
 from math import factorial, isfinite, isnan, sqrt
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -22,6 +23,7 @@ from sandbagging.errors import UserError
 
 N_RESAMPLES = 10_000
 LEVEL = 0.95
+SEPARATION_NUMBERS = ("d_max", "d_mean_active", "d_mean_all", "l0", "n_active", "n_excluded")
 # Rows of a resampling matrix that are held at once: bounds the memory, changes no result.
 BLOCK = 1_000
 
@@ -383,8 +385,12 @@ def sign_flip_null_d_max(
     *,
     kind: str = "dz",
     min_firing: float = 0.1,
+    s0: float | None = None,
 ) -> np.ndarray:
-    """|d_max| [flip] when each prompt's two conditions are exchanged at random: what no effect looks like."""
+    """|d_max| [flip] when each prompt's two conditions are exchanged at random: what no effect looks like.
+
+    s0 is measured anew under each flip, as it was in the data, unless it is given.
+    """
     if kind not in ("dz", "dav"):
         raise UserError(f"kind is 'dz' or 'dav', not {kind!r}.")
     a, b = _codes(a, b)
@@ -399,9 +405,63 @@ def sign_flip_null_d_max(
         stop = min(start + step, n_flips)
         swap = rng.integers(0, 2, size=(stop - start, len(a))).astype(np.float64)
         mean, spread = _flipped_dz(a, b, swap) if kind == "dz" else _flipped_dav(a, b, swap)
-        s0 = np.median(spread, axis=1, keepdims=True)
-        null[start:stop] = np.abs(_divide(mean, spread + s0)).max(axis=1)
+        added = np.median(spread, axis=1, keepdims=True) if s0 is None else s0
+        null[start:stop] = np.abs(_divide(mean, spread + added)).max(axis=1)
     return null
+
+
+def separation_table(
+    values: Mapping[str, np.ndarray],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    n_flips: int = 1_000,
+    seed: int = 0,
+    s0: float | None = None,
+) -> pd.DataFrame:
+    """How far latents tell each pair of conditions apart, a row for each pair and formula (dz, dav); values {condition: [prompt latent]}.
+
+    Columns pair, d, the numbers of `Separation`, and null_d_max, the 95th percentile of `sign_flip_null_d_max`.
+    """
+    rows = []
+    for a, b in pairs:
+        for kind, formula in (("dz", cohens_dz), ("dav", cohens_dav)):
+            found = formula(values[a], values[b], s0=s0)
+            null = sign_flip_null_d_max(values[a], values[b], n_flips, seed, kind=kind, s0=s0)
+            numbers = {name: getattr(found, name) for name in SEPARATION_NUMBERS}
+            rows.append({"pair": f"{a} vs {b}", "d": kind, **numbers, "null_d_max": float(np.percentile(null, 95))})
+    return pd.DataFrame(rows)
+
+
+def dz_ci(a: np.ndarray, b: np.ndarray, s0: float = 0.0, *, n_resamples: int = N_RESAMPLES, seed: int = 0) -> Estimate:
+    """d_z = mean(a − b) / (sd(a − b) + s0) of one latent, a and b [prompt] paired, with a bootstrap CI95 over questions.
+
+    The latent must have been chosen on other questions: the best of many on these would lie above its own interval.
+    """
+    x = np.subtract(*_pair(a, b, "a", "b"))
+    method = f"paired {_bootstrap_name(n_resamples, seed)} of d_z with s0 = {s0:.4g}"
+    if np.ptp(x) == 0:
+        value = float(_divide(x[:1], np.array([s0]))[0])
+        return Estimate(value, value, value, len(x), "SD", method)
+
+    def d(sample: np.ndarray, axis: int) -> np.ndarray:
+        return _divide(sample.mean(axis=axis), sample.std(axis=axis, ddof=1) + s0)
+
+    low, high = _percentile_bootstrap((x,), d, n_resamples, seed)
+    return Estimate(float(d(x, 0)), low, high, len(x), "SD", method)
+
+
+def chosen_on_train(
+    train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], *, seed: int = 0
+) -> tuple[int, float, dict[str, Estimate]]:
+    """The latent with the largest |d_z| on the first pair of train prompts, its d_z there, and its d_z on each pair of test prompts.
+
+    values {condition: [prompt latent]}; s0 is that of the train prompts. The latent is −1 where none is active.
+    """
+    found = cohens_dz(train[pairs[0][0]], train[pairs[0][1]])
+    j = found.latent_max
+    if j < 0:
+        return j, found.d_max, {}
+    return j, found.d_max, {f"{a} vs {b}": dz_ci(test[a][:, j], test[b][:, j], found.s0, seed=seed) for a, b in pairs}
 
 
 # --- small parts ----------------------------------------------------------------------------------------
