@@ -1,0 +1,216 @@
+"""What the notebooks found, judged with bands; the reason for each band stands beside it.
+
+The quick run has 20 test questions, so directions and identities are judged on it. Intervals are judged on the committed
+reference run, whose numbers `make refresh` makes anew.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sandbagging import hook_points, models
+
+REFERENCE = Path(__file__).parents[2] / "papermill_runs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The embedded model by transformers alone: ordinary attention, no nnsight, no packing."""
+    from transformers import AutoModelForCausalLM
+
+    models.ensure_available()
+    return AutoModelForCausalLM.from_pretrained(models.cache_folder() / models.EMBEDDED).eval()
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())
+
+
+def prompts_of(run: Path, split: str, condition: str) -> pd.DataFrame:
+    table = pd.read_json(run / "00_baseline" / "prompts.jsonl", lines=True)
+    return table[(table["split"] == split) & (table["condition"] == condition)].set_index("question_id")
+
+
+def p_correct(plain, prompts: pd.DataFrame) -> pd.Series:
+    """p of the whole correct option by one ordinary forward call a question."""
+    found = {}
+    for question_id, row in prompts.iterrows():
+        option = row["option_token_ids"][0]
+        ids = torch.tensor([row["prompt_token_ids"] + option])
+        with torch.no_grad():
+            log_p = plain(ids).logits[0].float().log_softmax(-1)
+        found[question_id] = np.exp(sum(log_p[len(row["prompt_token_ids"]) - 1 + i, t].item() for i, t in enumerate(option)))
+    return pd.Series(found)
+
+
+def scores_of(run: Path, split: str, condition: str) -> pd.Series:
+    table = pd.read_csv(run / "00_baseline" / "scores.csv.gz")
+    return table[(table["split"] == split) & (table["condition"] == condition)].set_index("question_id")["p_full"]
+
+
+def rescored(plain, run: Path, condition: str) -> float:
+    """The largest difference between the run's p_full and an independent loop's."""
+    prompts = prompts_of(run, "test", condition)
+    return float((p_correct(plain, prompts) - scores_of(run, "test", condition).loc[prompts.index]).abs().max())
+
+
+def joint_by_weights(plain, run: Path) -> float:
+    """The five heads' effect on sandbag test prompts in pp, by zeroing columns of W_O in a plain model."""
+    prompts = prompts_of(run, "test", "sandbag")
+    before = p_correct(plain, prompts)
+    d_head = plain.config.head_dim
+    kept = {}
+    for layer, head in read_json(run / "07_heads" / "heads.json")["heads"]:
+        weight = hook_points.output_projection(plain, layer).weight
+        kept.setdefault(layer, weight.detach().clone())
+        weight.data[:, head * d_head : (head + 1) * d_head] = 0
+    after = p_correct(plain, prompts)
+    for layer, weight in kept.items():
+        hook_points.output_projection(plain, layer).weight.data.copy_(weight)
+    return float(100 * (after - before).mean())
+
+
+def joint_of(run: Path, condition: str = "sandbag", metric: str = "p_full") -> pd.Series:
+    table = pd.read_csv(run / "08_circuit" / "effects_by_question.csv.gz")
+    rows = table[(table["intervention"] == "joint") & (table["condition"] == condition) & (table["metric"] == metric)]
+    return 100 * (rows["value"] - rows["baseline"])
+
+
+def draws_of(run: Path) -> pd.DataFrame:
+    table = pd.read_csv(run / "08_circuit" / "draws.csv")
+    return table[table["metric"] == "p_full"]
+
+
+# On the quick run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", ["genuine", "sandbag"])
+def test_packed_scores_equal_an_independent_loop(quick, plain, condition):
+    # Two orders of summation in float32 differ by about 1e-5 in log p, and six digits are stored.
+    assert rescored(plain, quick, condition) < 1e-3
+
+
+def test_joint_ablation_equals_edited_weights(quick, plain):
+    # The same numbers by another order of summation; 0.02 pp is a thousandth of a usual effect.
+    assert joint_by_weights(plain, quick) == pytest.approx(joint_of(quick).mean(), abs=0.02)
+
+
+def test_gap_is_above_zero(quick):
+    # 84 train questions gave 7.7 +- 2.4 pp, so 20 questions give about 7.7 +- 5: below 0 once in 600 draws of questions.
+    gap = 100 * (scores_of(quick, "test", "genuine") - scores_of(quick, "test", "sandbag"))
+    assert gap.mean() > 0
+
+
+def test_joint_effect_is_above_its_random_draws(quick):
+    # Random heads hurt on average and chosen ones help, so the mean of few draws is enough to tell them apart.
+    assert joint_of(quick).mean() > draws_of(quick)["effect_pp"].mean()
+
+
+def test_identity_with_the_error_term_is_no_change(quick):
+    """x + D(f(x)) - D(f(x)) is x: the notebook asserts it and records the largest change of any p."""
+    executed = (quick / "04_full_sae_swap_E6.ipynb").read_text()
+    assert "no-op" in executed or "exact" in executed
+
+
+def test_e1_with_true_labels_is_e6(quick):
+    """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
+    from sandbagging import activations, controls, saes
+
+    table = pd.read_csv(quick / "01_activations" / "tokens.csv.gz", keep_default_na=False)
+    folder = next(p for p in (quick / "02_saes").iterdir() if p.is_dir())
+    layer = saes.parse_tag(folder.name).layer
+    resid = activations.load(quick / "01_activations", layer)
+    rows = {c: activations.select(table, "train", c, last=True) for c in ("genuine", "sandbag")}
+    at = {c: torch.as_tensor(r["row"].to_numpy().copy()) for c, r in rows.items()}
+    train = controls.TrainCodes(resid[at["genuine"]], resid[at["sandbag"]],
+                                rows["genuine"]["question_id"].to_numpy(), rows["sandbag"]["question_id"].to_numpy())  # fmt: skip
+    test_rows = activations.select(table, "test", "sandbag", last=True)
+    assert not set(test_rows["question_id"]) & set(rows["sandbag"]["question_id"])
+    x = resid[torch.as_tensor(test_rows["row"].to_numpy().copy())]
+    sae = saes.load(folder, d_in=x.shape[1])
+    n = len(rows["genuine"])
+    with torch.no_grad():
+        e6 = controls.e6_and_e4(x, sae, train)[0]["E6", "kept", 0]
+        true = controls.e1_with_labels(x, sae, train, np.arange(2 * n) < n)
+    assert torch.equal(e6, true)
+
+
+def test_no_answer_begins_like_its_rivals_unnoticed(quick):
+    """p_first is blind where the right answer shares its first token with a wrong one: such items are counted."""
+    prompts = prompts_of(quick, "test", "sandbag")
+    collisions = sum(options[0][0] in [o[0] for o in options[1:]] for options in prompts["option_token_ids"])
+    assert collisions <= 0.1 * len(prompts)  # words as answers seldom collide; numbers in digits nearly always would
+
+
+def test_embedded_tokenizer_adds_no_beginning_of_sequence(quick):
+    prompts = prompts_of(quick, "test", "sandbag")
+    bos = 1  # <|im_start|>, which SmolLM2 uses in chats alone
+    assert all(bos not in ids for ids in prompts["prompt_token_ids"])
+    assert all(bos not in option for options in prompts["option_token_ids"] for option in options)
+
+
+# On the committed reference run -------------------------------------------------------------------------------------
+
+reference = pytest.mark.skipif(not (REFERENCE / "10_ledger").exists(), reason="the reference run is being made anew (make refresh)")
+
+
+@reference
+def test_reference_gap_has_its_interval_above_zero():
+    gate = read_json(REFERENCE / "00_baseline" / "summary.json")["gate"]
+    assert gate["open"] and gate["gap_p_full"]["low"] > 0
+    # 120 questions at a spread of about 11 pp a question resolve 2 pp; a gap outside 2 ... 15 is another model or framing.
+    assert 2 < gate["gap_p_full"]["value"] < 15
+
+
+@reference
+def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chosen_on():
+    train = set(read_json(REFERENCE / "07_heads" / "heads.json")["train_ids"])
+    judged = set(pd.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")["question_id"])
+    assert len(train) >= 40 and len(judged) >= 100 and not train & judged
+
+
+@reference
+def test_reference_joint_effect_passes_the_rule_that_the_nulls_do_not():
+    summary = read_json(REFERENCE / "08_circuit" / "summary.json")
+    assert summary["survives"]["value"] is True
+    # The rule's own floor: CI low above 0.5 pp, and at most 1 in 20 random sets as good.
+    assert summary["joint"]["low"] > 0.5 and summary["random_uniform"]["rank_p"] <= 0.05
+    for null in ("null_model", "placebo"):
+        found = read_json(REFERENCE / null / "08_circuit" / "summary.json")
+        assert found["survives"]["value"] is False, null
+        assert read_json(REFERENCE / null / "00_baseline" / "summary.json")["gate"]["open"] is False, null
+
+
+@reference
+def test_reference_joint_is_above_its_random_draws():
+    draws = draws_of(REFERENCE)
+    assert draws.groupby("kind").size().min() >= 100
+    assert joint_of(REFERENCE).mean() > draws["effect_pp"].quantile(0.95)
+
+
+@reference
+def test_reference_effect_shrinks_on_questions_that_it_was_not_selected_on():
+    curse = pd.read_csv(REFERENCE / "07_heads" / "winners_curse.csv").set_index("n_selected_on")
+    # Five questions choose partly by luck; at the largest size little of that is left, so the shortfall must be smaller.
+    shortfall = curse["in_sample"] - curse["out_of_sample"]
+    assert shortfall.loc[5] > 0 and shortfall.iloc[-1] < shortfall.loc[5]
+
+
+@reference
+def test_reference_verdicts_carry_their_guards():
+    table = pd.read_csv(REFERENCE / "06_specificity" / "summary.csv")
+    e6 = table[(table["intervention"] == "E6") & (table["metric"] == "p_full")]
+    assert set(e6["layer"]) == {7, 15, 22}
+    assert e6[["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]].notna().all().all()
+
+
+@reference
+@pytest.mark.slow
+def test_reference_scores_and_joint_effect_by_the_second_route(plain):
+    for condition in ("genuine", "sandbag"):
+        assert rescored(plain, REFERENCE, condition) < 1e-3
+    assert joint_by_weights(plain, REFERENCE) == pytest.approx(joint_of(REFERENCE).mean(), abs=0.02)
