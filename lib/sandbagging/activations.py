@@ -1,6 +1,7 @@
 """Collect the residual stream of prompts, token by token, and keep it on disk with a table of what each row is."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points, metrics
+from sandbagging import hook_points, metrics, packing, statistics
 from sandbagging.errors import UserError
 from sandbagging.files import atomic_path
 from sandbagging.hook_points import HookPoint
@@ -29,12 +30,19 @@ def collect(
     Columns: row, question_id, split, condition, framing, position, is_last.
     """
     check_layers(model, list(layers))
-    pack = metrics.prepare(model, questions, condition, framing)
+    pack = _prompts_only(model, questions, condition, framing)
     points = [HookPoint("resid_post", layer) for layer in layers]
     _, saved = hook_points.run(model, pack, reads=points)
     rows = torch.cat([torch.arange(1, pack.n_prefix), pack.trunk()])
     resid = {point.layer: value[0, rows.to(value.device)].cpu() for point, value in saved.items()}
     return resid, _describe(pack, rows, condition, framing, split)
+
+
+def _prompts_only(model, questions: Sequence[Question], condition: str, framing: str) -> Pack:
+    """Return the prompts as one pack that runs no answer token."""
+    encoded = [metrics.encode(model, q, condition, framing)[1] for q in questions]
+    # An option of one token is read at the prompt's last token and never run itself.
+    return packing.pack([replace(item, options=[item.options[0][:1]]) for item in encoded])
 
 
 def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str) -> pd.DataFrame:
@@ -67,11 +75,10 @@ def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Seq
 
 def norms_by_position(model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]) -> pd.DataFrame:
     """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm."""
-    pack = metrics.prepare(model, questions, condition, framing)
+    pack = _prompts_only(model, questions, condition, framing)
     _, saved = hook_points.run(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
-    keep = (pack.branch == 0).numpy()
     tables = [
-        pd.DataFrame({"layer": point.layer, "position": pack.position_ids[keep], "norm": value[0].norm(dim=-1).cpu().numpy()[keep]})
+        pd.DataFrame({"layer": point.layer, "position": pack.position_ids, "norm": value[0].norm(dim=-1).cpu().numpy()})
         for point, value in saved.items()
     ]
     return pd.concat(tables).groupby(["layer", "position"], as_index=False)["norm"].mean()
@@ -104,5 +111,34 @@ def load(folder: Path, layer: int) -> Tensor:
 
 def select(table: pd.DataFrame, split: str, condition: str, last: bool | None = None) -> pd.DataFrame:
     """Return the lines of a split and condition that belong to a question; `last` keeps last prompt tokens only."""
-    chosen = table[(table["split"] == split) & (table["condition"] == condition) & table["question_id"].notna() & (table["question_id"] != "")]
+    chosen = table[
+        (table["split"] == split) & (table["condition"] == condition) & table["question_id"].notna() & (table["question_id"] != "")
+    ]
     return chosen[chosen["is_last"]] if last else chosen
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what was collected by split and condition: questions, question tokens, tokens of the one prefix copy, longest prompt."""
+    rows = []
+    for (split, condition), part in table.groupby(["split", "condition"], sort=False):
+        own = select(part, split, condition)
+        rows.append({"split": split, "condition": condition, "questions": own["question_id"].nunique(), "question_tokens": len(own),
+                     "prefix_tokens": len(part) - len(own), "longest_prompt": int(part["position"].max()) + 1})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def last_token_shift(resid: dict[int, Tensor], table: pd.DataFrame, split: str, other: str, seed: int = 0) -> pd.DataFrame:
+    """Return how the residual stream at the last prompt token differs between genuine and `other` prompts, a row a layer.
+
+    Paired by question, in model units: norm_genuine, norm_other, value (mean norm_other - norm_genuine) with low, high, n;
+    distance (mean norm of other - genuine) and distance_share (distance / norm_genuine).
+    """
+    genuine, others = (select(table, split, condition, last=True).set_index("question_id")["row"] for condition in ("genuine", other))
+    rows = []
+    for layer, values in resid.items():
+        a, b = values[genuine.to_numpy()], values[others.loc[genuine.index].to_numpy()]
+        found = statistics.paired_effect(b.norm(dim=-1).numpy(), a.norm(dim=-1).numpy(), unit="model units", scale=1.0, seed=seed)
+        distance, norm = float((b - a).norm(dim=-1).mean()), float(a.norm(dim=-1).mean())
+        rows.append({"layer": layer, "other": other, "norm_genuine": norm, "norm_other": float(b.norm(dim=-1).mean()),
+                     **found.as_dict(), "distance": distance, "distance_share": distance / norm})  # fmt: skip
+    return pd.DataFrame(rows)
