@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import plain_log_p
+from tiny_models import plain_log_p
 
 from sandbagging import metrics, packing, prompts
 from sandbagging.errors import UserError

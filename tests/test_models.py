@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_llama_module, word_tokenizer
+from tiny_models import tiny_llama_module, word_tokenizer
 
 from sandbagging import hook_points, metrics, models
 from sandbagging.errors import UserError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import plain_log_p, tiny_llama_module, word_tokenizer
+from tiny_models import plain_log_p, tiny_llama_module, word_tokenizer
 
 from sandbagging import hook_points, metrics, packing, prompts
 from sandbagging.errors import UserError

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import word_tokenizer
+from tiny_models import word_tokenizer
 
 from sandbagging import prompts, questions
 from sandbagging.errors import UserError

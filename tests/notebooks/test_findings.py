@@ -110,33 +110,46 @@ def test_joint_effect_is_above_its_random_draws(quick):
     assert joint_of(quick).mean() > draws_of(quick)["effect_pp"].mean()
 
 
-def test_identity_with_the_error_term_is_no_change(quick):
-    """x + D(f(x)) - D(f(x)) is x: the notebook asserts it and records the largest change of any p."""
-    executed = (quick / "04_full_sae_swap_E6.ipynb").read_text()
-    assert "no-op" in executed or "exact" in executed
-
-
-def test_e1_with_true_labels_is_e6(quick):
-    """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
+@pytest.fixture(scope="module")
+def cell(quick):
+    """One SAE of the quick run with the train prompts' and the test prompts' residual stream at the last token."""
     from sandbagging import activations, controls, saes
 
     table = pd.read_csv(quick / "01_activations" / "tokens.csv.gz", keep_default_na=False)
-    folder = next(p for p in (quick / "02_saes").iterdir() if p.is_dir())
-    layer = saes.parse_tag(folder.name).layer
-    resid = activations.load(quick / "01_activations", layer)
-    rows = {c: activations.select(table, "train", c, last=True) for c in ("genuine", "sandbag")}
-    at = {c: torch.as_tensor(r["row"].to_numpy().copy()) for c, r in rows.items()}
-    train = controls.TrainCodes(resid[at["genuine"]], resid[at["sandbag"]],
-                                rows["genuine"]["question_id"].to_numpy(), rows["sandbag"]["question_id"].to_numpy())  # fmt: skip
-    test_rows = activations.select(table, "test", "sandbag", last=True)
-    assert not set(test_rows["question_id"]) & set(rows["sandbag"]["question_id"])
-    x = resid[torch.as_tensor(test_rows["row"].to_numpy().copy())]
-    sae = saes.load(folder, d_in=x.shape[1])
-    n = len(rows["genuine"])
+    folder = next(p for p in sorted((quick / "02_saes").iterdir()) if p.is_dir())
+    resid = activations.load(quick / "01_activations", saes.parse_tag(folder.name).layer)
+
+    def rows(split, condition):
+        found = activations.select(table, split, condition, last=True)
+        return resid[torch.tensor(found["row"].to_list())], found["question_id"].to_numpy()
+
+    (genuine, genuine_ids), (sandbag, sandbag_ids) = rows("train", "genuine"), rows("train", "sandbag")
+    x, test_ids = rows("test", "sandbag")
+    assert not set(test_ids) & (set(genuine_ids) | set(sandbag_ids))
+    return x, saes.load(folder, d_in=x.shape[1]), controls.TrainCodes(genuine, sandbag, genuine_ids, sandbag_ids)
+
+
+def test_swapping_a_code_for_itself_is_no_change(cell):
+    """With the error term kept, x + D(f(x)) - D(f(x)) is x: float32 rounding at norms of about 100 is all that may remain."""
+    from sandbagging import interventions
+
+    x, sae, _ = cell
+    with torch.no_grad():
+        swapped = torch.cat([interventions.swap_code(row[None], sae, sae.encode(row[None])[0]) for row in x])
+    assert (swapped - x).norm(dim=1).max() < 1e-5 * x.norm(dim=1).max()
+
+
+def test_e1_with_true_labels_is_e6(cell):
+    """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
+    from sandbagging import controls
+
+    x, sae, train = cell
+    n = len(train.genuine)
     with torch.no_grad():
         e6 = controls.e6_and_e4(x, sae, train)[0]["E6", "kept", 0]
         true = controls.e1_with_labels(x, sae, train, np.arange(2 * n) < n)
-    assert torch.equal(e6, true)
+        false = controls.e1_with_labels(x, sae, train, np.arange(2 * n) >= n)
+    assert torch.equal(e6, true) and not torch.equal(e6, false)
 
 
 def test_no_answer_begins_like_its_rivals_unnoticed(quick):
