@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-import sandbagging
 import yaml
+
+import sandbagging
 
 FIELDS = ["claim", "kind", "text", "section", "model", "value", "low", "high", "n", "unit", "note"]
 MODELS = {"llama-3.2-1b", "smollm2-135m", "tinyllama", "pythia-160m", "pythia-410m", "all"}

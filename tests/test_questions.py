@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+
 from sandbagging import questions
 from sandbagging.errors import UserError
 from sandbagging.questions import Question
