@@ -232,6 +232,38 @@ def sae_quality(metrics: pd.DataFrame) -> Figure:
 
 
 @_styled
+def seen_and_held_out(metrics: pd.DataFrame, n_train: int, n_test: int) -> Figure:
+    """FVU of each SAE on questions that it was trained on and on held-out ones; columns tag, fvu_train, fvu_same."""
+    _need(metrics, "SAE metrics", "tag", "fvu_train", "fvu_same")
+    place = np.arange(len(metrics))[::-1]
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.6 + 0.26 * len(metrics)))
+    ax.hlines(place, metrics["fvu_train"], metrics["fvu_same"], color="#BBBBBB", linewidth=1.5, zorder=1)
+    ax.plot(metrics["fvu_train"], place, "o", color=SKY, markeredgecolor=INK, label=f"train questions (seen), n = {n_train}")
+    ax.plot(metrics["fvu_same"], place, "v", color=VERMILION, label=f"test questions (held out), n = {n_test}")
+    ax.set_yticks(place, metrics["tag"], fontsize=8)
+    ax.set_ylabel("SAE (tag)")
+    ax.set_xlabel("FVU over all question tokens (share of variance)")
+    ax.set_xlim(left=0)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    _title(fig, "Seen and held out")
+    return _caption(fig, f"n = {len(metrics)} SAEs, each on prompts of its own training condition, shared prefix left out.")
+
+
+@_styled
+def chosen_latents(table: pd.DataFrame) -> Figure:
+    """d_z on test questions of one latent per SAE, chosen on train questions; columns tag, pair, value, low, high, n."""
+    _need(table, "table of chosen latents", "tag", "pair", "value", "low", "high", "n")
+    looks = {pair: CONDITIONS["placebo" if "placebo" in pair else "sandbag"] for pair in table["pair"].unique()}
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.7 + 0.3 * table["tag"].nunique()))
+    _rows_by_group(ax, table, "tag", "pair", "value", looks)
+    ax.set_xlabel("d_z of the chosen latent on test questions (SD units; positive: larger in genuine prompts)")
+    ax.set_ylabel("SAE (tag)")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    _title(fig, "The latent chosen on train questions")
+    return _caption(fig, _n(table["n"], "test prompt pairs"), CI)
+
+
+@_styled
 def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
     """|d_max| per tag and pair beside the 95th percentile of its sign-flip null; n is the number of prompt pairs.
 

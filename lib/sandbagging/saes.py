@@ -33,9 +33,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import __version__
+from sandbagging import __version__, statistics
 from sandbagging.errors import UserError
 from sandbagging.files import write_json
+from sandbagging.statistics import Estimate
 
 if TYPE_CHECKING:
     from sae_lens import SAE, TrainingSAE
@@ -734,18 +735,31 @@ def _fvu_pair(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: s
     return {"fvu": figures["fvu"], "fvu_last": figures["fvu_last"]}
 
 
+@torch.no_grad()
+def fvu_ci(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, last: bool = False, seed: int = 0) -> Estimate:
+    """Return FVU over the question tokens (or the last ones) of one split, with a CI95 over questions, whole questions resampled."""
+    lines = table.set_index("row").loc[question_rows(table, condition, split)]
+    lines = lines[lines["is_last"]] if last else lines
+    tokens = _checked(activations[lines.index.to_numpy()])
+    error = (tokens - sae.decode(sae.encode(tokens))).square().sum(dim=1)
+    spread = (tokens - tokens.mean(dim=0)).square().sum(dim=1)
+    sums = pd.DataFrame({"error": error, "spread": spread}).groupby(lines["question_id"].to_numpy()).sum()
+    return statistics.ratio_ci(sums["error"], sums["spread"], unit="share of variance", seed=seed)
+
+
 # Separation at the last prompt token -------------------------------------------------------------------------------
 
 
-def last_tokens(activations: Tensor, table: pd.DataFrame, split: str) -> dict[str, Tensor]:
+def last_tokens(activations: Tensor, table: pd.DataFrame, split: str, conditions: Sequence[str]) -> dict[str, Tensor]:
     """Return {condition: resid_post [question d_model]} at the last prompt tokens of one split, questions in one order throughout.
 
     Raises UserError where the conditions do not hold the same questions, since nothing could be paired.
     """
     last = table[table["is_last"] & (table["split"] == split)].sort_values("question_id")
-    rows = {condition: part["row"].to_numpy() for condition, part in last.groupby("condition")}
-    asked = {tuple(part["question_id"]) for _, part in last.groupby("condition")}
-    if len(asked) != 1:
+    parts = {condition: last[last["condition"] == condition] for condition in conditions}
+    rows = {condition: part["row"].to_numpy() for condition, part in parts.items()}
+    asked = {tuple(part["question_id"]) for part in parts.values()}
+    if len(asked) != 1 or not asked.pop():
         raise UserError(f"The conditions of split {split!r} do not hold the same questions; run notebook 01_collect_activations again.")
     return {condition: activations[index] for condition, index in rows.items()}
 
