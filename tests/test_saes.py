@@ -196,6 +196,23 @@ def test_thresholds_move_in_training(activations):
     assert sae.threshold.std() > 1e-3
 
 
+def test_threshold_gradient_equals_the_closed_form_on_hand_set_numbers():
+    """With K the rectangle of width 1: d/dtheta of z*H(z - theta) is -(theta/eps) K, of H(z - theta) -(1/eps) K (Rajamanoharan 2024).
+
+    Finite differences of the smoothed activation would give z/eps for the first, and so pass a wrong one.
+    """
+    from sae_lens.saes.jumprelu_sae import JumpReLU, Step
+
+    # theta = 0.5, eps = 0.4: the kernel is 1 for z in 0.3 ... 0.7, so the first and third token count and the others do not.
+    z, theta, eps = torch.tensor([[0.4], [0.2], [0.6], [0.9]]), torch.tensor([0.5], requires_grad=True), 0.4
+    upstream = torch.tensor([[1.0], [10.0], [3.0], [10.0]])
+    (JumpReLU.apply(z, theta, eps, False) * upstream).sum().backward()
+    assert theta.grad.item() == pytest.approx(-(0.5 / 0.4) * (1.0 + 3.0))
+    theta.grad = None
+    (Step.apply(z, theta, eps, False) * upstream).sum().backward()
+    assert theta.grad.item() == pytest.approx(-(1 / 0.4) * (1.0 + 3.0))
+
+
 def test_topk_has_k_active_latents(activations):
     tokens, scale = saes.training_data(activations)
     sae = saes.fold_scaling(saes.train(recipe(), tokens)[0], scale)
