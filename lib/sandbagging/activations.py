@@ -127,18 +127,32 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def last_token_shift(resid: dict[int, Tensor], table: pd.DataFrame, split: str, other: str, seed: int = 0) -> pd.DataFrame:
-    """Return how the residual stream at the last prompt token differs between genuine and `other` prompts, a row a layer.
+def last_tokens(resid: dict[int, Tensor], table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return resid_post at the last prompt token of each question beside its genuine twin, a row a layer, condition and question.
 
-    Paired by question, in model units: norm_genuine, norm_other, value (mean norm_other - norm_genuine) with low, high, n;
-    distance (mean norm of other - genuine) and distance_share (distance / norm_genuine).
+    Columns: layer, condition, question_id, norm (model units), distance (norm of the difference from genuine / genuine norm).
     """
-    genuine, others = (select(table, split, condition, last=True).set_index("question_id")["row"] for condition in ("genuine", other))
-    rows = []
+    rows = {c: select(table, split, c, last=True).set_index("question_id")["row"] for c in table["condition"].unique()}
+    ids, parts = rows["genuine"].index, []
     for layer, values in resid.items():
-        a, b = values[genuine.to_numpy()], values[others.loc[genuine.index].to_numpy()]
-        found = statistics.paired_effect(b.norm(dim=-1).numpy(), a.norm(dim=-1).numpy(), unit="model units", scale=1.0, seed=seed)
-        distance, norm = float((b - a).norm(dim=-1).mean()), float(a.norm(dim=-1).mean())
-        rows.append({"layer": layer, "other": other, "norm_genuine": norm, "norm_other": float(b.norm(dim=-1).mean()),
-                     **found.as_dict(), "distance": distance, "distance_share": distance / norm})  # fmt: skip
+        genuine = values[rows["genuine"].tolist()]
+        for condition, of_question in rows.items():
+            x = values[of_question.loc[ids].tolist()]
+            distance = (x - genuine).norm(dim=-1) / genuine.norm(dim=-1)
+            parts.append(pd.DataFrame({"layer": layer, "condition": condition, "question_id": ids,
+                                       "norm": x.norm(dim=-1).numpy(), "distance": distance.numpy()}))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def summarise_last_tokens(per_question: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return means of `last_tokens` with CI95 over questions: layer, condition, metric (norm, norm_change, distance), Estimate fields."""
+    rows = []
+    for layer, of_layer in per_question.groupby("layer"):
+        wide = of_layer.pivot(index="question_id", columns="condition", values=["norm", "distance"])
+        for condition in of_layer["condition"].unique():
+            norm, genuine, distance = (wide[key].to_numpy() for key in (("norm", condition), ("norm", "genuine"), ("distance", condition)))
+            found = {"norm": statistics.mean_ci(norm, unit="model units", seed=seed),
+                     "norm_change": statistics.paired_effect(norm, genuine, unit="model units", scale=1.0, seed=seed),
+                     "distance": statistics.mean_ci(distance, unit="share of the genuine norm", seed=seed)}  # fmt: skip
+            rows += [{"layer": layer, "condition": condition, "metric": name, **value.as_dict()} for name, value in found.items()]
     return pd.DataFrame(rows)

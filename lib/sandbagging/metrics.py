@@ -189,7 +189,7 @@ def per_question(scores: pd.DataFrame, condition: str, metric: str = PRIMARY) ->
 
 def gap(scores: pd.DataFrame, metric: str = PRIMARY, seed: int = 0) -> Estimate:
     """Return the sandbagging gap mean(m(genuine) - m(sandbag)) in pp, paired by question, with its CI95 (nats for logodds)."""
-    genuine = per_question(scores, "genuine", metric)
+    genuine = per_question(scores, "genuine", metric).sort_index()  # so that the interval does not depend on the order of rows
     sandbag = per_question(scores, "sandbag", metric).loc[genuine.index]
     scale, unit = (1.0, "nats") if metric == "logodds" else (100.0, "pp")
     return statistics.paired_effect(genuine.to_numpy(), sandbag.to_numpy(), unit=unit, scale=scale, seed=seed)
