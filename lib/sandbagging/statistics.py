@@ -242,6 +242,14 @@ def bootstrap_questions_and_draws(
     return Estimate(float(x.mean()), float(low), float(high), n_questions, unit, method)
 
 
+def proportion(successes: int, n: int, unit: str = "share") -> Estimate:
+    """successes / n with its exact binomial (Clopper–Pearson) CI95; takes the n as independent."""
+    if not 0 <= successes <= n or n < 1:
+        raise UserError(f"A proportion needs 0 ≤ successes ≤ n and n ≥ 1; got {successes} of {n}.")
+    ends = stats.binomtest(successes, n).proportion_ci(LEVEL)
+    return Estimate(successes / n, float(ends.low), float(ends.high), n, unit, "exact binomial (Clopper-Pearson)")
+
+
 # --- equal to zero, or not seen? --------------------------------------------------------------------
 
 
