@@ -430,8 +430,8 @@ def test_ctrl_c_leaves_no_done_marker_and_the_folder_was_locked(repository):
         runs.begin("07_heads", run="c", parameters={"k": 2})
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.rstrip().endswith("Interrupted; run the same command to go on.")
+    assert process.returncode == 130, said
+    assert said.rstrip().endswith("Interrupted; run the same command to go on."), said
     assert "Traceback" not in said
     assert runs.read_manifest("c", "00_baseline") is None
     assert not (repository / "papermill_runs/c/00_can_it_sandbag.ipynb").exists()
@@ -478,6 +478,14 @@ def test_other_error_names_notebook_cell_and_file(repository, capsys):
     assert "00_can_it_sandbag stopped in cell 6: ZeroDivisionError: division by zero" in said
     assert "00_can_it_sandbag.failed.ipynb" in said and "Traceback" not in said
     assert "failed, see 00_can_it_sandbag.failed.ipynb" in runner.status("f").to_string()
+
+
+def test_dead_kernel_is_one_sentence(repository, capsys):
+    (repository / "fail").write_text("import signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert main(["run", "00", "--run", "f"]) == 1
+    said = capsys.readouterr().err
+    assert "The kernel of 00_can_it_sandbag died" in said and "Traceback" not in said
+    assert runs.read_manifest("f", "00_baseline") is None
 
 
 def test_full_disk_is_one_sentence(repository, monkeypatch):

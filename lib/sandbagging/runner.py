@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -341,8 +342,9 @@ def _kernel_home() -> Iterator[Path]:
     """
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     home = Path(tempfile.mkdtemp(prefix="sb-", dir=short))
-    # The kernel's own log stays silent: what matters of it is in the notebook.
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+    # What the kernel says outside the notebook goes to a file: on Ctrl-C it would bury our own last line.
+    launch = 'exec "$0" -m ipykernel_launcher -f "$1" 2>>"$2"'
+    command = ["/bin/sh", "-c", launch, sys.executable, "{connection_file}", str(home / "kernel.log")]
     spec = {"argv": command, "display_name": "Python 3", "language": "python"}
     try:
         files.write_json(home / "kernels" / "python3" / "kernel.json", spec)
@@ -453,7 +455,9 @@ def _execute_one(run: str, step: PlannedStep, kernel_home: Path) -> None:
         raise NotebookFailed(f"{notebook.name} stopped in cell {error.exec_count}: {error.ename}: {last}\nSee {failed}") from None
     except DeadKernelError:
         partial.unlink(missing_ok=True)
-        raise NotebookFailed(f"The kernel of {notebook.name} died; most often the machine ran out of memory.") from None
+        raise NotebookFailed(
+            f"The kernel of {notebook.name} died; most often the machine ran out of memory.{_last_words(kernel_home)}"
+        ) from None
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -463,11 +467,22 @@ def _execute_one(run: str, step: PlannedStep, kernel_home: Path) -> None:
     _publish(partial, executed_path(run, notebook))
 
 
+def _last_words(kernel_home: Path) -> str:
+    """Return the last line that a kernel wrote outside its notebook, if there is one."""
+    log = kernel_home / "kernel.log"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return f" Its last words: {lines[-1]}" if lines else ""
+
+
 def _papermill(source: Path, target: Path, parameters: dict[str, Any], kernel_home: Path) -> None:
     """Call papermill with a kernel of this interpreter that talks through sockets of its own."""
     import papermill
     from traitlets.config import Config
 
+    # After Ctrl-C asyncio would complain, at length, about the tasks that papermill leaves behind.
+    # Of a dead kernel papermill tells what we say better.
+    for name in ("asyncio", "papermill"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # A socket path of its own per kernel: ports race under load, and a shared path mixes two runs up.
     address = tempfile.mkdtemp(prefix="k", dir=kernel_home)
     config = Config({"KernelManager": {"transport": "ipc", "ip": f"{address}/k"}})

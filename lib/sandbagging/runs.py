@@ -496,14 +496,14 @@ def plain(value: Any) -> Any:
 
 
 def _commit() -> str:
-    """Return the repository's commit, with + when tracked files differ from it, or 'unknown' outside git."""
+    """Return the repository's commit, with + when tracked files other than runs differ from it, or 'unknown' outside git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!papermill_runs") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
