@@ -1,0 +1,751 @@
+"""The ledger: every published claim beside what this run measured, with a verdict by a rule fixed in advance.
+
+1. `Artefacts.read` gathers the tables of the notebooks before.
+2. `measurements` turns them into one `Measurement` per claim: a number with its CI95, or the reason why there is none.
+3. `verdict` judges each by the rule that `RULE` puts in words.
+4. `rows` lays claims, measurements and verdicts out as the ledger; `headline` and `headline_figure` say it in short.
+
+No model is loaded here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import hypot, isnan, nan, sqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from sandbagging import circuits, controls, metrics, plots, runs, statistics
+from sandbagging.errors import UserError
+from sandbagging.statistics import Equivalence, Estimate
+
+PUBLISHED = Path(__file__).parent / "data" / "published.yaml"
+SLIPS = ("topk_sae_count", "d_sae", "early_heads", "neutral_questions", "topk_wins", "training_conditions", "gap_to_random_heads")
+
+# The models that the claims are about, by every name that a run can give them.
+ALIASES = {
+    "llama-3.2-1b": ("llama-3.2-1b", "meta-llama/Llama-3.2-1B"),
+    "smollm2-135m": ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
+    "tinyllama": ("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
+    "pythia-160m": ("EleutherAI/pythia-160m",),
+    "pythia-410m": ("EleutherAI/pythia-410m",),
+}
+DEQUANTISED = ("smollm2-135m-instruct",)  # its weights come out of a file of 4 bits a weight (Q4_1)
+AGREES = 0.5  # a replication is shown to be at least half and at most one and a half times the published effect
+NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts"}
+
+REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID = "replicated", "not replicated", "cannot be said"
+SAME_DIRECTION, OPPOSITE, NOT_TESTABLE = "same direction", "opposite", "not testable here"
+
+RULE = """
+**For the model that the claim is about.** The difference is measured − published. Its CI95 holds the errors of both; where the card
+gives no interval, its error is taken to be ours at its number of questions (as wide as ours where it gives no number either).
+1. The CI of the difference leaves out 0: *not replicated* (the words beside it say whether the sign or the size differs).
+2. The measured CI is clear of zero effect on the published side, **and** the CI of the difference lies within ± half the published
+   effect: *replicated*.
+3. Anything else: *cannot be said*. A wide interval therefore replicates nothing.
+
+**For any other model.** Sizes cannot agree or disagree, so three answers are left: *same direction* (the measured CI is clear of zero
+effect on the published side), *opposite* (on the other side), and *not testable here* (the CI contains zero effect, or the claim
+has no direction: a list of heads, a level, a spread).
+
+**A claim that something is smaller than a bound** (|gap| < 0.15 pp) is a claim of equivalence: it holds only if two one-sided tests put
+every gap inside the bound, and fails if a CI95 lies outside. Not significant is not equal.
+
+**A claim in words, "about zero or negative",** fails if the CI lies above 0 and holds if it lies below; "about zero" without a margin
+cannot be shown.
+
+A closed gate, an intervention that is degenerate by its design, or a missing measurement: *not testable here*.
+""".strip()
+
+
+# The rule -----------------------------------------------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """A verdict of the rule, and the reason in words."""
+
+    verdict: str
+    why: str
+
+
+def difference(published: Estimate, measured: Estimate) -> Estimate:
+    """Return measured - published with a CI95 that holds both errors, as of independent samples.
+
+    A published number without an interval gets ours, widened by the square root of the numbers of questions.
+    """
+    below, above = measured.value - measured.low, measured.high - measured.value
+    published_below, published_above = published.value - published.low, published.high - published.value
+    if isnan(published_below):
+        factor = sqrt(measured.n / published.n) if published.n else 1.0
+        published_below, published_above = below * factor, above * factor
+    value = measured.value - published.value
+    return Estimate(value, value - hypot(below, published_above), value + hypot(above, published_below), measured.n, measured.unit)
+
+
+def verdict(published: Estimate, measured: Estimate | None, same_model: bool, *, kind: str = "effect", reference: float = 0.0,
+            test: Equivalence | None = None) -> Verdict:  # fmt: skip
+    """Return the verdict of `RULE` on one claim; the reason says what decided.
+
+    kind: "effect" (its direction is seen against `reference`, the value of no effect), "level" (a number without a direction),
+    "bound" (|measured| < published, with the two one-sided tests in `test`) or "at most" (not above `reference`).
+    """
+    if measured is None or isnan(measured.value):
+        return Verdict(NOT_TESTABLE, "not measured")
+    if kind == "bound":
+        return _bound(published, measured, same_model, test)
+    if isnan(measured.low) or isnan(measured.high):
+        return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, "the measured number has no interval")
+    if kind == "at most":
+        return _at_most(measured, same_model, reference)
+    if not same_model:
+        return _direction(published, measured, reference) if kind == "effect" else Verdict(NOT_TESTABLE, "it has no direction to compare")
+    return _same_model(published, measured, reference)
+
+
+def _side(measured: Estimate, reference: float) -> int:
+    """Return +1 or -1 where the interval is clear of the value of no effect, above or below, else 0."""
+    return int(measured.low > reference) - int(measured.high < reference)
+
+
+def _published_side(published: Estimate, reference: float) -> int:
+    value = published.low if isnan(published.value) else published.value
+    return int(np.sign(value - reference))
+
+
+def _direction(published: Estimate, measured: Estimate, reference: float) -> Verdict:
+    side = _side(measured, reference)
+    if side == 0:
+        return Verdict(NOT_TESTABLE, f"at this n the CI contains no effect ({reference:g})")
+    if side == _published_side(published, reference):
+        return Verdict(SAME_DIRECTION, "the CI is clear of no effect, on the published side")
+    return Verdict(OPPOSITE, "the CI is clear of no effect, on the other side")
+
+
+def _same_model(published: Estimate, measured: Estimate, reference: float) -> Verdict:
+    side, published_side = _side(measured, reference), _published_side(published, reference)
+    if isnan(published.value):  # a range in place of a number
+        inside = published.low <= measured.low and measured.high <= published.high
+        outside = measured.high < published.low or measured.low > published.high
+        return Verdict(REPLICATED if inside else NOT_REPLICATED if outside else CANNOT_BE_SAID, "the CI beside the published range")
+    gap = difference(published, measured)
+    shown = f"measured − published = {gap.value:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}]"
+    if gap.low > 0 or gap.high < 0:
+        how = "the sign is the other one" if side == -published_side else "the size differs" if side else "no effect is seen"
+        return Verdict(NOT_REPLICATED, f"{how}: {shown}")
+    room = AGREES * abs(published.value - reference)
+    if side == published_side and -room < gap.low and gap.high < room:
+        return Verdict(REPLICATED, shown)
+    doubt = "the intervals are too wide" if side == published_side else "the direction is not clear"
+    return Verdict(CANNOT_BE_SAID, f"{doubt}: {shown}")
+
+
+def _bound(published: Estimate, measured: Estimate, same_model: bool, test: Equivalence | None) -> Verdict:
+    bound = published.value
+    if test is not None and test.equivalent:
+        return Verdict(REPLICATED if same_model else SAME_DIRECTION, f"inside ±{bound:g} by two one-sided tests, p = {test.p:.3g}")
+    if measured.low > bound or measured.high < -bound:
+        return Verdict(NOT_REPLICATED if same_model else OPPOSITE, f"the CI lies outside ±{bound:g}")
+    return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, f"at this n neither inside nor outside ±{bound:g}")
+
+
+def _at_most(measured: Estimate, same_model: bool, reference: float) -> Verdict:
+    if measured.low > reference:
+        return Verdict(NOT_REPLICATED if same_model else OPPOSITE, f"the CI lies above {reference:g}")
+    if measured.high <= reference:
+        return Verdict(REPLICATED if same_model else SAME_DIRECTION, f"the CI does not reach above {reference:g}")
+    return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, "the CI contains 0, and the claim names no margin for 'about zero'")
+
+
+def heads_verdict(published: Sequence[str], measured: Sequence[str] | None, same_model: bool) -> Verdict:
+    """Return the verdict on a list of heads: names mean the same head in one model only."""
+    if not same_model:
+        return Verdict(NOT_TESTABLE, "a head's name means nothing in another model")
+    if not measured:
+        return Verdict(NOT_TESTABLE, "not measured")
+    shared = len(set(published) & set(measured))
+    word = REPLICATED if shared == len(published) == len(measured) else NOT_REPLICATED if shared == 0 else CANNOT_BE_SAID
+    return Verdict(word, f"{shared} of {len(published)} heads are the same")
+
+
+# What was published, what was measured ---------------------------------------------------------------------------------------------
+
+
+def published() -> list[dict]:
+    """Return every retold figure of the card, as `data/published.yaml` holds them."""
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def same_model(claim_model: str, model: str) -> bool:
+    """Return whether a run's model is the one that a claim is about; a claim about several models is about none alone."""
+    return model in ALIASES.get(claim_model, ())
+
+
+class Artefacts(NamedTuple):
+    """The tables of one run that the ledger is made of; columns as in the run folder."""
+
+    model: str
+    random_weights: bool
+    gate: dict  # open, gap_p_full, gap_choice_len, genuine_choice_len, reason
+    margin_pp: float
+    scores: pd.DataFrame  # 00, test questions
+    separation: pd.DataFrame  # 03
+    swaps: pd.DataFrame  # 04, 05 and 06, per question
+    specificity: pd.DataFrame  # 06, summary
+    sweep: pd.DataFrame  # 07
+    heads: list[tuple[int, int]]
+    circuit: pd.DataFrame  # 08, per question
+    draws: pd.DataFrame
+    subsets: pd.DataFrame
+    circuit_summary: dict
+
+    @classmethod
+    def read(cls, step: runs.Step) -> Artefacts:
+        """Read what the notebooks before have written; UserError where a file is missing."""
+        scores = step.read_table("00_baseline", "scores.csv.gz")
+        swaps = [step.read_table(name, "effects_by_question.csv.gz") for name in ("04_swap", "05_shuffled", "06_specificity")]
+        keys = ["question_id", "layer", "tag", "position", "error_term", "intervention", "seed", "metric"]
+        swaps = pd.concat(swaps, ignore_index=True).fillna({"tag": "", "error_term": ""}).drop_duplicates(keys, keep="last")
+        summary = step.read_json("08_circuit", "summary.json")
+        return cls(
+            model=str(step.setting("model")),
+            random_weights=bool(step.setting("random_weights")),
+            gate=step.read_json("00_baseline", "summary.json")["gate"],
+            margin_pp=float(step.setting("margin_pp")),
+            scores=scores[scores["split"] == "test"],
+            separation=step.read_table("03_separation", "separation.csv"),
+            swaps=swaps,
+            specificity=step.read_table("06_specificity", "summary.csv"),
+            sweep=step.read_table("07_heads", "effects.csv"),
+            heads=_head_tuples(summary["heads"]),
+            circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
+            draws=step.read_table("08_circuit", "draws.csv"),
+            subsets=step.read_table("08_circuit", "subsets.csv"),
+            circuit_summary=summary,
+        )
+
+    @property
+    def measured_on(self) -> str:
+        """The model in words, with what is special about its weights."""
+        special = ", random weights" if self.random_weights else ", dequantised from 4 bits (Q4_1)" if self.model in DEQUANTISED else ""
+        return self.model + special
+
+
+def _head_tuples(heads: Sequence) -> list[tuple[int, int]]:
+    """Return heads as tuples (layer, head), whether they were stored as names or as pairs."""
+    return [tuple(int(x) for x in head[1:].split("H")) if isinstance(head, str) else (int(head[0]), int(head[1])) for head in heads]
+
+
+class Measurement(NamedTuple):
+    """What a run says about one claim: a number (with how to judge it), or a list of heads, or why there is neither."""
+
+    estimate: Estimate | None = None
+    kind: str = "effect"
+    reference: float = 0.0
+    test: Equivalence | None = None
+    heads: tuple[str, ...] = ()
+    why: str = ""  # why it cannot be measured, or what to know about the number
+    scale: float = 1.0  # the ledger shows published and measured numbers times this; the rule reads shares
+
+
+def joint_by_question(circuit: pd.DataFrame, condition: str, intervention: str = "joint", metric: str = metrics.PRIMARY) -> pd.Series:
+    """Return the effect in pp per question of one intervention of notebook 08, indexed by question_id; empty where it was not run."""
+    rows = circuit[(circuit["condition"] == condition) & (circuit["intervention"] == intervention) & (circuit["metric"] == metric)]
+    return (100 * (rows["value"] - rows["baseline"])).set_axis(rows["question_id"]).sort_index()
+
+
+def _effect(change: pd.Series) -> Estimate | None:
+    return statistics.mean_ci(change.to_numpy(), unit="pp") if len(change) > 1 else None
+
+
+def specificity_cells(a: Artefacts, error_term: str = "kept", metric: str = metrics.PRIMARY) -> pd.DataFrame:
+    """Return the specificity gaps per SAE at the last token: tag, layer, verdict, E6 − E1 and E6 − E4 as Estimates, their equivalence tests."""
+    position = "last" if (a.swaps["position"] == "last").any() else a.swaps["position"].iloc[0]
+    part = a.swaps[(a.swaps["position"] == position) & (a.swaps["metric"] == metric)]
+    judged = a.specificity[(a.specificity["position"] == position) & (a.specificity["error_term"] == error_term)]
+    found = []
+    for (layer, tag), cell in part[part["tag"] != ""].groupby(["layer", "tag"]):
+        e6, e4, e1 = (controls.by_question(cell, name, error_term, metric) for name in ("E6", "E4", "E1"))
+        words = judged[(judged["layer"] == layer) & (judged["tag"] == tag)]
+        gaps = {f"gap_{name}": statistics.mean_ci(e6 - other, unit="pp") for name, other in (("e1", e1), ("e4", e4))}
+        tests = {f"test_{name}": statistics.equivalence(e6 - other, a.margin_pp) for name, other in (("e1", e1), ("e4", e4))}
+        found.append({"layer": int(layer), "tag": tag, "n": len(e6), "verdict": _only(words["verdict"].dropna()), **gaps, **tests})
+    return pd.DataFrame(found, columns=["layer", "tag", "n", "verdict", "gap_e1", "gap_e4", "test_e1", "test_e4"])
+
+
+def _only(words: pd.Series) -> str:
+    kinds = [w for w in dict.fromkeys(words.astype(str)) if w]
+    return kinds[0] if kinds else "not judged"
+
+
+def _swap_gap(a: Artefacts) -> Measurement:
+    """All specificity gaps of the JumpReLU SAEs as one claim of equivalence: the largest gap decides."""
+    cells = specificity_cells(a)
+    cells = cells[[("jumprelu" in tag) for tag in cells["tag"]]]
+    if cells.empty:
+        return Measurement(why="no JumpReLU SAE in this run")
+    informative = cells[~cells["verdict"].isin(["degenerate", "destructive"])]
+    if informative.empty:
+        return Measurement(why=f"all {len(cells)} cells are degenerate or destructive, so their gaps say nothing")
+    gaps, tests = ([*informative[f"{what}_e1"], *informative[f"{what}_e4"]] for what in ("gap", "test"))
+    weakest = max(tests, key=lambda test: test.p)
+    outside = [gap for gap in gaps if gap.low > a.margin_pp or gap.high < -a.margin_pp]
+    shown = max(outside or gaps, key=lambda gap: abs(gap.value))
+    why = f"largest of {len(gaps)} gaps over {len(informative)} cells"
+    if len(informative) < len(cells):
+        why += f"; {len(cells) - len(informative)} degenerate or destructive ones do not count"
+    return Measurement(shown, kind="bound", test=weakest, why=why)
+
+
+def _share(count: int, n: int, scale: float, reference: float, why: str = "") -> Measurement:
+    """A count of n as a share with its exact (Clopper–Pearson) CI95."""
+    if n == 0:
+        return Measurement(why=why or "nothing to count")
+    interval = stats.binomtest(count, n).proportion_ci(method="exact")
+    return Measurement(Estimate(count / n, interval.low, interval.high, n, "", "exact binomial"), reference=reference, why=why, scale=scale)
+
+
+def _spread(draws: np.ndarray) -> Measurement:
+    n = len(draws)
+    if n < 2:
+        return Measurement(why="too few draws")
+    sd = float(draws.std(ddof=1))
+    low, high = (sd * sqrt((n - 1) / stats.chi2.ppf(q, n - 1)) for q in (0.975, 0.025))
+    return Measurement(Estimate(sd, low, high, n, "pp", "chi-squared"), kind="level", why="a spread over draws")
+
+
+def _ratio(top: pd.Series, bottom: pd.Series, *, one_minus: bool = False) -> Measurement:
+    if len(top) < 2 or len(bottom) < 2:
+        return Measurement(why="not measured")
+    share = statistics.ratio_ci(top.to_numpy(), bottom.loc[top.index].to_numpy(), unit="%", scale=100.0)
+    if one_minus:
+        share = Estimate(100 - share.value, 100 - share.high, 100 - share.low, share.n, "%", share.method)
+    return Measurement(share)
+
+
+def _gap_to_draws(a: Artefacts) -> Measurement:
+    """Joint effect minus the mean of the uniform draws, with the errors of both."""
+    joint, draws = _effect(joint_by_question(a.circuit, "sandbag")), _draws(a.draws, "uniform")
+    if joint is None or len(draws) < 2:
+        return Measurement(why="no random draws in this run")
+    error = 1.96 * float(draws.std(ddof=1)) / sqrt(len(draws))
+    value, low, high = joint.value - draws.mean(), hypot(joint.value - joint.low, error), hypot(joint.high - joint.value, error)
+    return Measurement(Estimate(value, value - low, value + high, joint.n, "pp", f"{joint.method}; {len(draws)} draws"))
+
+
+def _draws(draws: pd.DataFrame, kind: str) -> np.ndarray:
+    rows = draws[draws["kind"] == kind]
+    return rows[rows["metric"] == metrics.PRIMARY]["effect_pp"].to_numpy() if "metric" in rows else rows["effect_pp"].to_numpy()
+
+
+def _singles(a: Artefacts) -> pd.Series:
+    """The sum of the single heads' effects per question, in pp."""
+    singles = [joint_by_question(a.circuit, "sandbag", f"single:{circuits.head_name(head)}") for head in a.heads]
+    return pd.concat(singles, axis=1).sum(axis=1) if singles and all(len(s) for s in singles) else pd.Series(dtype=float)
+
+
+def _best_three(a: Artefacts) -> tuple[tuple[str, ...], Measurement]:
+    """The best subset of three heads on the test questions and its effect there, which flatters it a little."""
+    rows = a.subsets[a.subsets["metric"] == metrics.PRIMARY] if "metric" in a.subsets else a.subsets
+    rows = rows[[str(heads).count("L") == 3 for heads in rows["heads"]]]
+    if rows.empty:
+        return (), Measurement(why="no subsets of three in this run")
+    best = rows.loc[rows["effect_pp"].idxmax()]
+    names = tuple(str(best["heads"]).replace(" ", "+").split("+"))
+    estimate = Estimate(best["effect_pp"], best["low"], best["high"], int(best["n"]), "pp", "the best of its size")
+    return names, Measurement(estimate, why="best of the subsets of three, chosen and judged on the same test questions")
+
+
+def _single_head(a: Artefacts, name: str) -> Measurement:
+    """One head's effect in the sweep over train questions."""
+    layer, head = _head_tuples([name])[0]
+    rows = a.sweep[(a.sweep["layer"] == layer) & (a.sweep["head"] == head) & (a.sweep["condition"] == "sandbag")]
+    rows = rows[(rows["metric"] == metrics.PRIMARY) & (rows["replacement"] == "zero")]
+    if rows.empty:
+        return Measurement(kind="level", why="this model has no such head, or it was not swept")
+    row = rows.iloc[0]
+    return Measurement(Estimate(row["effect_pp"], row["low"], row["high"], int(row["n"]), "pp", "sweep over train questions"))
+
+
+def _level(a: Artefacts, condition: str) -> Measurement:
+    values = metrics.per_question(a.scores, condition).to_numpy()
+    return Measurement(statistics.mean_ci(values), kind="level", why="a level of p_full; the gap between levels is in the headline")
+
+
+def _after(a: Artefacts) -> Measurement:
+    joint = a.circuit[(a.circuit["condition"] == "sandbag") & (a.circuit["intervention"] == "joint")]
+    values = joint[joint["metric"] == metrics.PRIMARY]["value"].to_numpy()
+    return Measurement(statistics.mean_ci(values) if len(values) > 1 else None, kind="level", why="a level of p_full")
+
+
+def _pairs(a: Artefacts) -> pd.DataFrame:
+    """JumpReLU and TopK at the same layer and condition: columns jumprelu, topk of each figure of 03_separation."""
+    rows = a.separation[(a.separation["pair"] == "genuine vs sandbag") & (a.separation["d"] == "dz")]
+    found = rows.assign(architecture=[_architecture(tag) for tag in rows["tag"]], condition=[_condition(tag) for tag in rows["tag"]])
+    found = found[found["architecture"] != ""]
+    if not {"jumprelu", "topk"} <= set(found["architecture"]):
+        return pd.DataFrame()
+    found = found.assign(d_max=found["d_max"].abs(), d_mean_all=found["d_mean_all"].abs())
+    return found.pivot(index=["layer", "condition"], columns="architecture", values=["d_max", "d_mean_all"]).dropna()
+
+
+def _architecture(tag: str) -> str:
+    return next((name for name in ("jumprelu", "topk") if f"_{name}_" in f"_{tag}_" and "_k" not in tag), "")
+
+
+def _condition(tag: str) -> str:
+    return next((name for name in ("genuine_only", "sandbagging_only", "mixed") if str(tag).endswith(name)), str(tag))
+
+
+def _separation(a: Artefacts) -> dict[str, Measurement]:
+    pairs = _pairs(a)
+    if pairs.empty:
+        return dict.fromkeys(SEPARATION, Measurement(why="no JumpReLU and TopK SAE at the same layer and condition in this run"))
+    d, n = pairs["d_max"], len(pairs)
+    wins = int((d["jumprelu"] > d["topk"]).sum())
+    here = f"{n} pairs of this run"
+    layers = sorted({layer for layer, _ in pairs.index})
+    middle = d.xs(layers[len(layers) // 2], level="layer").iloc[-1]
+    no_interval = "the card does not say which Cohen's d, so sizes cannot be compared"
+    ratio = (pairs["d_mean_all"]["jumprelu"] / pairs["d_mean_all"]["topk"]).median()
+    return {
+        "jumprelu_wins": _share(wins, n, n, 0.5, here),
+        "jumprelu_win_share": _share(wins, n, 100, 0.5, here),
+        "topk_wins": _share(n - wins, n, n, 0.5, here),
+        **{f"{name}_d_max": Measurement(_bare(middle[name], "Cohen's d"), kind="level", why=no_interval) for name in ("topk", "jumprelu")},
+        "d_mean_ratio": Measurement(_bare(ratio, "ratio"), reference=1.0, why=f"median over {here}; a range is published, not an interval"),
+    }
+
+
+def _bare(value: float, unit: str) -> Estimate:
+    return Estimate(float(value), nan, nan, 0, unit, "no interval")
+
+
+def measurements(a: Artefacts) -> dict[str, Measurement]:
+    """Return what the run says about every claim that was found by an experiment."""
+    joint, neutral = joint_by_question(a.circuit, "sandbag"), joint_by_question(a.circuit, "neutral")
+    specific = (joint - neutral).dropna()
+    names = tuple(map(circuits.head_name, a.heads))
+    three, three_effect = _best_three(a)
+    quarter = (int(a.sweep["layer"].max()) + 1) / 4
+    swap = _swap_gap(a)
+    at_most = Measurement(_effect(specific), kind="at most", why="the same portion here, in another model and with other heads")
+    words = {
+        "five_heads": Measurement(heads=names),
+        "early_heads": _share(sum(layer < quarter for layer, _ in a.heads), len(a.heads), len(a.heads), 0.25, "against 1 in 4 by chance"),
+        "joint_effect": Measurement(_effect(joint)),
+        "joint_effect_five_questions": Measurement(_effect(joint), why="here judged on questions that the heads were not chosen on"),
+        "gap_to_random_heads": _gap_to_draws(a),
+        "random_heads_sd": _spread(_draws(a.draws, "uniform")),
+        "best_three_heads": Measurement(heads=three),
+        "dispensable_heads": Measurement(heads=tuple(name for name in names if name not in three) if three else ()),
+        "best_three_effect": three_effect,
+        "sum_of_singles": Measurement(_effect(_singles(a))),
+        "redundancy": _ratio(joint, _singles(a), one_minus=True),
+        "neutral_effect": Measurement(_effect(neutral)),
+        "neutral_questions": Measurement(why="the figure can mean two things: 42 of 50 improved, or 42 of 50 were used"),
+        "specific_portion": Measurement(_effect(specific)),
+        "specific_share": _ratio(specific, joint),
+        "p_genuine": _level(a, "genuine"),
+        "p_sandbag": _level(a, "sandbag"),
+        "p_sandbag_after": _after(a),
+    }
+    words |= {f"swap_gap_{which}": swap for which in ("all", "llama", "smollm2", "tinyllama")}
+    words |= {f"specific_portion_{which}": at_most for which in ("tinyllama", "pythia_160m", "pythia_410m")}
+    words |= {f"single_effect_{name}": _single_head(a, name) for name in ("L0H3", "L0H6", "L1H26", "L4H3", "L8H14")}
+    return words | _separation(a)
+
+
+# The ledger --------------------------------------------------------------------------------------------------------------------------
+
+COLUMNS = ["claim", "section", "model", "published", "published_low", "published_high", "measured_on", "measured", "measured_low",
+           "measured_high", "n", "unit", "verdict", "why"]  # fmt: skip
+# These stand or fall with instructed sandbagging; counts of heads and of SAEs that separate prompts do not.
+SEPARATION = ("jumprelu_wins", "jumprelu_win_share", "topk_wins", "topk_d_max", "jumprelu_d_max", "d_mean_ratio")
+WITHOUT_GATE = (*SEPARATION, "p_genuine", "p_sandbag")
+
+
+def judge(entry: dict, found: Measurement, a: Artefacts) -> Verdict:
+    """Return the verdict on one claim of `published`, from what the run measured."""
+    same = same_model(entry["model"], a.model) and not a.random_weights
+    if not a.gate["open"] and entry["claim"] not in WITHOUT_GATE:
+        return Verdict(NOT_TESTABLE, "the gate is closed: no sandbagging to explain")
+    if isinstance(entry["value"], list):
+        return heads_verdict(entry["value"], found.heads, same)
+    if entry["claim"].startswith("single_effect_") and not same:
+        return heads_verdict([], None, same)
+    if found.estimate is None:
+        return Verdict(NOT_TESTABLE, found.why or "not measured")
+    # The rule reads shares; the published count becomes a share of the published number of pairs or heads.
+    per = entry["n"] if found.scale > 1 and entry["unit"] != "%" else found.scale
+    claimed = _published_estimate(entry, per)
+    word = verdict(claimed, found.estimate, same, kind=found.kind, reference=found.reference, test=found.test)
+    return Verdict(word.verdict, "; ".join(part for part in (word.why, found.why) if part))
+
+
+def _published_estimate(entry: dict, per: float = 1.0) -> Estimate:
+    value, low, high = (nan if entry[name] is None else entry[name] / per for name in ("value", "low", "high"))
+    return Estimate(value, low, high, entry["n"] or 0, entry["unit"], entry["section"])
+
+
+def rows(a: Artefacts) -> pd.DataFrame:
+    """Return the ledger: one row per published finding, columns `COLUMNS`."""
+    found, table = measurements(a), []
+    for entry in published():
+        if entry["kind"] != "finding":
+            continue
+        here = found.get(entry["claim"], Measurement(why="this suite does not measure it"))
+        word = judge(entry, here, a)
+        shown = here.estimate or Estimate(nan, nan, nan, 0)
+        value = shown.value * here.scale if not here.heads else " ".join(here.heads)
+        table.append({
+            "claim": entry["claim"], "section": entry["section"], "model": entry["model"],
+            "published": " ".join(entry["value"]) if isinstance(entry["value"], list) else entry["value"],
+            "published_low": entry["low"], "published_high": entry["high"], "measured_on": a.measured_on, "measured": value,
+            "measured_low": shown.low * here.scale, "measured_high": shown.high * here.scale,
+            "n": shown.n or len(here.heads) or None, "unit": entry["unit"], "verdict": word.verdict, "why": word.why,
+        })  # fmt: skip
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the ledger's rows whose published and measured numbers are both effects in pp, as `plots.ledger` draws them."""
+    part = table[(table["unit"] == "pp") & ~table["claim"].str.startswith("single_effect_")]
+    numbers = part.assign(**{name: pd.to_numeric(part[name], errors="coerce") for name in ("published", "measured")})
+    return numbers.dropna(subset=["published", "measured"])
+
+
+def tally(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how many claims got each verdict, by whether the claim is about the measured model."""
+    return table.groupby("verdict", sort=False).size().rename("claims").sort_values(ascending=False).reset_index()
+
+
+def slips() -> pd.DataFrame:
+    """Return the places where the card's figures do not add up or can be read in two ways: claim, published, note."""
+    entries = {entry["claim"]: entry for entry in published()}
+    return pd.DataFrame([{name: entries[claim][name] for name in ("claim", "section", "value", "note")} for claim in SLIPS])
+
+
+# The headline ------------------------------------------------------------------------------------------------------------------------
+
+
+def headline(a: Artefacts, run: str) -> list[dict[str, str]]:
+    """Return the findings in short: finding, value_text (with CI95 and n) and verdict, null models included where they were run."""
+    return [*_gap_lines(a), *_circuit_lines(a), *_swap_lines(a), *null_lines(run)]
+
+
+def _line(finding: str, value: object, verdict: str) -> dict[str, str]:
+    return {"finding": finding, "value_text": str(value) if value is not None else "not measured", "verdict": verdict}
+
+
+def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
+    gaps = Estimate.from_dict(a.gate["gap_p_full"]), Estimate.from_dict(a.gate["gap_choice_len"])
+    able = f"genuine choice_len {a.gate['genuine_choice_len']:.2f}, chance 0.25"
+    second = "answers worse too" if gaps[1].low > 0 else "answers better" if gaps[1].high < 0 else "not clear of 0"
+    return [
+        _line("sandbagging gap, p_full", gaps[0], f"gate {'open' if a.gate['open'] else 'closed'} ({able})"),
+        _line("sandbagging gap, choice_len", gaps[1], second),
+    ]
+
+
+def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
+    if not a.gate["open"]:
+        return [_line(f"{_count(a)} heads, joint effect", _effect(joint_by_question(a.circuit, "sandbag")), "no sandbagging to explain")]
+    effects = {condition: joint_by_question(a.circuit, condition) for condition in ("sandbag", "neutral", "genuine")}
+    survives, _ = survival(a.gate, a.circuit, a.draws)
+    share, secondary = _restored(a), _effect(joint_by_question(a.circuit, "sandbag", metric=metrics.SECONDARY))
+    heads = ", ".join(map(circuits.head_name, a.heads))
+    lines = [
+        _line(f"zeroing {heads}: joint effect, p_full", _effect(effects["sandbag"]), "survives" if survives else "does not survive"),
+        _line("the same, choice_len", secondary, _towards(secondary)),
+        _line("share of the gap restored", share, _share_words(share)),
+    ]
+    for kind, words in (("uniform", "random heads"), ("same_layer", "random heads of the same layers")):
+        lines += _draw_line(a, kind, f"{words}, as many", effects["sandbag"])
+    for other in ("neutral", "genuine"):
+        lines.append(_line(f"the same heads on {other} prompts", _effect(effects[other]), _towards(_effect(effects[other]))))
+    for other in ("neutral", "genuine"):
+        portion = _effect((effects["sandbag"] - effects[other]).dropna())
+        lines.append(_line(f"sandbag-specific portion (sandbag − {other})", portion, _specific(portion)))
+    overlap = _ratio(effects["sandbag"], _singles(a), one_minus=True).estimate
+    return [*lines, _line("redundancy (1 − joint / sum of singles)", overlap, _overlap(overlap))]
+
+
+def _count(a: Artefacts) -> str:
+    return {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}.get(len(a.heads), str(len(a.heads)))
+
+
+def survival(gate: dict, circuit: pd.DataFrame, draws: pd.DataFrame) -> tuple[bool, str]:
+    """Return whether a circuit survives, and why: one rule, `circuits.survives` on the uniform draws, for real and null models alike."""
+    joint = _effect(joint_by_question(circuit, "sandbag"))
+    gaps = (Estimate.from_dict(gate[name]) for name in ("gap_p_full", "gap_choice_len"))
+    gate = metrics.Gate(gate["open"], *gaps, gate["genuine_choice_len"], gate["reason"])
+    return circuits.survives(joint, statistics.rank_p(joint.value, _draws(draws, "uniform")), gate)
+
+
+def _restored(a: Artefacts) -> Estimate | None:
+    joint = joint_by_question(a.circuit, "sandbag")
+    gap = 100 * (metrics.per_question(a.scores, "genuine") - metrics.per_question(a.scores, "sandbag")).loc[joint.index]
+    return _ratio(joint, gap).estimate
+
+
+def _share_words(share: Estimate | None) -> str:
+    if share is None or isnan(share.low):
+        return "not defined"
+    return "more than the gap" if share.low > 100 else "part of the gap" if share.low > 0 and share.high < 100 else "cannot be said"
+
+
+def _draw_line(a: Artefacts, kind: str, words: str, joint: pd.Series) -> list[dict[str, str]]:
+    draws = _draws(a.draws, kind)
+    if len(draws) < 2:
+        return []
+    p = statistics.rank_p(joint.mean(), draws)
+    value = f"mean {draws.mean():+.2f} pp, SD {draws.std(ddof=1):.2f} pp, {len(draws)} draws; rank p = {p:.3f}"
+    return [_line(words, value, "few reach the chosen ones" if p <= circuits.SURVIVES_P else "do as well as the chosen ones")]
+
+
+def _towards(effect: Estimate | None) -> str:
+    if effect is None:
+        return "not measured"
+    return "raises the right answer" if effect.low > 0 else "lowers the right answer" if effect.high < 0 else "not clear of 0"
+
+
+def _specific(portion: Estimate | None) -> str:
+    if portion is None:
+        return "not measured"
+    return "specific to sandbagging" if portion.low > 0 else "less than elsewhere" if portion.high < 0 else "not clear of 0"
+
+
+def _overlap(overlap: Estimate | None) -> str:
+    if overlap is None or isnan(overlap.low):
+        return "not defined"
+    return "the heads overlap" if overlap.low > 0 else "more than the sum of its parts" if overlap.high < 0 else "not clear of 0"
+
+
+def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
+    cells, lines = specificity_cells(a), []
+    for layer, part in cells.groupby("layer"):
+        part = part.assign(architecture=[_architecture(tag) or tag for tag in part["tag"]])
+        first = part.sort_values("architecture", key=lambda names: names != "jumprelu", kind="stable").iloc[0]
+        others = [f"{row.architecture}: {row.verdict}" for row in part.itertuples() if row.tag != first["tag"]]
+        value = f"E6 − E1 {_short(first['gap_e1'])}; E6 − E4 {_short(first['gap_e4'])}; n = {first['n']}"
+        words = first["verdict"] + (f" ({'; '.join(others)})" if others else "")
+        lines.append(_line(f"SAE swap at layer {layer} ({first['architecture']})", value, words))
+    return lines
+
+
+def _short(e: Estimate) -> str:
+    return f"{e.value:+.2f} pp [{e.low:+.2f}, {e.high:+.2f}]"
+
+
+def null_lines(run: str) -> list[dict[str, str]]:
+    """Return one line per null model nested in the run (RUN/null_model, RUN/placebo): what the same rule finds where there is nothing."""
+    lines = []
+    for name, words in NULL_RUNS.items():
+        found = null_run(f"{run}/{name}")
+        if found is None:
+            lines.append(_line(f"null model: {words}", "not run", "not run"))
+            continue
+        gate, circuit, draws = found
+        joint = _effect(joint_by_question(circuit, "sandbag"))
+        value = f"gap {Estimate.from_dict(gate['gap_p_full'])}" + (f"; joint effect {_short(joint)}" if joint else "")
+        survives, _ = survival(gate, circuit, draws)
+        nothing = not gate["open"] and not survives
+        lines.append(_line(f"null model: {words}", value, "nothing found" if nothing else "SOMETHING FOUND: trust no finding above"))
+    return lines
+
+
+def null_run(run: str) -> tuple[dict, pd.DataFrame, pd.DataFrame] | None:
+    """Return the gate, the effects per question and the draws of a null run, or None where it was not run.
+
+    Raises UserError where a file was changed after it was written.
+    """
+    for artefact in ("00_baseline", "08_circuit"):
+        manifest = runs.read_manifest(run, artefact)
+        if manifest is None:
+            return None
+        damaged = runs.damaged_file(run, artefact, manifest)
+        if damaged:
+            way_out = f"run it again (python -m sandbagging run all --set {run.rsplit('/', 1)[-1]} --run {run})"
+            raise UserError(f"{artefact}/{damaged} in the run {run} was changed after it was written: {way_out}.")
+    folder = runs.run_folder(run)
+    gate = json.loads((folder / "00_baseline" / "summary.json").read_text())["gate"]
+    circuit = folder / "08_circuit"
+    return gate, pd.read_csv(circuit / "effects_by_question.csv.gz"), pd.read_csv(circuit / "draws.csv")
+
+
+def headline_markdown(run: str) -> str:
+    """Return a run's headline as a Markdown table, as the README shows it; UserError where notebook 10 has not been run."""
+    path = runs.run_folder(run) / "10_ledger" / "headline.json"
+    if not path.is_file():
+        raise UserError(f"The run {run} holds no headline: run notebook 10_what_survived first (python -m sandbagging run 10 --run {run}).")
+    lines = [[row["finding"], row["value_text"], row["verdict"]] for row in json.loads(path.read_text())]
+    table = [["finding", "measured, with CI95", "verdict"], ["---"] * 3, *lines]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in table)
+
+
+def headline_figure(a: Artefacts) -> Figure:
+    """Return one figure of the headline: p_full by condition, the joint effect by condition (pp), and the random draws (pp)."""
+    with plt.rc_context(plots.style()):
+        fig, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 3.3), width_ratios=[1.1, 1, 1.3])
+        _levels_panel(axes[0], a)
+        _effects_panel(axes[1], a)
+        _draws_panel(axes[2], a)
+        heads = ", ".join(map(circuits.head_name, a.heads))
+        fig.suptitle(f"{a.measured_on}: told to answer wrongly, and with the heads {heads} zeroed", x=0.01, ha="left", fontsize=9)
+        n = a.scores["question_id"].nunique()
+        caption = f"n = {n} test questions, the heads found on others. Bars and shading: 95 % CI over questions."
+        fig.supxlabel(caption, x=0.01, ha="left", fontsize=8)
+        plt.close(fig)
+    return fig
+
+
+def _levels_panel(ax: Axes, a: Artefacts) -> None:
+    here = [c for c in ("genuine", "sandbag", "neutral") if (a.scores["condition"] == c).any()]
+    levels = {c: statistics.mean_ci(metrics.per_question(a.scores, c).to_numpy()) for c in here}
+    levels["sandbag, heads zeroed"] = _after(a).estimate
+    order = [name for name in ("genuine", "sandbag", "sandbag, heads zeroed", "neutral") if levels.get(name)]
+    _bars(ax, [levels[name] for name in order], order)
+    ax.set(ylabel="p_full of the right answer (probability)", title="Level")
+    ax.set_ylim(bottom=0)
+
+
+def _effects_panel(ax: Axes, a: Artefacts) -> None:
+    effects = {c: _effect(joint_by_question(a.circuit, c)) for c in ("sandbag", "neutral", "genuine")}
+    order = [name for name, effect in effects.items() if effect]
+    _bars(ax, [effects[name] for name in order], order)
+    ax.axhline(0, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=0)
+    ax.set(ylabel="joint effect on p_full (pp)", title="Heads zeroed")
+
+
+def _bars(ax: Axes, estimates: Sequence[Estimate], names: Sequence[str]) -> None:
+    for place, (estimate, name) in enumerate(zip(estimates, names, strict=True)):
+        colour, marker = plots.CONDITIONS[name.split(",")[0]]
+        error = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+        look = {"color": colour, "marker": marker, "fillstyle": "none" if "," in name else "full", "markersize": 7}
+        ax.errorbar([place], [estimate.value], yerr=error, capsize=3, linestyle="none", **look)
+    ax.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], rotation=30, ha="right")
+    ax.set_xlim(-0.6, len(names) - 0.4)
+
+
+def _draws_panel(ax: Axes, a: Artefacts) -> None:
+    joint = _effect(joint_by_question(a.circuit, "sandbag"))
+    for kind, words, colour in (("uniform", "random heads", plots.GREY), ("same_layer", "same layers", plots.SKY)):
+        draws = _draws(a.draws, kind)
+        if len(draws) > 1:
+            p = statistics.rank_p(joint.value, draws)
+            ax.hist(draws, bins=20, color=colour, alpha=0.65, label=f"{words}: {len(draws)} draws, p = {p:.3f}")
+    ax.axvspan(joint.low, joint.high, color=plots.VERMILION, alpha=0.15, linewidth=0)
+    ax.axvline(joint.value, color=plots.VERMILION, linewidth=2, label=f"chosen heads: {joint.value:+.2f} pp")
+    ax.set(xlabel="joint effect on p_full, sandbag (pp)", ylabel="draws", title="Beside random heads")
+    ax.set_ylim(top=1.55 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(loc="upper left")

@@ -1,0 +1,417 @@
+"""The rule of the ledger line by line on hand-set numbers, and the ledger on made-up artefacts."""
+
+import json
+from math import nan
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from sandbagging import ledger, plots, statistics
+from sandbagging.errors import UserError
+from sandbagging.ledger import CANNOT_BE_SAID, NOT_REPLICATED, NOT_TESTABLE, OPPOSITE, REPLICATED, SAME_DIRECTION
+from sandbagging.statistics import Estimate
+
+JOINT = Estimate(13.71, 11.28, 16.24, 50, "pp")
+NO_INTERVAL = Estimate(7.72, nan, nan, 50, "pp")
+OF_ANOTHER_MODEL = {SAME_DIRECTION, OPPOSITE, NOT_TESTABLE}
+OF_THE_SAME_MODEL = {REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID, NOT_TESTABLE}
+
+
+def pp(value: float, low: float, high: float, n: int = 50) -> Estimate:
+    return Estimate(value, low, high, n, "pp")
+
+
+# --- the difference ---------------------------------------------------------------------------------------------------------
+
+
+def test_difference_holds_the_errors_of_both():
+    # Upward the measured upper and the published lower half widths count: hypot(3, 4) = 5; downward hypot(5, 12) = 13.
+    found = ledger.difference(pp(10, 6, 22), pp(20, 15, 23))
+    assert (found.value, found.low, found.high) == pytest.approx((10, -3, 15))
+
+
+def test_a_missing_interval_is_ours_at_the_published_n():
+    # 100 questions here and 25 there: a published error twice ours, sqrt(1 + 4) in all.
+    found = ledger.difference(Estimate(5, nan, nan, 25, "pp"), pp(5, 3, 7, n=100))
+    assert (found.low, found.high) == pytest.approx((-2 * 5**0.5, 2 * 5**0.5))
+    without_n = ledger.difference(Estimate(5, nan, nan, 0, "pp"), pp(5, 3, 7, n=100))
+    assert (without_n.low, without_n.high) == pytest.approx((-2 * 2**0.5, 2 * 2**0.5))
+
+
+# --- the rule, same model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("published", "measured", "expected"),
+    [
+        (JOINT, pp(12.9, 10.5, 15.2), REPLICATED),
+        (JOINT, pp(14, 1, 27), CANNOT_BE_SAID),  # clear of 0 and centred well, but as wide as the effect: nothing is replicated
+        (JOINT, pp(14, -20, 48), CANNOT_BE_SAID),
+        (JOINT, pp(5, 4, 6), NOT_REPLICATED),  # the sign agrees, the size does not
+        (JOINT, pp(0.1, -0.5, 0.7), NOT_REPLICATED),  # no effect, seen sharply
+        (JOINT, pp(-12, -14, -10), NOT_REPLICATED),  # the other sign
+        (JOINT, pp(9, -1, 19), CANNOT_BE_SAID),  # compatible, but the direction is not clear
+        (NO_INTERVAL, pp(7, 5, 9), REPLICATED),
+        (NO_INTERVAL, pp(4.5, 2, 7), CANNOT_BE_SAID),  # 7.72 lies outside, but with an error like ours the difference contains 0
+        (NO_INTERVAL, pp(1, -0.5, 2.5), NOT_REPLICATED),
+        (Estimate(-3, nan, nan, 50, "pp"), pp(-3.1, -4, -2.2), REPLICATED),  # negative effects by the same lines
+    ],
+)
+def test_same_model(published, measured, expected):
+    assert ledger.verdict(published, measured, same_model=True).verdict == expected
+
+
+def test_same_model_says_what_differs():
+    assert "sign" in ledger.verdict(JOINT, pp(-12, -14, -10), True).why
+    assert "size" in ledger.verdict(JOINT, pp(5, 4, 6), True).why
+    assert "no effect" in ledger.verdict(JOINT, pp(0.1, -0.5, 0.7), True).why
+
+
+@pytest.mark.parametrize("centre", [-13.71, 0, 5, 13.71, 40])
+def test_a_wide_interval_replicates_nothing(centre):
+    assert ledger.verdict(JOINT, pp(centre, centre - 60, centre + 60), True).verdict == CANNOT_BE_SAID
+
+
+def test_a_number_without_interval_replicates_nothing():
+    assert ledger.verdict(JOINT, Estimate(13.71, nan, nan, 50), True).verdict == CANNOT_BE_SAID
+    assert ledger.verdict(JOINT, Estimate(13.71, nan, nan, 50), False).verdict == NOT_TESTABLE
+    assert ledger.verdict(JOINT, None, True).verdict == NOT_TESTABLE
+
+
+# --- the rule, another model --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        (pp(13.71, 11.28, 16.24), SAME_DIRECTION),  # even the very same numbers
+        (pp(0.6, 0.2, 1.0), SAME_DIRECTION),
+        (pp(-0.6, -1.0, -0.2), OPPOSITE),
+        (pp(9, -1, 19), NOT_TESTABLE),
+        (pp(0, 0, 0), NOT_TESTABLE),
+    ],
+)
+def test_another_model_knows_directions_alone(measured, expected):
+    assert ledger.verdict(JOINT, measured, same_model=False).verdict == expected
+
+
+def test_direction_is_seen_against_the_value_of_no_effect():
+    share, chance = Estimate(22 / 27, nan, nan, 27), 0.5
+    assert ledger.verdict(share, Estimate(0.9, 0.6, 1, 9), False, reference=chance).verdict == SAME_DIRECTION
+    assert ledger.verdict(share, Estimate(0.2, 0.1, 0.4, 9), False, reference=chance).verdict == OPPOSITE
+    assert ledger.verdict(share, Estimate(1, 0.29, 1, 3), False, reference=chance).verdict == NOT_TESTABLE  # three pairs say nothing
+
+
+def test_a_level_has_no_direction():
+    assert ledger.verdict(Estimate(0.368, nan, nan, 5), Estimate(0.3, 0.2, 0.4, 100), False, kind="level").verdict == NOT_TESTABLE
+
+
+@pytest.mark.parametrize("kind", ["effect", "level", "bound", "at most"])
+@pytest.mark.parametrize("same", [True, False])
+def test_verdicts_stay_in_their_vocabulary(kind, same):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        centre, half = rng.normal(0, 10), rng.exponential(5)
+        test = statistics.equivalence(rng.normal(centre, 1, 20), margin=0.15)
+        found = ledger.verdict(JOINT, pp(centre, centre - half, centre + half), same, kind=kind, test=test)
+        assert found.verdict in (OF_THE_SAME_MODEL if same else OF_ANOTHER_MODEL) and found.why
+
+
+# --- the rule, bounds and words -----------------------------------------------------------------------------------------------
+
+BOUND = Estimate(0.15, nan, nan, 3, "pp")
+
+
+def judged_bound(differences, same: bool):
+    measured = statistics.mean_ci(differences, unit="pp")
+    return ledger.verdict(BOUND, measured, same, kind="bound", test=statistics.equivalence(differences, 0.15)).verdict
+
+
+def test_a_bound_is_a_claim_of_equivalence():
+    near = np.tile([-0.1, 0.1], 50)  # mean 0, standard error 0.01
+    wide = np.tile([-5.0, 5.0], 50)  # mean 0, standard error 0.5: not significant, and not equal either
+    far = np.tile([0.9, 1.1], 50)
+    assert [judged_bound(x, True) for x in (near, wide, far, -far)] == [REPLICATED, CANNOT_BE_SAID, NOT_REPLICATED, NOT_REPLICATED]
+    assert [judged_bound(x, False) for x in (near, wide, far)] == [SAME_DIRECTION, NOT_TESTABLE, OPPOSITE]
+
+
+def test_about_zero_or_negative_needs_no_number():
+    words = Estimate(nan, nan, nan, 0, "pp")
+    numbers = (pp(-3, -4, -2), pp(0, -1, 1), pp(3, 2, 4))
+    found = [ledger.verdict(words, x, True, kind="at most").verdict for x in numbers]
+    assert found == [REPLICATED, CANNOT_BE_SAID, NOT_REPLICATED]
+    found = [ledger.verdict(words, x, False, kind="at most").verdict for x in numbers]
+    assert found == [SAME_DIRECTION, NOT_TESTABLE, OPPOSITE]
+
+
+def test_names_of_heads_belong_to_one_model():
+    five = ["L0H6", "L0H3", "L1H26", "L4H3", "L8H14"]
+    assert ledger.heads_verdict(five, five, same_model=False).verdict == NOT_TESTABLE
+    assert ledger.heads_verdict(five, five[::-1], True).verdict == REPLICATED
+    assert ledger.heads_verdict(five, [*five[:4], "L9H9"], True).verdict == CANNOT_BE_SAID
+    assert ledger.heads_verdict(five, ["L9H9"], True).verdict == NOT_REPLICATED
+    assert ledger.heads_verdict(five, None, True).verdict == NOT_TESTABLE
+
+
+@pytest.mark.parametrize(
+    ("claim", "model", "expected"),
+    [
+        ("llama-3.2-1b", "meta-llama/Llama-3.2-1B", True),
+        ("llama-3.2-1b", "llama-3.2-1b", True),
+        ("llama-3.2-1b", "smollm2-135m-instruct", False),
+        ("smollm2-135m", "smollm2-135m-instruct", False),  # tuned on instructions and rounded to 4 bits: another model
+        ("smollm2-135m", "smollm2-135m", True),
+        ("all", "llama-3.2-1b", False),
+    ],
+)
+def test_which_model_a_claim_is_about(claim, model, expected):
+    assert ledger.same_model(claim, model) is expected
+
+
+# --- the ledger on made-up artefacts --------------------------------------------------------------------------------------------
+
+N = 30
+IDS = [f"q{i:02d}" for i in range(N)]
+HEADS = [(0, 1), (2, 0), (5, 3), (17, 6), (20, 2)]
+EFFECTS = {"sandbag": 0.12, "genuine": 0.02, "neutral": 0.05}
+
+
+def spread(mean: float, sd: float, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=N)
+    return mean + sd * (x - x.mean()) / x.std()
+
+
+def scores() -> pd.DataFrame:
+    levels = {"genuine": 0.5, "sandbag": 0.4, "neutral": 0.45, "placebo": 0.5}
+    tables = [
+        pd.DataFrame({"question_id": IDS, "split": "test", "condition": c, "p_full": spread(m, 0.05, i), "choice_len": spread(m, 0.05, i)})
+        for i, (c, m) in enumerate(levels.items())
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def circuit(effects=EFFECTS) -> pd.DataFrame:
+    singles = {f"single:L{layer}H{head}": 0.04 for layer, head in HEADS}
+    cells = [("joint", c, e) for c, e in effects.items()] + [(name, "sandbag", e) for name, e in singles.items()]
+    tables = []
+    for i, (name, condition, effect) in enumerate(cells):
+        for metric in ("p_full", "choice_len"):
+            base = {"question_id": IDS, "condition": condition, "intervention": name, "metric": metric, "baseline": 0.4}
+            tables.append(pd.DataFrame({**base, "value": 0.4 + spread(effect, 0.02, 100 + i)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def draws() -> pd.DataFrame:
+    x = np.random.default_rng(3).normal(-1, 1, size=40)
+    return pd.DataFrame({"kind": ["uniform", "same_layer"] * 20, "index": range(40), "heads": "", "metric": "p_full", "effect_pp": x})
+
+
+def swaps() -> pd.DataFrame:
+    tables = []
+    for layer in (7, 15, 22):
+        for arch in ("jumprelu", "topk"):
+            for name, seeds, mean in (("E6", 1, 0.010), ("E4", 1, -0.02), ("E1", 3, 0.002)):
+                for seed in range(seeds):
+                    key = {"layer": layer, "tag": f"v4_smollm2_{arch}_L{layer}_mixed", "position": "last", "error_term": "kept"}
+                    row = {"question_id": IDS, "condition": "sandbag", **key, "intervention": name, "seed": seed, "metric": "p_full"}
+                    tables.append(pd.DataFrame({**row, "baseline": 0.4, "value": 0.4 + spread(mean, 0.004, layer + seed)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def specificity(verdict: str = "specific") -> pd.DataFrame:
+    keys = ["layer", "tag", "position", "error_term", "metric"]
+    table = swaps()[keys].drop_duplicates()
+    return table.assign(intervention="E6", verdict=verdict)
+
+
+def separation() -> pd.DataFrame:
+    rows = [
+        {"tag": f"v4_smollm2_{arch}_L{layer}_mixed", "layer": layer, "pair": "genuine vs sandbag", "d": "dz", "d_max": d, "d_mean_all": d / 10}
+        for layer in (7, 15, 22)
+        for arch, d in (("jumprelu", 3.0), ("topk", -2.0))
+    ]
+    return pd.DataFrame([*rows, {**rows[0], "d": "dav", "d_max": 99.0}, {**rows[0], "pair": "genuine vs placebo", "d_max": 99.0}])
+
+
+def sweep() -> pd.DataFrame:
+    cells = [(layer, head) for layer in range(30) for head in range(9)]
+    table = pd.DataFrame(cells, columns=["layer", "head"])
+    return table.assign(condition="sandbag", replacement="zero", metric="p_full", effect_pp=0.5, low=0.1, high=0.9, n=20)
+
+
+def subsets() -> pd.DataFrame:
+    rows = [("L0H1+L2H0+L5H3", 9.0), ("L0H1+L2H0+L17H6", 12.0), ("L0H1", 4.0)]
+    return pd.DataFrame(rows, columns=["heads", "effect_pp"]).assign(metric="p_full", low=1.0, high=14.0, n=N)
+
+
+def gate(opened: bool = True) -> dict:
+    gap = pp(10, 7, 13, N) if opened else pp(0.1, -1, 1.2, N)
+    return {"open": opened, "gap_p_full": gap.as_dict(), "gap_choice_len": gap.as_dict(), "genuine_choice_len": 0.5, "reason": "made up"}
+
+
+def artefacts(**changes) -> ledger.Artefacts:
+    made = ledger.Artefacts(
+        model="smollm2-135m-instruct", random_weights=False, gate=gate(), margin_pp=0.15, scores=scores(), separation=separation(),
+        swaps=swaps(), specificity=specificity(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(), subsets=subsets(),
+        circuit_summary={},
+    )  # fmt: skip
+    return made._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return ledger.rows(artefacts())
+
+
+def by_claim(table: pd.DataFrame, claim: str) -> pd.Series:
+    return table.set_index("claim").loc[claim]
+
+
+def test_every_finding_has_one_row_and_nothing_else_has(table):
+    findings = [entry["claim"] for entry in ledger.published() if entry["kind"] == "finding"]
+    assert list(table["claim"]) == findings and list(table.columns) == ledger.COLUMNS
+    assert table["why"].str.len().gt(0).all()
+
+
+def test_every_finding_is_measured_or_says_why_not(table):
+    measured = ledger.measurements(artefacts())
+    assert set(measured) == set(table["claim"])
+    without = table[pd.to_numeric(table["measured"], errors="coerce").isna() & ~table["measured"].astype(str).str.startswith("L")]
+    # A model of nine heads a layer has no head 14 or 26.
+    assert set(without["claim"]) == {"neutral_questions", "single_effect_L1H26", "single_effect_L8H14"}
+
+
+def test_claims_about_other_models_get_the_three_words(table):
+    assert set(table["verdict"]) <= OF_ANOTHER_MODEL
+    assert table["measured_on"].str.contains("Q4_1").all()
+
+
+def test_rows_hold_the_numbers_of_the_artefacts(table):
+    joint = by_claim(table, "joint_effect")
+    assert joint["measured"] == pytest.approx(12) and joint["n"] == N and joint["verdict"] == SAME_DIRECTION
+    assert by_claim(table, "neutral_effect")["measured"] == pytest.approx(5)
+    assert by_claim(table, "specific_portion")["measured"] == pytest.approx(7)
+    assert by_claim(table, "specific_share")["measured"] == pytest.approx(100 * 7 / 12)
+    assert by_claim(table, "sum_of_singles")["measured"] == pytest.approx(20)
+    assert by_claim(table, "redundancy")["measured"] == pytest.approx(40)
+    assert by_claim(table, "gap_to_random_heads")["measured"] == pytest.approx(12 - draws()["effect_pp"][::2].mean())
+    assert by_claim(table, "p_sandbag_after")["measured"] == pytest.approx(0.52)
+    assert by_claim(table, "early_heads")["measured"] == 3  # L0, L2 and L5 of 30 layers
+    assert by_claim(table, "best_three_heads")["measured"] == "L0H1 L2H0 L17H6"
+    assert by_claim(table, "dispensable_heads")["measured"] == "L5H3 L20H2"
+    assert by_claim(table, "jumprelu_wins")["measured"] == 3 and by_claim(table, "jumprelu_wins")["n"] == 3
+    assert by_claim(table, "jumprelu_d_max")["measured"] == 3 and by_claim(table, "topk_d_max")["measured"] == 2
+    # The larger of E6 - E1 (0.8 pp) and E6 - E4 (3 pp) decides, and it is far outside 0.15 pp.
+    assert by_claim(table, "swap_gap_all")["measured"] == pytest.approx(3) and by_claim(table, "swap_gap_all")["verdict"] == OPPOSITE
+
+
+def test_numbers_on_the_claims_own_model_are_judged_by_size():
+    table = ledger.rows(artefacts(model="llama-3.2-1b"))
+    assert by_claim(table, "joint_effect")["verdict"] == REPLICATED  # 12 pp beside 13.71 [11.28, 16.24]
+    assert by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED  # 0.5 [0.1, 0.9] beside 6.7 of 5 questions
+    assert by_claim(table, "five_heads")["verdict"] == NOT_REPLICATED
+    assert by_claim(table, "specific_portion_tinyllama")["verdict"] in OF_ANOTHER_MODEL
+    assert set(table[table["model"] == "llama-3.2-1b"]["verdict"]) <= OF_THE_SAME_MODEL
+    assert table["measured_on"].eq("llama-3.2-1b").all()
+
+
+def test_a_closed_gate_leaves_nothing_to_judge():
+    table = ledger.rows(artefacts(gate=gate(False)))
+    told = table[~table["claim"].isin(ledger.WITHOUT_GATE)]
+    assert told["verdict"].eq(NOT_TESTABLE).all() and told["why"].str.contains("no sandbagging to explain").all()
+
+
+def test_degenerate_cells_support_nothing():
+    table = ledger.rows(artefacts(specificity=specificity("degenerate")))
+    assert by_claim(table, "swap_gap_all")["verdict"] == NOT_TESTABLE
+    assert "degenerate" in by_claim(table, "swap_gap_all")["why"]
+
+
+def test_missing_parts_are_told():
+    table = ledger.rows(artefacts(separation=separation()[separation()["tag"].str.contains("topk")]))
+    assert "no JumpReLU" in by_claim(table, "jumprelu_wins")["why"]
+
+
+def test_random_weights_are_never_the_claims_model():
+    table = ledger.rows(artefacts(model="llama-3.2-1b", random_weights=True))
+    assert set(table["verdict"]) <= OF_ANOTHER_MODEL and table["measured_on"].str.contains("random weights").all()
+
+
+def test_slips_are_told_once():
+    slips = ledger.slips()
+    assert list(slips["claim"]) == list(ledger.SLIPS) and slips["note"].str.len().gt(0).all()
+
+
+# --- the headline -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def null_run(folder, opened=False, effect=0.0):
+    for artefact in ("00_baseline", "08_circuit"):
+        (folder / artefact).mkdir(parents=True)
+    (folder / "00_baseline" / "summary.json").write_text(json.dumps({"gate": gate(opened)}))
+    circuit({"sandbag": effect}).to_csv(folder / "08_circuit" / "effects_by_question.csv.gz", index=False)
+    draws().to_csv(folder / "08_circuit" / "draws.csv", index=False)
+    for artefact in ("00_baseline", "08_circuit"):
+        outputs = ledger.runs.output_hashes(folder / artefact)
+        (folder / artefact / "manifest.json").write_text(json.dumps({"outputs": outputs}))
+
+
+def words(lines, finding: str) -> str:
+    (found,) = [line["verdict"] for line in lines if finding in line["finding"]]
+    return found
+
+
+def test_headline_says_what_was_found(runs_folder):
+    null_run(runs_folder / "a" / "null_model")
+    lines = ledger.headline(artefacts(), "a")
+    assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
+    assert "open" in words(lines, "gap, p_full")
+    assert words(lines, "joint effect, p_full") == "survives"
+    assert words(lines, "random heads, as many") == "few reach the chosen ones"
+    assert words(lines, "sandbag − neutral") == "specific to sandbagging"
+    assert words(lines, "SAE swap at layer 15").startswith("specific")
+    assert words(lines, "random weights") == "nothing found" and words(lines, "placebo prompts") == "not run"
+
+
+def test_headline_of_a_closed_gate(runs_folder):
+    lines = ledger.headline(artefacts(gate=gate(False)), "a")
+    assert "closed" in words(lines, "gap, p_full") and words(lines, "joint effect") == "no sandbagging to explain"
+
+
+def test_a_null_in_which_something_is_found_is_shouted(runs_folder):
+    null_run(runs_folder / "a" / "placebo", opened=True, effect=0.12)
+    assert "SOMETHING FOUND" in words(ledger.null_lines("a"), "placebo")
+
+
+def test_a_changed_null_run_is_refused(runs_folder):
+    null_run(runs_folder / "a" / "null_model")
+    (runs_folder / "a" / "null_model" / "00_baseline" / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="changed after"):
+        ledger.null_lines("a")
+
+
+def test_headline_as_markdown(runs_folder):
+    with pytest.raises(UserError, match="10_what_survived"):
+        ledger.headline_markdown("a")
+    (runs_folder / "a" / "10_ledger").mkdir(parents=True)
+    line = {"finding": "f", "value_text": "|x|", "verdict": "v"}
+    (runs_folder / "a" / "10_ledger" / "headline.json").write_text(json.dumps([line]))
+    assert ledger.headline_markdown("a").splitlines()[-1] == r"| f | \|x\| | v |"
+
+
+def test_figures_draw(table):
+    shown = ledger.comparable(table)
+    assert {"joint_effect", "neutral_effect", "specific_portion"} <= set(shown["claim"])
+    plots.ledger(shown).draw_without_rendering()
+    figure = ledger.headline_figure(artefacts())
+    figure.draw_without_rendering()
+    texts = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert f"n = {N}" in texts and "95 % CI" in texts and "(pp)" in texts

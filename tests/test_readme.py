@@ -1,0 +1,58 @@
+"""The README's numbers are the committed run's, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sandbagging import ledger, runs
+from sandbagging.__main__ import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "papermill_runs" / "reference"
+BEGIN, END = "<!-- headline:begin -->", "<!-- headline:end -->"
+
+reference = pytest.mark.skipif(not (REFERENCE / "10_ledger" / "headline.json").exists(), reason="the reference run is being made anew")
+
+
+@reference
+def test_table_is_that_of_the_reference_run(monkeypatch):
+    monkeypatch.delenv("SANDBAGGING_RUNS", raising=False)
+    shown = README.split(BEGIN)[1].split(END)[0].strip()
+    assert shown == ledger.headline_markdown("reference"), "paste `ledger.headline_markdown('reference')` between the README's two marks"
+
+
+def test_table_has_one_place():
+    assert README.count(BEGIN) == README.count(END) == 1 and README.index(BEGIN) < README.index(END)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    of_the_run = "papermill_runs/reference"
+    here = [link for link in links if "://" not in link and (REFERENCE.exists() or not link.startswith(of_the_run))]
+    missing = [link for link in here if not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_every_notebook_is_in_the_reading_order():
+    named = re.findall(r"\(notebooks/(\w+)\.ipynb\)", README)
+    assert named == [notebook.name for notebook in runs.NOTEBOOKS]
+
+
+def test_commands_and_sets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make ([\w-]+)", README, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for line in re.findall(r"^P (.+?)(?:\s+#.*)?$", README, re.M):
+        _parser().parse_args([word.strip('"') for word in re.findall(r'"[^"]*"|\S+?="[^"]*"|\S+', line)])
+    sets = {path.stem for path in (ROOT / "papermill_runs" / "parameters").glob("*.yaml")}
+    assert sets <= set(re.findall(r"`(\w+)`", README))
+
+
+def test_citation_file_is_whole():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
+    assert {"2509.20393", "2407.14435"} <= {reference["url"].rsplit("/", 1)[-1] for reference in citation["references"]}
