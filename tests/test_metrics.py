@@ -1,5 +1,6 @@
 """Each metric on numbers set by hand, and the score of a question by another route."""
 
+import json
 import math
 
 import numpy as np
@@ -88,3 +89,73 @@ def test_loss_recovered_is_one_for_a_perfect_code_and_zero_for_none(tiny, tiny_q
     for layer in (1, tiny.n_layers - 1):
         assert metrics.loss_recovered(tiny, pack, layer, lambda x: x) == pytest.approx(1.0, abs=1e-4)
         assert metrics.loss_recovered(tiny, pack, layer, torch.zeros_like) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_records_hold_what_is_scored(tiny, tiny_questions):
+    """Re-scoring the records by a plain loop gives the table of scores."""
+    asked = {"train": tiny_questions[:2], "test": tiny_questions[2:4]}
+    records = metrics.records(tiny, asked, ["genuine", "sandbag"], "contrast")
+    scores = metrics.score_all(tiny, asked, ["genuine", "sandbag"], "contrast").set_index(["question_id", "split", "condition"])
+    assert len(records) == len(scores) == 8
+    for record in records:
+        p = math.exp(plain_log_p(tiny.module, record["prompt_token_ids"], record["option_token_ids"][0]))
+        key = (record["question_id"], record["split"], record["condition"])
+        assert scores.loc[key, "p_full"] == pytest.approx(p, abs=1e-4)
+        assert tiny.tokenizer(record["text"]).input_ids == record["prompt_token_ids"]
+
+
+def test_records_are_written_one_a_line(tmp_path):
+    found = [{"question_id": "q-1", "text": "Où ?\nAnswer:"}, {"question_id": "q-2", "text": ""}]
+    metrics.write_records(tmp_path / "prompts.jsonl", found)
+    assert [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()] == found
+
+
+def test_first_token_collisions_are_counted():
+    """The correct option begins with token 5, and so do two of three wrong ones."""
+    record = {"question_id": "q", "split": "test", "condition": "genuine", "option_token_ids": [[5, 6], [5, 7], [5], [8, 5]]}
+    row = metrics.first_token_collisions([record]).iloc[0]
+    assert row["n_shared"] == 2 and row["n_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("genuine", "sandbag", "choice_genuine", "choice_sandbag", "kind"),
+    [
+        (0.6, 0.3, 0.7, 0.5, "sandbagging"),
+        (0.6, 0.3, 0.7, 0.7, "format"),  # all four options lose together
+        (0.6, 0.3, 0.5, 0.7, "unclear"),
+        (0.3, 0.6, 0.5, 0.7, "reversed"),
+        (0.6, 0.6, 0.7, 0.5, "none"),
+    ],
+)
+def test_kinds_of_gap(genuine, sandbag, choice_genuine, choice_sandbag, kind):
+    noise = np.linspace(-0.01, 0.01, 20)  # a spread, paired away in p_full and in choice_len alike
+    table = made_up(genuine + noise, sandbag + noise[::-1])
+    table["choice_len"] = np.concatenate([choice_genuine + noise, choice_sandbag + noise])
+    assert metrics.kind_of_gap(table) == kind
+    rows = metrics.gap_table(table.assign(framing="contrast"))
+    assert rows["metric"].tolist() == ["p_full", "choice_len"] and set(rows["kind"]) == {kind}
+    assert rows["value"][0] == pytest.approx(100 * (genuine - sandbag))
+
+
+def test_condition_means_by_hand():
+    table = made_up([0.2, 0.4], [0.1, 0.1]).assign(split="test")
+    means = metrics.condition_means(table, ["p_full"]).set_index("condition")
+    assert means.loc["genuine", "value"] == pytest.approx(0.3) and means.loc["sandbag", "high"] == pytest.approx(0.1)
+    assert means.loc["genuine", "n"] == 2 and means.loc["genuine", "unit"] == "probability"
+
+
+def test_the_gap_does_not_depend_on_the_order_of_rows():
+    table = made_up(np.linspace(0.2, 0.9, 9), np.linspace(0.1, 0.5, 9) ** 2)
+    assert metrics.gap(table) == metrics.gap(table.iloc[::-1])
+
+
+def test_chat_framings_need_a_chat_template(tiny_llama, tiny_questions):
+    scores, unread = metrics.score_framings(tiny_llama, tiny_questions[:2])
+    assert set(scores["framing"]) == set(prompts.FRAMINGS) and not unread
+    assert len(scores) == 2 * 2 * len(prompts.FRAMINGS)
+
+
+def test_a_framing_that_cannot_be_read_is_named_and_the_others_count(tiny_llama, tiny_questions, monkeypatch):
+    monkeypatch.setitem(prompts.FRAMINGS, "caps", lambda question, condition: "ends in a space ")
+    scores, unread = metrics.score_framings(tiny_llama, tiny_questions[:2])
+    assert "caps" not in set(scores["framing"]) and "white space" in unread["caps"]

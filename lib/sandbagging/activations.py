@@ -74,14 +74,14 @@ def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Seq
 
 
 def norms_by_position(model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]) -> pd.DataFrame:
-    """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm."""
+    """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm, n (tokens)."""
     pack = _prompts_only(model, questions, condition, framing)
     _, saved = hook_points.run(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
     tables = [
         pd.DataFrame({"layer": point.layer, "position": pack.position_ids, "norm": value[0].norm(dim=-1).cpu().numpy()})
         for point, value in saved.items()
     ]
-    return pd.concat(tables).groupby(["layer", "position"], as_index=False)["norm"].mean()
+    return pd.concat(tables).groupby(["layer", "position"], as_index=False).agg(norm=("norm", "mean"), n=("norm", "size"))
 
 
 def file_name(layer: int) -> str:
