@@ -580,6 +580,7 @@ class _Progress:
 
     def __init__(self, plan: Plan, expected: dict[str, float]):
         self.plan, self.expected = plan, expected
+        self.own = all(runs.read_manifest(plan.run, step.notebook.artefact) for step in plan.steps)
         self.began = time.time()
         self.index: int | None = None
         self.step_began = self.spoke = self.began
@@ -645,6 +646,8 @@ class _Progress:
             if last and report and report["done"]:
                 return here * (report["total"] - report["done"]) / report["done"]
             return None
+        if not self.planned and not self.own:
+            return None  # another run's seconds mean nothing here before one notebook has shown the scale
         scale = self.spent / self.planned if self.planned else 1.0
         seconds = [self.expected.get(step.notebook.name, 0.0) * scale for step in self.plan.steps]
         return max(seconds[index] - here, 0.0) + math.fsum(seconds[index + 1 :])
