@@ -48,6 +48,14 @@ class Effects(NamedTuple):
         return self.effect(metric)[self.sets.index(tuple(sorted(heads)))]
 
 
+def minus(effects: Effects, other: Effects) -> Effects:
+    """Return one effect minus another (sandbag minus genuine), set by set and question by question, over a baseline of 0."""
+    if (effects.sets, effects.question_ids) != (other.sets, other.question_ids):
+        raise ValueError("effects are subtracted question by question and set by set: both need the same ones, in the same order")
+    change = {name: effects.effect(name) - other.effect(name) for name in effects.value}
+    return Effects(effects.sets, effects.question_ids, {name: np.zeros(len(effects.question_ids)) for name in change}, change)
+
+
 def all_heads(model) -> list[Heads]:
     """Return every head of the model as a set of one."""
     return [((layer, head),) for layer in range(model.n_layers) for head in range(model.n_heads)]
@@ -110,6 +118,11 @@ def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -
     """Return the mean of a metric's changes [question] with CI95 over questions, in pp (nats for logodds)."""
     unit, scale = unit_of(metric)
     return statistics.paired_effect(change, np.zeros_like(change), unit=unit, scale=scale, seed=seed)
+
+
+def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
+    """Return the mean effect of ablating one of the heads on p_full, in pp with CI95 over questions."""
+    return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
 
 
 def by_question(effects: Effects, condition: str, joint: Iterable[Head] = (), names: Sequence[str] = METRICS) -> pd.DataFrame:
