@@ -62,6 +62,9 @@ def sites(model, questions, framing: str, layers: Sequence[int], positions: Sequ
         raise UserError(f"{len(questions)} test questions are too few to judge an intervention on; use at least {MIN_QUESTIONS}.")
     if max(layers) >= model.n_layers - 1:
         raise UserError(f"Layer {max(layers)} is the last one, and nothing attends to what it writes; choose a lower layer.")
+    unknown = [p for p in positions if p not in ("last", "all")]
+    if unknown or not positions:
+        raise UserError(f"Unknown position {', '.join(map(str, unknown)) or '(none)'}; positions is a list of last, all or both.")
     pack = metrics.prepare(model, questions, "sandbag", framing)
     points, stored = [HookPoint("resid_post", layer) for layer in layers], {}
     final, saved = hook_points.run(model, pack, reads=points, stored=stored, store=True)
@@ -101,7 +104,10 @@ def shuffled_labels(n_genuine: int, n_sandbag: int, seed: int, balanced: bool = 
     if not balanced:
         return rng.permutation(np.arange(n_genuine + n_sandbag) < n_genuine)
     if n_genuine % 2 or n_sandbag % 2:
-        raise UserError(f"A balanced shuffle halves each condition, and {n_genuine} and {n_sandbag} prompts are not even; drop one.")
+        raise UserError(
+            f"A balanced shuffle halves each condition, and {n_genuine} genuine and {n_sandbag} sandbag prompts are not both even; "
+            "take an even n_train, or balanced=False."
+        )
     halves = [rng.permutation(np.arange(n) < n // 2) for n in (n_genuine, n_sandbag)]
     return np.concatenate(halves)
 
@@ -198,9 +204,14 @@ def without_sae(x: Tensor, train: TrainCodes, *, oracle: Tensor | None, seeds: S
     return out
 
 
+def median_codes(sae, train: TrainCodes) -> tuple[Tensor, Tensor]:
+    """Return m_G and m_S [latent], the median codes of genuine and of sandbag train prompts."""
+    return median_code(sae.encode(train.genuine)), median_code(sae.encode(train.sandbag))
+
+
 def e6_and_e4(x: Tensor, sae, train: TrainCodes) -> tuple[dict[Key, Tensor], Tensor, Tensor]:
     """Return E6, E4, their delta forms and identity, with the median codes m_G and m_S [latent]."""
-    m_g, m_s = (median_code(sae.encode(rows)) for rows in (train.genuine, train.sandbag))
+    m_g, m_s = median_codes(sae, train)
     delta = sae.decode(m_g[None]) - sae.decode(m_s[None])
     out: dict[Key, Tensor] = {}
     for term, keep in (("kept", True), ("dropped", False)):
@@ -223,6 +234,8 @@ def shuffled_codes(codes: Tensor, train: TrainCodes, seeds: Sequence[int], balan
 
 def e1(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True, name: str = "E1") -> dict[Key, Tensor]:
     """Return E1 (error kept): E6 with the median code of the prompts that a shuffle labels "genuine", a seed each."""
+    if not len(seeds):
+        raise UserError("E1 needs at least one shuffle; set e1_seeds to 1 or more (20 or more to see their spread).")
     found = shuffled_codes(train.pooled_codes(sae), train, seeds, balanced)
     return {(name, "kept", seed): interventions.swap_code(x, sae, code) for seed, code in zip(seeds, found, strict=True)}
 
@@ -263,7 +276,12 @@ def e1_with_labels(x: Tensor, sae, train: TrainCodes, labels: np.ndarray) -> Ten
 
 
 def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
-    """Return x plus random directions, each row's as long as its change from x to `like` (E6's), a seed each."""
+    """Return x plus random directions, each row's as long as its change from x to `like` (E6's), a seed each.
+
+    Raises UserError without a seed: an effect that is not compared with noise cannot be judged.
+    """
+    if not len(seeds):
+        raise UserError("Noise needs at least one seed; set noise_seeds to 1 or more.")
     norm = (like - x).norm(dim=-1)
     return {("noise", "", seed): interventions.add_noise(x, norm, seed) for seed in seeds}
 
@@ -416,6 +434,38 @@ def cells(table: pd.DataFrame) -> Iterator[tuple[tuple[int, str, str], pd.DataFr
 def has(cell: pd.DataFrame, intervention: str, error_term: str) -> bool:
     """Return whether a cell holds effects of an intervention in this form."""
     return bool(((cell["intervention"] == intervention) & (cell["error_term"] == error_term)).any())
+
+
+def estimates(rows: pd.DataFrame) -> list[Estimate]:
+    """Return the effects of a summary's rows, in pp with their CI95."""
+    method = f"percentile bootstrap over questions, {statistics.N_RESAMPLES} resamples"
+    return [Estimate(r["effect_pp"], r["low"], r["high"], int(r["n"]), "pp", method) for r in rows.to_dict("records")]
+
+
+def effect_table(summary: pd.DataFrame, interventions: Sequence[str], *, metric: str = metrics.PRIMARY, position: str = "last",
+                 error_term: str = "kept") -> pd.DataFrame:  # fmt: skip
+    """Return effects in pp with CI95 as text, a row per layer and tag, a column per intervention; "" where there is none."""
+    rows = shown(summary, error_term)
+    rows = rows[(rows["metric"] == metric) & (rows["position"] == position) & rows["intervention"].isin(interventions)]
+    rows = rows.assign(text=[f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in estimates(rows)])
+    wide = rows.assign(tag=rows["tag"].replace("", "(no SAE)")).pivot(index=["layer", "tag"], columns="intervention", values="text")
+    return wide.reindex(columns=[name for name in interventions if name in wide]).fillna("")
+
+
+def signs(rows: pd.DataFrame) -> str:
+    """Return in words on which side of 0 the CI95 of a summary's rows lie."""
+    above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
+    return f"above 0 in {above}, below 0 in {below} and around 0 in {len(rows) - above - below} of {len(rows)} cells"
+
+
+def findings(summary: pd.DataFrame, interventions: Sequence[str], metric: str = metrics.PRIMARY) -> dict[str, dict[str, Estimate]]:
+    """Return {"tag, position": {intervention: effect}} for a summary file; the error term is kept where there is one."""
+    rows = shown(summary)
+    rows = rows[(rows["metric"] == metric) & rows["intervention"].isin(interventions)]
+    found: dict[str, dict[str, Estimate]] = {}
+    for row, effect in zip(rows.to_dict("records"), estimates(rows), strict=True):
+        found.setdefault(f"{row['tag'] or 'no SAE, L' + str(row['layer'])}, {row['position']}", {})[row["intervention"]] = effect
+    return found
 
 
 # What is compared, question by question: (first, its error term, second, its error term).
