@@ -194,7 +194,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
             colour, _, dash = looks[tag]
             ax.plot(part["step"], part[quantity], color=colour, linestyle=dash, linewidth=1.2, label=tag)
         ax.set_xlabel("training step (batches)")
-        ax.set_ylabel(labels[quantity])
+        ax.set_ylabel(labels[quantity] + (", log scale" if quantity != "l0" else ""))
+        if quantity != "l0":
+            ax.set_yscale("log")
         ax.xaxis.set_major_locator(MaxNLocator(4))
     _legend_beside(fig, axes[0][0])
     _title(fig, "Training of the SAEs")
@@ -222,7 +224,7 @@ def sae_quality(metrics: pd.DataFrame) -> Figure:
         if f"{quantity}_last" in metrics:
             ax.plot(metrics[f"{quantity}_last"].astype(float), place, "v", color=VERMILION, fillstyle="none", label="last tokens")
         ax.set_xlabel(labels[quantity])
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.06 * max(ax.get_xlim()[1], 1e-3))
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
     axes[0][0].set_yticks(place, metrics["tag"], fontsize=8)
     axes[0][0].set_ylabel("SAE (tag)")
@@ -296,7 +298,7 @@ def _dots_with_null(ax: Axes, part: pd.DataFrame, place: pd.Series, name: str, l
 
 
 def _diff_means_name(tag: str) -> str:
-    return str(tag).replace("diff_means", "difference of means", 1) if str(tag).startswith("diff_means") else str(tag)
+    return str(tag).replace("diff_means_", "difference of means, ", 1) if str(tag).startswith("diff_means") else str(tag)
 
 
 @_styled
@@ -306,7 +308,7 @@ def topk_against_jumprelu(pairs: pd.DataFrame, what: str = "|d_max| (SD units)")
     by_model = pairs["model"].nunique() > 1 if "model" in pairs else False
     names = [f"{r['model']} L{r['layer']} {r['condition']}" if by_model else f"L{r['layer']} {r['condition']}" for _, r in pairs.iterrows()]
     place = np.arange(len(pairs))[::-1]
-    fig, ax = plt.subplots(figsize=(WIDTH, 1.7 + 0.26 * len(pairs)))
+    fig, ax = plt.subplots(figsize=(WIDTH, max(2.8, 1.7 + 0.26 * len(pairs))))
     ax.hlines(place, pairs["topk"], pairs["jumprelu"], color="#BBBBBB", linewidth=1.5, zorder=1)
     ax.plot(pairs["topk"], place, "o", color=BLUE, label="TopK")
     ax.plot(pairs["jumprelu"], place, "s", color=ORANGE, markeredgecolor=INK, label="JumpReLU")

@@ -757,7 +757,7 @@ def last_tokens(activations: Tensor, table: pd.DataFrame, split: str, conditions
     """
     last = table[table["is_last"] & (table["split"] == split)].sort_values("question_id")
     parts = {condition: last[last["condition"] == condition] for condition in conditions}
-    rows = {condition: part["row"].to_numpy() for condition, part in parts.items()}
+    rows = {condition: part["row"].to_numpy(copy=True) for condition, part in parts.items()}
     asked = {tuple(part["question_id"]) for part in parts.values()}
     if len(asked) != 1 or not asked.pop():
         raise UserError(f"The conditions of split {split!r} do not hold the same questions; run notebook 01_collect_activations again.")
@@ -769,3 +769,19 @@ def along_mean_difference(train: dict[str, Tensor], test: dict[str, Tensor], pai
     direction = train[pair[0]].mean(dim=0) - train[pair[1]].mean(dim=0)
     direction = direction / direction.norm()
     return {condition: (test[condition] @ direction)[:, None].double().numpy() for condition in pair}
+
+
+def cue_rows(records: pd.DataFrame, table: pd.DataFrame, *, cue_of: str = "sandbag", seen_in: str = "genuine") -> np.ndarray:
+    """Return the rows of the prefix that all `seen_in` prompts share where the last words of a `cue_of` prompt stand.
+
+    With demonstrations that show both kinds of answer, "Incorrect answer:" stands in genuine prompts too, where nobody asks for
+    a wrong one. `records` is prompts.jsonl. The cue is compared by token ids, back to the first token in which it differs
+    from that of `seen_in`; the result is empty where the framing has no such place.
+    """
+    train = records[records["split"] == "train"].drop_duplicates("condition").set_index("condition")["prompt_token_ids"]
+    cue, text = train[cue_of], train[seen_in]
+    shared = next((i for i, (a, b) in enumerate(zip(reversed(cue), reversed(text), strict=False)) if a != b), len(cue) - 1)
+    width = shared + 1
+    found = [p for p in range(width - 1, len(text)) if text[p - width + 1 : p + 1] == cue[-width:]]
+    prefix = (table["split"] == "train") & (table["condition"] == seen_in) & (table["question_id"].fillna("") == "")
+    return table.loc[prefix & table["position"].isin(found), "row"].to_numpy(copy=True)
