@@ -137,6 +137,12 @@ def test_kinds_of_gap(genuine, sandbag, choice_genuine, choice_sandbag, kind):
     assert rows["value"][0] == pytest.approx(100 * (genuine - sandbag))
 
 
+def test_a_gap_of_nearly_nothing_is_none():
+    """Random weights give p near 1 / vocabulary: there a difference can be certain and mean nothing."""
+    table = made_up(np.linspace(2e-5, 3e-5, 9), np.full(9, 1e-5))
+    assert metrics.gap(table).low > 0 and metrics.kind_of_gap(table) == "none"
+
+
 def test_condition_means_by_hand():
     table = made_up([0.2, 0.4], [0.1, 0.1]).assign(split="test")
     means = metrics.condition_means(table, ["p_full"]).set_index("condition")
