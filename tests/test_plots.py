@@ -74,6 +74,13 @@ def quality():
     return pd.DataFrame({"tag": tags, "l0": RNG.uniform(30, 90, k), **{c: RNG.random(k) for c in columns}})
 
 
+def chosen():
+    rows = [
+        {"tag": t, "pair": p, "value": RNG.normal(2, 1)} for t in quality()["tag"] for p in ("genuine vs sandbag", "genuine vs placebo")
+    ]
+    return with_ci(rows, "value")
+
+
 def separations():
     tags = ["topk_L7_mixed", "jumprelu_L7_mixed", "topk_L15_mixed", "jumprelu_L15_mixed", "diff_means_L15"]
     return pd.DataFrame(
@@ -155,7 +162,9 @@ FIGURES = {
     "training_curves": lambda: plots.training_curves(history()),
     "training_curves_42": lambda: plots.training_curves(history(42)),
     "sae_quality": lambda: plots.sae_quality(quality()),
+    "seen_and_held_out": lambda: plots.seen_and_held_out(quality().assign(fvu_train=0.01, fvu_same=0.05), 84, 168),
     "separation": lambda: plots.separation(separations(), n=80),
+    "chosen_latents": lambda: plots.chosen_latents(chosen()),
     "topk_against_jumprelu": lambda: plots.topk_against_jumprelu(pairs()),
     "battery": lambda: plots.battery(swap_summary(), 15, position="last"),
     "e1_distribution": lambda: plots.e1_distribution(RNG.normal(0, 1, 20), JOINT, -3.0),

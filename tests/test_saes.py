@@ -467,3 +467,71 @@ def test_quality_is_the_same_in_chunks_and_none_where_undefined(trained, activat
     assert saes.quality(trained[3], activations)["fvu_last"] is None
     with pytest.raises(UserError, match="marks 3 tokens"):
         saes.quality(trained[3], activations, [True] * 3)
+
+
+# From activations to a folder, and the last prompt tokens
+
+
+@pytest.fixture(scope="module")
+def layer(activations):
+    """Activations of 40 rows a split and condition with their table: a prefix of 4 rows, then 6 questions of 6 tokens."""
+    lines = [
+        {"split": split, "condition": condition, "position": position if token < 4 else 4 + position,
+         "question_id": "" if token < 4 else f"{split}-{(token - 4) // 6}", "is_last": token >= 4 and (token - 4) % 6 == 5}
+        for split in ("train", "test") for condition in ("genuine", "sandbag", "neutral")
+        for token in range(40) for position in [1 + token if token < 4 else (token - 4) % 6]
+    ]  # fmt: skip
+    table = pd.DataFrame(lines)
+    return activations[: len(table)], table.assign(row=np.arange(len(table)))
+
+
+def test_recipes_are_one_for_each_tag():
+    found = saes.recipes("org/SmolLM2-135M", D_IN, [3, 5], ["mixed"], ["topk_k8", "jumprelu"], steps=10)
+    assert [saes.tag(r) for r in found][:2] == ["v4_SmolLM2_topk_k8_L3_mixed", "v4_SmolLM2_jumprelu_L3_mixed"] and len(found) == 4
+    with pytest.raises(UserError, match="nearest"):
+        saes.recipes("tiny", D_IN, [3], ["mixed"], ["topkk"])
+
+
+def test_train_tag_writes_a_folder_and_held_out_figures(layer, tmp_path):
+    resid, table = layer
+    calls = []
+    found = saes.train_tag(recipe(), resid, table, tmp_path, scale=saes.input_scale(resid), model_name="tiny", dataset="default",
+                           loss_recovered=lambda f: float(f(resid[:3]).shape[0]), progress=lambda *a: calls.append(a))  # fmt: skip
+    assert found.metrics == json.loads((tmp_path / saes.tag(recipe()) / "metrics.json").read_text())
+    assert torch.equal(saes.load(tmp_path / saes.tag(recipe())).W_dec, found.sae.W_dec)
+    # 3 conditions x 36 question tokens on test; on train the prefixes count too.
+    assert (found.metrics["n_tokens"], found.metrics["n_tokens_last"], found.metrics["n_tokens_train"]) == (108, 18, 120)
+    assert found.metrics["fvu_train"] < found.metrics["fvu_same"] == found.metrics["fvu"] and found.metrics["loss_recovered"] == 3
+    assert calls[-1] == (f"train {saes.tag(recipe())}", 60, 60) and set(found.history["tag"]) == {saes.tag(recipe())}
+    for last, name in ((False, "fvu"), (True, "fvu_last")):
+        estimate = saes.fvu_ci(found.sae, resid, table, "mixed", "test", last=last)
+        assert estimate.value == pytest.approx(found.metrics[name], rel=1e-4) and estimate.low < estimate.value < estimate.high
+
+
+def test_last_tokens_are_paired_by_question(layer):
+    resid, table = layer
+    shuffled = table.sample(frac=1, random_state=0)
+    found = saes.last_tokens(resid, shuffled, "test", ("genuine", "sandbag"))
+    wanted = table[(table["split"] == "test") & (table["condition"] == "sandbag") & table["is_last"]]["row"].to_numpy()
+    assert list(found) == ["genuine", "sandbag"] and torch.equal(found["sandbag"], resid[wanted])
+    with pytest.raises(UserError, match="same questions"):
+        saes.last_tokens(resid, table, "test", ("genuine", "placebo"))
+
+
+def test_mean_difference_is_fitted_on_train_alone():
+    train = {"a": torch.tensor([[3.0, 0.0], [5.0, 0.0]]), "b": torch.zeros(2, 2)}
+    test = {"a": torch.tensor([[2.0, 9.0]]), "b": torch.tensor([[-1.0, 9.0]])}
+    found = saes.along_mean_difference(train, test, ("a", "b"))
+    assert found["a"].tolist() == [[2.0]] and found["b"].tolist() == [[-1.0]]
+
+
+def test_cue_rows_find_the_words_in_the_other_prefix():
+    # 8 9 = "In correct", 9 alone would be another word: the cue reaches back to the first differing token.
+    records = pd.DataFrame({
+        "split": "train", "condition": ["genuine", "sandbag"],
+        "prompt_token_ids": [[1, 8, 9, 2, 3, 5, 7, 2, 3, 6, 7, 2, 3], [1, 8, 9, 2, 3, 5, 7, 2, 3, 6, 8, 9, 2, 3]],
+    })  # fmt: skip
+    table = pd.DataFrame({"row": [10, 11, 12, 13, 14], "split": "train", "condition": "genuine", "question_id": None,
+                          "position": [1, 2, 3, 4, 8]})  # fmt: skip
+    assert saes.cue_rows(records, table).tolist() == [13]
+    assert saes.cue_rows(records.assign(prompt_token_ids=[[1, 2, 3], [4, 2, 3]]), table).tolist() == []

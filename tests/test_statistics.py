@@ -371,3 +371,46 @@ def test_null_spares_noise_and_yields_to_a_real_difference():
     a[:, 9] += 1
     null = st.sign_flip_null_d_max(a, b, 400)
     assert st.rank_p(abs(st.cohens_dz(a, b).d_max), null) < 0.01
+
+
+def test_null_takes_a_given_s0():
+    a, b = np.array([[1.0], [2.0], [4.0]]), np.array([[0.0], [0.5], [1.0]])
+    # Alone, a latent's s0 is its own spread: twice the denominator, half the d.
+    assert st.sign_flip_null_d_max(a, b, 30, s0=0.0) == pytest.approx(2 * st.sign_flip_null_d_max(a, b, 30))
+
+
+def test_separation_table_has_each_pair_and_formula_once():
+    rng = np.random.default_rng(2)
+    values = {c: np.maximum(rng.normal(m, 1, (40, 20)), 0) for c, m in (("genuine", 0), ("sandbag", 2), ("placebo", 0))}
+    table = st.separation_table(values, [("genuine", "sandbag"), ("genuine", "placebo")], n_flips=200)
+    assert list(zip(table["pair"], table["d"], strict=True)) == [
+        (f"genuine vs {c}", d) for c in ("sandbag", "placebo") for d in ("dz", "dav")
+    ]
+    assert table["d_max"][0] == st.cohens_dz(values["genuine"], values["sandbag"]).d_max < 0
+    beyond = table["d_max"].abs() > table["null_d_max"]
+    assert beyond[:2].all() and not beyond[2:].all()
+
+
+def test_dz_of_one_latent_by_hand():
+    found = st.dz_ci(np.array([3.0, 5.0, 7.0]), np.array([1.0, 1.0, 1.0]), s0=2.0)
+    assert found.value == pytest.approx(4 / (2 + 2)) and found.n == 3 and found.low <= found.value <= found.high
+    assert st.dz_ci(np.ones(4), np.ones(4)).value == 0.0
+
+
+def test_chosen_on_train_judges_the_train_latent_on_test():
+    rng = np.random.default_rng(4)
+    train = {c: np.abs(rng.normal(1, 0.3, (30, 6))) for c in ("genuine", "sandbag", "placebo")}
+    test = {c: np.abs(rng.normal(1, 0.3, (30, 6))) for c in train}
+    train["sandbag"][:, 2] += 1  # only here on train
+    test["sandbag"][:, 5] += 3  # a better latent on test must not be taken
+    latent, d, on_test = st.chosen_on_train(train, test, [("genuine", "sandbag"), ("genuine", "placebo")])
+    assert latent == 2 and d < 0 and on_test["genuine vs sandbag"].low < 0 < on_test["genuine vs sandbag"].high
+    silent = {c: np.zeros((5, 3)) for c in train}
+    assert st.chosen_on_train(silent, silent, [("genuine", "sandbag")])[0] == -1
+
+
+def test_proportion_is_exact():
+    found = st.proportion(0, 3)
+    assert found.value == 0 and found.low == 0 and found.high == pytest.approx(1 - 0.025 ** (1 / 3))
+    with pytest.raises(UserError, match="proportion"):
+        st.proportion(4, 3)

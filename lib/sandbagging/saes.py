@@ -740,7 +740,7 @@ def fvu_ci(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str,
     """Return FVU over the question tokens (or the last ones) of one split, with a CI95 over questions, whole questions resampled."""
     lines = table.set_index("row").loc[question_rows(table, condition, split)]
     lines = lines[lines["is_last"]] if last else lines
-    tokens = _checked(activations[lines.index.to_numpy()])
+    tokens = _checked(activations[lines.index.to_numpy(copy=True)])
     error = (tokens - sae.decode(sae.encode(tokens))).square().sum(dim=1)
     spread = (tokens - tokens.mean(dim=0)).square().sum(dim=1)
     sums = pd.DataFrame({"error": error, "spread": spread}).groupby(lines["question_id"].to_numpy()).sum()
