@@ -192,11 +192,12 @@ def compare(sandbag: Effects, genuine: Effects, heads: Sequence[Head], seed: int
         still = statistics.equivalence(100 * sandbag.of([head], metrics.SECONDARY), margin_pp).equivalent
         rows.append({"head": head_name(head), "p_full, sandbag": _short(full), "choice_len, sandbag": _short(choice),
                      "p_full, genuine": _short(estimate(genuine.of([head]), seed=seed)),
-                     "kind": _kind(full, choice, still)})  # fmt: skip
+                     "kind": kind(full, choice, still)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _kind(full: Estimate, choice: Estimate, still: bool) -> str:
+def kind(full: Estimate, choice: Estimate, still: bool) -> str:
+    """Return "format", "choice" or "cannot be said" for effects on p_full and choice_len; `still`: the latter is equivalent to zero."""
     if still and not full.low <= 0 <= full.high:
         return "format"
     return "choice" if not choice.low <= 0 <= choice.high else "cannot be said"
@@ -243,6 +244,37 @@ def against_random(joint: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict:
     seen, drawn = 100 * joint.mean(), 100 * draws.mean(1)
     return {"mean": mean, "sd": float(drawn.std(ddof=1)), "z": statistics.z_score(seen, drawn), "rank_p": statistics.rank_p(seen, drawn),
             "gap": gap, "n_draws": len(drawn), "smallest_rank_p": 1 / (1 + len(drawn))}  # fmt: skip
+
+
+def condition_rows(effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0) -> pd.DataFrame:
+    """Return one set's effect as rows condition, metric, effect_pp, low, high, n; `effects` maps conditions to effects."""
+    heads = tuple(heads)
+    rows = [
+        {"condition": condition, "metric": name, **_columns(estimate(found.of(heads, name), name, seed))}
+        for name in next(iter(effects.values())).value
+        for condition, found in effects.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _columns(found: Estimate) -> dict:
+    return {"effect_pp": found.value, "low": found.low, "high": found.high, "n": found.n}
+
+
+def compare_replacements(model, pack: Pack, heads: Heads, token_sets: Mapping[str, Pack], seed: int = 0) -> pd.DataFrame:
+    """Return the effect of replacing the heads by zero and, per named token set, by its mean and by its tokens drawn at random.
+
+    Rows replacement, tokens (the name of the set), metric, effect_pp, low, high, n.
+    """
+    layers = sorted({layer for layer, _ in heads})
+    banks = {name: interventions.z_bank(model, [tokens], layers) for name, tokens in token_sets.items()}
+    ways = [("zero", "", None), *((way, name, bank) for way in ("mean", "resample") for name, bank in banks.items())]
+    rows = []
+    for replacement, tokens, bank in ways:
+        effects = ablate_sets(model, pack, [heads], replacement=replacement, bank=bank)
+        rows += [{"replacement": replacement, "tokens": tokens, "metric": name, **_columns(estimate(effects.of(heads, name), name, seed))}
+                 for name in METRICS]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def subsets(heads: Sequence[Head]) -> list[Heads]:
