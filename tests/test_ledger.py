@@ -228,7 +228,7 @@ def specificity(verdict: str = "specific") -> pd.DataFrame:
 
 def separation() -> pd.DataFrame:
     rows = [
-        {"tag": f"v4_smollm2_{arch}_L{layer}_mixed", "layer": layer, "pair": "genuine vs sandbag", "d": "dz", "d_max": d, "d_mean_all": d / 10}
+        {"tag": f"v4_smollm2_{arch}_L{layer}_mixed", "layer": layer, "pair": "genuine vs sandbag", "d": "dz", "d_max": d, "d_mean_all": d}
         for layer in (7, 15, 22)
         for arch, d in (("jumprelu", 3.0), ("topk", -2.0))
     ]
@@ -241,9 +241,24 @@ def sweep() -> pd.DataFrame:
     return table.assign(condition="sandbag", replacement="zero", metric="p_full", effect_pp=0.5, low=0.1, high=0.9, n=20)
 
 
-def subsets() -> pd.DataFrame:
-    rows = [("L0H1+L2H0+L5H3", 9.0), ("L0H1+L2H0+L17H6", 12.0), ("L0H1", 4.0)]
-    return pd.DataFrame(rows, columns=["heads", "effect_pp"]).assign(metric="p_full", low=1.0, high=14.0, n=N)
+def fields(mean: float, unit: str = "pp", half: float = 0.7) -> dict:
+    return Estimate(mean, mean - half, mean + half, N, unit).as_dict()
+
+
+def random_set(kind: str) -> dict:
+    x = draws()[draws()["kind"] == kind]["effect_pp"]
+    return {"mean": fields(x.mean()), "sd": x.std(), "rank_p": 1 / 21, "gap": fields(12 - x.mean(), half=1.2), "n_draws": len(x)}
+
+
+def circuit_summary(survives: bool = True) -> dict:
+    return {
+        "heads": [list(head) for head in HEADS], "joint": fields(12), "joint_neutral": fields(5), "joint_genuine": fields(2),
+        "joint_choice_len": fields(12), "specific_portion": fields(7), "specific_portion_vs_genuine": fields(10),
+        "fraction_restored": fields(1.2, "", 0.3), "redundancy": fields(0.4, "", 0.05),
+        "best_three": {"heads": [[0, 1], [2, 0], [17, 6]], "test": fields(11.5)},
+        "random_uniform": random_set("uniform"), "random_same_layer": random_set("same_layer"),
+        "survives": {"value": survives, "reason": "made up"},
+    }  # fmt: skip
 
 
 def gate(opened: bool = True) -> dict:
@@ -254,8 +269,8 @@ def gate(opened: bool = True) -> dict:
 def artefacts(**changes) -> ledger.Artefacts:
     made = ledger.Artefacts(
         model="smollm2-135m-instruct", random_weights=False, gate=gate(), margin_pp=0.15, scores=scores(), separation=separation(),
-        swaps=swaps(), specificity=specificity(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(), subsets=subsets(),
-        circuit_summary={},
+        swaps=swaps(), specificity=specificity(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(),
+        summary=circuit_summary(),
     )  # fmt: skip
     return made._replace(**changes)
 
@@ -323,6 +338,13 @@ def test_a_closed_gate_leaves_nothing_to_judge():
     assert told["verdict"].eq(NOT_TESTABLE).all() and told["why"].str.contains("no sandbagging to explain").all()
 
 
+@pytest.mark.parametrize(("survives", "expected"), [(True, "survives"), (False, "does not survive")])
+def test_notebook_08_decides_what_survives(survives, expected, runs_folder):
+    lines = ledger.headline(artefacts(summary=circuit_summary(survives)), "a")
+    assert words(lines, "joint effect, p_full") == expected
+    assert f"**{expected}**" in ledger.what_survived(ledger.rows(artefacts()), lines)
+
+
 def test_degenerate_cells_support_nothing():
     table = ledger.rows(artefacts(specificity=specificity("degenerate")))
     assert by_claim(table, "swap_gap_all")["verdict"] == NOT_TESTABLE
@@ -339,6 +361,22 @@ def test_random_weights_are_never_the_claims_model():
     assert set(table["verdict"]) <= OF_ANOTHER_MODEL and table["measured_on"].str.contains("random weights").all()
 
 
+def test_every_row_is_shown_in_one_group(table):
+    shown = pd.concat(ledger.shown(table, group) for group in ledger.GROUPS)
+    assert sorted(shown["claim"]) == sorted(table["claim"])
+    assert by_claim(shown, "joint_effect")["published"] == "13.71 [11.28, 16.24]"
+    assert by_claim(shown, "neutral_questions")["measured"] == "–"
+
+
+def test_what_survived_follows_the_verdicts(table):
+    lines = [ledger._line("zeroing L0H1: joint effect, p_full", None, "does not survive")]
+    said = ledger.what_survived(table, lines)
+    assert "**same direction** (" in said and "`joint_effect`" in said and "None of them is replicated" in said
+    assert "**does not survive**" in said
+    own = ledger.rows(artefacts(model="llama-3.2-1b"))
+    assert "**replicated** (" in ledger.what_survived(own, lines) and "None of them" not in ledger.what_survived(own, lines)
+
+
 def test_slips_are_told_once():
     slips = ledger.slips()
     assert list(slips["claim"]) == list(ledger.SLIPS) and slips["note"].str.len().gt(0).all()
@@ -353,12 +391,11 @@ def runs_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def null_run(folder, opened=False, effect=0.0):
+def null_run(folder, opened=False, survives=False):
     for artefact in ("00_baseline", "08_circuit"):
         (folder / artefact).mkdir(parents=True)
     (folder / "00_baseline" / "summary.json").write_text(json.dumps({"gate": gate(opened)}))
-    circuit({"sandbag": effect}).to_csv(folder / "08_circuit" / "effects_by_question.csv.gz", index=False)
-    draws().to_csv(folder / "08_circuit" / "draws.csv", index=False)
+    (folder / "08_circuit" / "summary.json").write_text(json.dumps(circuit_summary(survives)))
     for artefact in ("00_baseline", "08_circuit"):
         outputs = ledger.runs.output_hashes(folder / artefact)
         (folder / artefact / "manifest.json").write_text(json.dumps({"outputs": outputs}))
@@ -375,7 +412,7 @@ def test_headline_says_what_was_found(runs_folder):
     assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
     assert "open" in words(lines, "gap, p_full")
     assert words(lines, "joint effect, p_full") == "survives"
-    assert words(lines, "random heads, as many") == "few reach the chosen ones"
+    assert words(lines, "as many random heads of the same layers") == "few reach the chosen ones"
     assert words(lines, "sandbag − neutral") == "specific to sandbagging"
     assert words(lines, "SAE swap at layer 15").startswith("specific")
     assert words(lines, "random weights") == "nothing found" and words(lines, "placebo prompts") == "not run"
@@ -387,7 +424,7 @@ def test_headline_of_a_closed_gate(runs_folder):
 
 
 def test_a_null_in_which_something_is_found_is_shouted(runs_folder):
-    null_run(runs_folder / "a" / "placebo", opened=True, effect=0.12)
+    null_run(runs_folder / "a" / "placebo", opened=True, survives=True)
     assert "SOMETHING FOUND" in words(ledger.null_lines("a"), "placebo")
 
 

@@ -205,8 +205,7 @@ class Artefacts(NamedTuple):
     heads: list[tuple[int, int]]
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
-    subsets: pd.DataFrame
-    circuit_summary: dict
+    summary: dict  # 08: joint, joint_neutral, joint_genuine, specific_portion, random_uniform, survives, ...
 
     @classmethod
     def read(cls, step: runs.Step) -> Artefacts:
@@ -229,9 +228,15 @@ class Artefacts(NamedTuple):
             heads=_head_tuples(summary["heads"]),
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
             draws=step.read_table("08_circuit", "draws.csv"),
-            subsets=step.read_table("08_circuit", "subsets.csv"),
-            circuit_summary=summary,
+            summary=summary,
         )
+
+    def recorded(self, *names: str) -> Estimate | None:
+        """Return an Estimate that notebook 08 wrote down, by its key or keys; None where it wrote none."""
+        found = self.summary
+        for name in names:
+            found = (found or {}).get(name)
+        return None if found is None or found["value"] is None else Estimate.from_dict(found)
 
     @property
     def measured_on(self) -> str:
@@ -268,7 +273,7 @@ def _effect(change: pd.Series) -> Estimate | None:
 
 
 def specificity_cells(a: Artefacts, error_term: str = "kept", metric: str = metrics.PRIMARY) -> pd.DataFrame:
-    """Return the specificity gaps per SAE at the last token: tag, layer, verdict, E6 − E1 and E6 − E4 as Estimates, their equivalence tests."""
+    """Return the gaps E6 − E1 and E6 − E4 per SAE at the last token, as Estimates with equivalence tests: tag, layer, n, verdict, ..."""
     position = "last" if (a.swaps["position"] == "last").any() else a.swaps["position"].iloc[0]
     part = a.swaps[(a.swaps["position"] == position) & (a.swaps["metric"] == metric)]
     judged = a.specificity[(a.specificity["position"] == position) & (a.specificity["error_term"] == error_term)]
@@ -293,16 +298,16 @@ def _swap_gap(a: Artefacts) -> Measurement:
     cells = cells[[("jumprelu" in tag) for tag in cells["tag"]]]
     if cells.empty:
         return Measurement(why="no JumpReLU SAE in this run")
-    informative = cells[~cells["verdict"].isin(["degenerate", "destructive"])]
+    informative = cells[cells["verdict"] != "degenerate"]
     if informative.empty:
-        return Measurement(why=f"all {len(cells)} cells are degenerate or destructive, so their gaps say nothing")
+        return Measurement(why=f"all {len(cells)} cells are degenerate: their gaps are 0 by construction")
     gaps, tests = ([*informative[f"{what}_e1"], *informative[f"{what}_e4"]] for what in ("gap", "test"))
     weakest = max(tests, key=lambda test: test.p)
     outside = [gap for gap in gaps if gap.low > a.margin_pp or gap.high < -a.margin_pp]
     shown = max(outside or gaps, key=lambda gap: abs(gap.value))
     why = f"largest of {len(gaps)} gaps over {len(informative)} cells"
     if len(informative) < len(cells):
-        why += f"; {len(cells) - len(informative)} degenerate or destructive ones do not count"
+        why += f"; {len(cells) - len(informative)} degenerate ones do not count"
     return Measurement(shown, kind="bound", test=weakest, why=why)
 
 
@@ -323,23 +328,17 @@ def _spread(draws: np.ndarray) -> Measurement:
     return Measurement(Estimate(sd, low, high, n, "pp", "chi-squared"), kind="level", why="a spread over draws")
 
 
-def _ratio(top: pd.Series, bottom: pd.Series, *, one_minus: bool = False) -> Measurement:
-    if len(top) < 2 or len(bottom) < 2:
+def _percent(share: Estimate | None) -> Estimate | None:
+    """A share as a percentage."""
+    return share and Estimate(100 * share.value, 100 * share.low, 100 * share.high, share.n, "%", share.method)
+
+
+def _specific_share(a: Artefacts) -> Measurement:
+    joint, neutral = joint_by_question(a.circuit, "sandbag"), joint_by_question(a.circuit, "neutral")
+    if len(joint) < 2 or len(neutral) < 2:
         return Measurement(why="not measured")
-    share = statistics.ratio_ci(top.to_numpy(), bottom.loc[top.index].to_numpy(), unit="%", scale=100.0)
-    if one_minus:
-        share = Estimate(100 - share.value, 100 - share.high, 100 - share.low, share.n, "%", share.method)
-    return Measurement(share)
-
-
-def _gap_to_draws(a: Artefacts) -> Measurement:
-    """Joint effect minus the mean of the uniform draws, with the errors of both."""
-    joint, draws = _effect(joint_by_question(a.circuit, "sandbag")), _draws(a.draws, "uniform")
-    if joint is None or len(draws) < 2:
-        return Measurement(why="no random draws in this run")
-    error = 1.96 * float(draws.std(ddof=1)) / sqrt(len(draws))
-    value, low, high = joint.value - draws.mean(), hypot(joint.value - joint.low, error), hypot(joint.high - joint.value, error)
-    return Measurement(Estimate(value, value - low, value + high, joint.n, "pp", f"{joint.method}; {len(draws)} draws"))
+    specific = (joint - neutral.loc[joint.index]).to_numpy()
+    return Measurement(_percent(statistics.ratio_ci(specific, joint.to_numpy())))
 
 
 def _draws(draws: pd.DataFrame, kind: str) -> np.ndarray:
@@ -354,15 +353,11 @@ def _singles(a: Artefacts) -> pd.Series:
 
 
 def _best_three(a: Artefacts) -> tuple[tuple[str, ...], Measurement]:
-    """The best subset of three heads on the test questions and its effect there, which flatters it a little."""
-    rows = a.subsets[a.subsets["metric"] == metrics.PRIMARY] if "metric" in a.subsets else a.subsets
-    rows = rows[[str(heads).count("L") == 3 for heads in rows["heads"]]]
-    if rows.empty:
-        return (), Measurement(why="no subsets of three in this run")
-    best = rows.loc[rows["effect_pp"].idxmax()]
-    names = tuple(str(best["heads"]).replace(" ", "+").split("+"))
-    estimate = Estimate(best["effect_pp"], best["low"], best["high"], int(best["n"]), "pp", "the best of its size")
-    return names, Measurement(estimate, why="best of the subsets of three, chosen and judged on the same test questions")
+    """The best three heads of the chosen ones, picked on train questions, and their effect on test questions."""
+    if len(a.heads) <= 3:
+        return (), Measurement(why="three heads or fewer, so there is no best three among them")
+    names = tuple(map(circuits.head_name, _head_tuples(a.summary["best_three"]["heads"])))
+    return names, Measurement(a.recorded("best_three", "test"), why="the three picked on train, judged on test questions")
 
 
 def _single_head(a: Artefacts, name: str) -> Measurement:
@@ -432,29 +427,29 @@ def _bare(value: float, unit: str) -> Estimate:
 
 def measurements(a: Artefacts) -> dict[str, Measurement]:
     """Return what the run says about every claim that was found by an experiment."""
-    joint, neutral = joint_by_question(a.circuit, "sandbag"), joint_by_question(a.circuit, "neutral")
-    specific = (joint - neutral).dropna()
+    joint, specific = a.recorded("joint"), a.recorded("specific_portion")
     names = tuple(map(circuits.head_name, a.heads))
     three, three_effect = _best_three(a)
     quarter = (int(a.sweep["layer"].max()) + 1) / 4
+    early = sum(layer < quarter for layer, _ in a.heads)
     swap = _swap_gap(a)
-    at_most = Measurement(_effect(specific), kind="at most", why="the same portion here, in another model and with other heads")
+    at_most = Measurement(specific, kind="at most", why="the same portion here, in another model and with other heads")
     words = {
         "five_heads": Measurement(heads=names),
-        "early_heads": _share(sum(layer < quarter for layer, _ in a.heads), len(a.heads), len(a.heads), 0.25, "against 1 in 4 by chance"),
-        "joint_effect": Measurement(_effect(joint)),
-        "joint_effect_five_questions": Measurement(_effect(joint), why="here judged on questions that the heads were not chosen on"),
-        "gap_to_random_heads": _gap_to_draws(a),
+        "early_heads": _share(early, len(a.heads), len(a.heads), 0.25, "by chance the share is 1 in 4"),
+        "joint_effect": Measurement(joint),
+        "joint_effect_five_questions": Measurement(joint, why="here judged on questions that the heads were not chosen on"),
+        "gap_to_random_heads": Measurement(a.recorded("random_uniform", "gap")),
         "random_heads_sd": _spread(_draws(a.draws, "uniform")),
         "best_three_heads": Measurement(heads=three),
         "dispensable_heads": Measurement(heads=tuple(name for name in names if name not in three) if three else ()),
         "best_three_effect": three_effect,
         "sum_of_singles": Measurement(_effect(_singles(a))),
-        "redundancy": _ratio(joint, _singles(a), one_minus=True),
-        "neutral_effect": Measurement(_effect(neutral)),
+        "redundancy": Measurement(_percent(a.recorded("redundancy"))),
+        "neutral_effect": Measurement(a.recorded("joint_neutral")),
         "neutral_questions": Measurement(why="the figure can mean two things: 42 of 50 improved, or 42 of 50 were used"),
-        "specific_portion": Measurement(_effect(specific)),
-        "specific_share": _ratio(specific, joint),
+        "specific_portion": Measurement(specific),
+        "specific_share": _specific_share(a),
         "p_genuine": _level(a, "genuine"),
         "p_sandbag": _level(a, "sandbag"),
         "p_sandbag_after": _after(a),
@@ -519,20 +514,76 @@ def rows(a: Artefacts) -> pd.DataFrame:
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the ledger's rows whose published and measured numbers are both effects in pp, as `plots.ledger` draws them."""
-    part = table[(table["unit"] == "pp") & ~table["claim"].str.startswith("single_effect_")]
-    numbers = part.assign(**{name: pd.to_numeric(part[name], errors="coerce") for name in ("published", "measured")})
-    return numbers.dropna(subset=["published", "measured"])
+    numbers = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in ("published", "measured")})
+    effects = numbers[(table["unit"] == "pp") & ~table["claim"].str.startswith(("swap_gap", "random_heads_sd"))]  # a bound and a spread
+    other_heads = effects["claim"].str.startswith("single_effect_") & (effects["verdict"] == NOT_TESTABLE)
+    return effects[~other_heads].dropna(subset=["published", "measured"])
+
+
+GROUPS = {
+    "The swap through an SAE": ("§24, §26, §31",),
+    "The heads": ("Where the deception circuit lives", "§28", "§28.2", "§28.4", "§29 / U6", "§30"),
+    "The same heads on five questions": ("edited-model card",),
+    "TopK against JumpReLU": ("§32",),
+}
+
+
+def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Return one group of the ledger to read: claim, section, model, and published and measured numbers with intervals as text."""
+    part = table[table["section"].isin(GROUPS[group])]
+    texts = {side: [_cell(row, side) for row in part.to_dict("records")] for side in ("published", "measured")}
+    counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
+    return part.assign(**texts, n=counts)[["claim", "section", "model", "published", "measured", "unit", "n", "verdict", "why"]]
+
+
+def _cell(row: dict, side: str) -> str:
+    value, low, high = row[side], row[f"{side}_low"], row[f"{side}_high"]
+    interval = "" if pd.isna(low) else f" [{low:.4g}, {high:.4g}]"
+    if isinstance(value, str):
+        return value
+    return f"{'' if pd.isna(value) else f'{value:.4g}'}{interval}".strip() or "–"
 
 
 def tally(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how many claims got each verdict, by whether the claim is about the measured model."""
-    return table.groupby("verdict", sort=False).size().rename("claims").sort_values(ascending=False).reset_index()
+    """Return how many claims got each verdict, a row per model that the claims are about."""
+    return pd.crosstab(table["model"], table["verdict"])
+
+
+def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> str:
+    """Return in words what the verdicts of the ledger and of the headline say together."""
+    own, other = _by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID)), _by_verdict(table, (SAME_DIRECTION, OPPOSITE))
+    n_open = int((table["verdict"] == NOT_TESTABLE).sum())
+    said = [f"Of {len(table)} published findings, {n_open} are not testable here."]
+    if own:
+        said.append("On the model that they are about: " + "; ".join(own) + ".")
+    if other:
+        said.append("On another model, so as directions alone: " + "; ".join(other) + ".")
+    if not own:
+        said.append("None of them is replicated or refuted: for that, the claim's own model has to be run.")
+    stood = [line["verdict"] for line in lines if "joint effect" in line["finding"]][:1]
+    said += [f"By this run's own rule, the verdict on the circuit: **{word}**." for word in stood]
+    swaps, nulls = _after_prefix(lines, "SAE swap at "), _after_prefix(lines, "null model: ")
+    said += [f"The swap through an SAE is, per layer: {swaps}."] if swaps else []
+    said += [f"Null models: {nulls}."] if nulls else []
+    return " ".join(said)
+
+
+def _after_prefix(lines: Sequence[dict[str, str]], prefix: str) -> str:
+    chosen = [line for line in lines if line["finding"].startswith(prefix)]
+    return "; ".join(f"{line['finding'].removeprefix(prefix)}: {line['verdict']}" for line in chosen)
+
+
+def _by_verdict(table: pd.DataFrame, words: Sequence[str]) -> list[str]:
+    """Name the claims of each verdict: "3 same direction (`a`, `b`, `c`)"."""
+    found = {word: table.loc[table["verdict"] == word, "claim"] for word in words}
+    return [f"{len(claims)} **{word}** ({', '.join(f'`{claim}`' for claim in claims)})" for word, claims in found.items() if len(claims)]
 
 
 def slips() -> pd.DataFrame:
-    """Return the places where the card's figures do not add up or can be read in two ways: claim, published, note."""
+    """Return the places where the card's figures do not add up or can be read in two ways: claim, section, value, note."""
     entries = {entry["claim"]: entry for entry in published()}
-    return pd.DataFrame([{name: entries[claim][name] for name in ("claim", "section", "value", "note")} for claim in SLIPS])
+    table = pd.DataFrame([{name: entries[claim][name] for name in ("claim", "section", "value", "note")} for claim in SLIPS])
+    return table.assign(value=[f"{value:g}" for value in table["value"]])
 
 
 # The headline ------------------------------------------------------------------------------------------------------------------------
@@ -558,59 +609,48 @@ def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
 
 
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
+    joint, heads = a.recorded("joint"), ", ".join(map(circuits.head_name, a.heads))
     if not a.gate["open"]:
-        return [_line(f"{_count(a)} heads, joint effect", _effect(joint_by_question(a.circuit, "sandbag")), "no sandbagging to explain")]
-    effects = {condition: joint_by_question(a.circuit, condition) for condition in ("sandbag", "neutral", "genuine")}
-    survives, _ = survival(a.gate, a.circuit, a.draws)
-    share, secondary = _restored(a), _effect(joint_by_question(a.circuit, "sandbag", metric=metrics.SECONDARY))
-    heads = ", ".join(map(circuits.head_name, a.heads))
+        return [_line(f"zeroing {heads}: joint effect, p_full", joint, "no sandbagging to explain")]
+    secondary, share, overlap = a.recorded("joint_choice_len"), a.recorded("fraction_restored"), a.recorded("redundancy")
+    survives = "survives" if a.summary["survives"]["value"] else "does not survive"
     lines = [
-        _line(f"zeroing {heads}: joint effect, p_full", _effect(effects["sandbag"]), "survives" if survives else "does not survive"),
+        _line(f"zeroing {heads}: joint effect, p_full", joint, survives),
         _line("the same, choice_len", secondary, _towards(secondary)),
-        _line("share of the gap restored", share, _share_words(share)),
+        _line("share of the gap restored", _share_text(share), _share_words(share)),
+        *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
     ]
-    for kind, words in (("uniform", "random heads"), ("same_layer", "random heads of the same layers")):
-        lines += _draw_line(a, kind, f"{words}, as many", effects["sandbag"])
     for other in ("neutral", "genuine"):
-        lines.append(_line(f"the same heads on {other} prompts", _effect(effects[other]), _towards(_effect(effects[other]))))
-    for other in ("neutral", "genuine"):
-        portion = _effect((effects["sandbag"] - effects[other]).dropna())
+        effect = a.recorded(f"joint_{other}")
+        lines.append(_line(f"the same heads on {other} prompts", effect, _towards(effect)))
+    for other, key in (("neutral", "specific_portion"), ("genuine", "specific_portion_vs_genuine")):
+        portion = a.recorded(key)
         lines.append(_line(f"sandbag-specific portion (sandbag − {other})", portion, _specific(portion)))
-    overlap = _ratio(effects["sandbag"], _singles(a), one_minus=True).estimate
-    return [*lines, _line("redundancy (1 − joint / sum of singles)", overlap, _overlap(overlap))]
+    return [*lines, _line("redundancy (1 − joint / sum of singles)", _share_text(overlap), _overlap(overlap))]
 
 
-def _count(a: Artefacts) -> str:
-    return {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}.get(len(a.heads), str(len(a.heads)))
+RANDOM = {"uniform": "as many random heads", "same_layer": "as many random heads of the same layers"}
 
 
-def survival(gate: dict, circuit: pd.DataFrame, draws: pd.DataFrame) -> tuple[bool, str]:
-    """Return whether a circuit survives, and why: one rule, `circuits.survives` on the uniform draws, for real and null models alike."""
-    joint = _effect(joint_by_question(circuit, "sandbag"))
-    gaps = (Estimate.from_dict(gate[name]) for name in ("gap_p_full", "gap_choice_len"))
-    gate = metrics.Gate(gate["open"], *gaps, gate["genuine_choice_len"], gate["reason"])
-    return circuits.survives(joint, statistics.rank_p(joint.value, _draws(draws, "uniform")), gate)
-
-
-def _restored(a: Artefacts) -> Estimate | None:
-    joint = joint_by_question(a.circuit, "sandbag")
-    gap = 100 * (metrics.per_question(a.scores, "genuine") - metrics.per_question(a.scores, "sandbag")).loc[joint.index]
-    return _ratio(joint, gap).estimate
+def _share_text(share: Estimate | None) -> str | None:
+    if share is None or isnan(share.low):
+        return share and f"{share.value:.0%}, no interval, n = {share.n}"
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}], n = {share.n}"
 
 
 def _share_words(share: Estimate | None) -> str:
     if share is None or isnan(share.low):
         return "not defined"
-    return "more than the gap" if share.low > 100 else "part of the gap" if share.low > 0 and share.high < 100 else "cannot be said"
+    if share.low <= 0:
+        return "not clear of 0"
+    return "more than the gap" if share.low > 1 else "part of the gap" if share.high < 1 else "part of it or all"
 
 
-def _draw_line(a: Artefacts, kind: str, words: str, joint: pd.Series) -> list[dict[str, str]]:
-    draws = _draws(a.draws, kind)
-    if len(draws) < 2:
-        return []
-    p = statistics.rank_p(joint.mean(), draws)
-    value = f"mean {draws.mean():+.2f} pp, SD {draws.std(ddof=1):.2f} pp, {len(draws)} draws; rank p = {p:.3f}"
-    return [_line(words, value, "few reach the chosen ones" if p <= circuits.SURVIVES_P else "do as well as the chosen ones")]
+def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
+    found = a.summary[f"random_{kind}"]
+    spread = "" if found["sd"] is None else f"SD {found['sd']:.2f} pp, "
+    value = f"mean {_short(Estimate.from_dict(found['mean']))}, {spread}{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
+    return _line(words, value, "few reach the chosen ones" if found["rank_p"] <= circuits.SURVIVES_P else "do as well as the chosen ones")
 
 
 def _towards(effect: Estimate | None) -> str:
@@ -651,24 +691,20 @@ def null_lines(run: str) -> list[dict[str, str]]:
     """Return one line per null model nested in the run (RUN/null_model, RUN/placebo): what the same rule finds where there is nothing."""
     lines = []
     for name, words in NULL_RUNS.items():
-        found = null_run(f"{run}/{name}")
+        found = null_summaries(f"{run}/{name}")
         if found is None:
             lines.append(_line(f"null model: {words}", "not run", "not run"))
             continue
-        gate, circuit, draws = found
-        joint = _effect(joint_by_question(circuit, "sandbag"))
-        value = f"gap {Estimate.from_dict(gate['gap_p_full'])}" + (f"; joint effect {_short(joint)}" if joint else "")
-        survives, _ = survival(gate, circuit, draws)
-        nothing = not gate["open"] and not survives
+        gate, circuit = found
+        value = f"gap {Estimate.from_dict(gate['gap_p_full'])}; joint effect {_short(Estimate.from_dict(circuit['joint']))}"
+        nothing = not gate["open"] and not circuit["survives"]["value"]
         lines.append(_line(f"null model: {words}", value, "nothing found" if nothing else "SOMETHING FOUND: trust no finding above"))
     return lines
 
 
-def null_run(run: str) -> tuple[dict, pd.DataFrame, pd.DataFrame] | None:
-    """Return the gate, the effects per question and the draws of a null run, or None where it was not run.
-
-    Raises UserError where a file was changed after it was written.
-    """
+def null_summaries(run: str) -> tuple[dict, dict] | None:
+    """Return the gate and the circuit's summary of a null run, or None where it was not run; UserError where a file was changed."""
+    found = []
     for artefact in ("00_baseline", "08_circuit"):
         manifest = runs.read_manifest(run, artefact)
         if manifest is None:
@@ -677,10 +713,8 @@ def null_run(run: str) -> tuple[dict, pd.DataFrame, pd.DataFrame] | None:
         if damaged:
             way_out = f"run it again (python -m sandbagging run all --set {run.rsplit('/', 1)[-1]} --run {run})"
             raise UserError(f"{artefact}/{damaged} in the run {run} was changed after it was written: {way_out}.")
-    folder = runs.run_folder(run)
-    gate = json.loads((folder / "00_baseline" / "summary.json").read_text())["gate"]
-    circuit = folder / "08_circuit"
-    return gate, pd.read_csv(circuit / "effects_by_question.csv.gz"), pd.read_csv(circuit / "draws.csv")
+        found.append(json.loads((runs.run_folder(run) / artefact / "summary.json").read_text()))
+    return found[0]["gate"], found[1]
 
 
 def headline_markdown(run: str) -> str:
@@ -696,14 +730,14 @@ def headline_markdown(run: str) -> str:
 def headline_figure(a: Artefacts) -> Figure:
     """Return one figure of the headline: p_full by condition, the joint effect by condition (pp), and the random draws (pp)."""
     with plt.rc_context(plots.style()):
-        fig, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 3.3), width_ratios=[1.1, 1, 1.3])
+        fig, axes = plt.subplots(1, 3, figsize=(plots.WIDTH, 3.4), width_ratios=[1, 0.8, 1.2])
         _levels_panel(axes[0], a)
         _effects_panel(axes[1], a)
         _draws_panel(axes[2], a)
-        heads = ", ".join(map(circuits.head_name, a.heads))
-        fig.suptitle(f"{a.measured_on}: told to answer wrongly, and with the heads {heads} zeroed", x=0.01, ha="left", fontsize=9)
+        title = f"Told to answer wrongly; heads zeroed: {', '.join(map(circuits.head_name, a.heads))}"
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         n = a.scores["question_id"].nunique()
-        caption = f"n = {n} test questions, the heads found on others. Bars and shading: 95 % CI over questions."
+        caption = f"{a.measured_on}. n = {n} test questions, the heads found on others. Bars and shading: 95 % CI over questions."
         fig.supxlabel(caption, x=0.01, ha="left", fontsize=8)
         plt.close(fig)
     return fig
@@ -715,16 +749,16 @@ def _levels_panel(ax: Axes, a: Artefacts) -> None:
     levels["sandbag, heads zeroed"] = _after(a).estimate
     order = [name for name in ("genuine", "sandbag", "sandbag, heads zeroed", "neutral") if levels.get(name)]
     _bars(ax, [levels[name] for name in order], order)
-    ax.set(ylabel="p_full of the right answer (probability)", title="Level")
-    ax.set_ylim(bottom=0)
+    ax.set(ylabel="p_full (probability)", title="The right answer")
+    ax.set_ylim(0, 1.08 * max(levels[name].high for name in order))
 
 
 def _effects_panel(ax: Axes, a: Artefacts) -> None:
-    effects = {c: _effect(joint_by_question(a.circuit, c)) for c in ("sandbag", "neutral", "genuine")}
+    effects = {"sandbag": a.recorded("joint"), "neutral": a.recorded("joint_neutral"), "genuine": a.recorded("joint_genuine")}
     order = [name for name, effect in effects.items() if effect]
     _bars(ax, [effects[name] for name in order], order)
     ax.axhline(0, color=plots.GREY, linewidth=0.8, linestyle="--", zorder=0)
-    ax.set(ylabel="joint effect on p_full (pp)", title="Heads zeroed")
+    ax.set(ylabel="effect on p_full (pp)", title="Effect of zeroing the heads")
 
 
 def _bars(ax: Axes, estimates: Sequence[Estimate], names: Sequence[str]) -> None:
@@ -738,14 +772,13 @@ def _bars(ax: Axes, estimates: Sequence[Estimate], names: Sequence[str]) -> None
 
 
 def _draws_panel(ax: Axes, a: Artefacts) -> None:
-    joint = _effect(joint_by_question(a.circuit, "sandbag"))
-    for kind, words, colour in (("uniform", "random heads", plots.GREY), ("same_layer", "same layers", plots.SKY)):
-        draws = _draws(a.draws, kind)
-        if len(draws) > 1:
-            p = statistics.rank_p(joint.value, draws)
-            ax.hist(draws, bins=20, color=colour, alpha=0.65, label=f"{words}: {len(draws)} draws, p = {p:.3f}")
+    joint, draws = a.recorded("joint"), {kind: _draws(a.draws, kind) for kind in RANDOM}
+    bins = np.histogram_bin_edges(np.concatenate(list(draws.values())), bins=24)
+    for (kind, effects), colour in zip(draws.items(), (plots.GREY, plots.SKY), strict=True):
+        words = {"uniform": "random heads", "same_layer": "of the same layers"}[kind]
+        label = f"{words}, {len(effects)} draws: p = {a.summary[f'random_{kind}']['rank_p']:.3f}"
+        ax.hist(effects, bins=bins, color=colour, alpha=0.65, label=label)
     ax.axvspan(joint.low, joint.high, color=plots.VERMILION, alpha=0.15, linewidth=0)
     ax.axvline(joint.value, color=plots.VERMILION, linewidth=2, label=f"chosen heads: {joint.value:+.2f} pp")
-    ax.set(xlabel="joint effect on p_full, sandbag (pp)", ylabel="draws", title="Beside random heads")
-    ax.set_ylim(top=1.55 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(loc="upper left")
+    ax.set(xlabel="effect on p_full, sandbag (pp)", ylabel="draws", title="Beside random heads")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
