@@ -9,6 +9,7 @@ median codes of genuine and sandbag train prompts.
 4. `summarise` turns per-question effects into rows with CIs, guards and a verdict by one decision table.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +76,7 @@ def sites(model, questions, framing: str, layers: Sequence[int], positions: Sequ
         rows = {"last": pack.last, "all": pack.trunk()}[position]
         part = pack.part(pack.from_last() if position == "last" else pack.behind_prefix())
         for point in points:
-            result.append(Site(point.layer, position, pack, part, rows, pack.block[rows], saved[point], stored, baseline))
+            result.append(Site(point.layer, position, pack, part, rows, pack.block[rows], saved[point].cpu(), stored, baseline))
     return result
 
 
@@ -166,11 +167,11 @@ def _rows_of(chosen: pd.DataFrame) -> Tensor:
     return torch.tensor(chosen["row"].to_list())
 
 
-def load_saes(folder: Path, tags: Sequence[str], d_in: int) -> dict[int, dict]:
+def load_saes(folder: Path, tags: Sequence[str], model) -> dict[int, dict]:
     """Return {layer: {tag: SAE}} of the SAELens folders that notebook 02 wrote, layers ascending."""
     found: dict[int, dict] = {}
     for tag in sorted(tags, key=lambda t: (saes.parse_tag(t).layer, t)):
-        found.setdefault(saes.parse_tag(tag).layer, {})[tag] = saes.load(folder / tag, d_in=d_in)
+        found.setdefault(saes.parse_tag(tag).layer, {})[tag] = saes.load(folder / tag, d_in=model.d_model, device=str(model.device))
     return found
 
 
@@ -209,17 +210,17 @@ def median_codes(sae, train: TrainCodes) -> tuple[Tensor, Tensor]:
     return median_code(sae.encode(train.genuine)), median_code(sae.encode(train.sandbag))
 
 
-def e6_and_e4(x: Tensor, sae, train: TrainCodes) -> tuple[dict[Key, Tensor], Tensor, Tensor]:
-    """Return E6, E4, their delta forms and identity, with the median codes m_G and m_S [latent]."""
+def e6_and_e4(x: Tensor, sae, train: TrainCodes, brief: bool = False) -> dict[Key, Tensor]:
+    """Return E6 and E4, error kept and dropped, their delta forms, and identity; `brief`: E6 and E4 (error kept) and identity alone."""
     m_g, m_s = median_codes(sae, train)
-    delta = sae.decode(m_g[None]) - sae.decode(m_s[None])
-    out: dict[Key, Tensor] = {}
-    for term, keep in (("kept", True), ("dropped", False)):
+    out: dict[Key, Tensor] = {("identity", "dropped", 0): interventions.identity(x, sae)}
+    for term, keep in (("kept", True), ("dropped", False))[: 1 if brief else 2]:
         out["E6", term, 0] = interventions.swap_code(x, sae, m_g, keep)
         out["E4", term, 0] = interventions.swap_code(x, sae, m_s, keep)
-    out["delta+", "kept", 0], out["delta-", "kept", 0] = x + delta, x - delta
-    out["identity", "dropped", 0] = interventions.identity(x, sae)
-    return out, m_g, m_s
+    if not brief:
+        delta = sae.decode(m_g[None]) - sae.decode(m_s[None])
+        out["delta+", "kept", 0], out["delta-", "kept", 0] = x + delta, x - delta
+    return out
 
 
 def shuffled_codes(codes: Tensor, train: TrainCodes, seeds: Sequence[int], balanced: bool = True, convention: str = "average",
@@ -268,6 +269,23 @@ def shuffle_places(sae, train: TrainCodes, seeds: Sequence[int], balanced: bool 
     place = ((sae.decode(shuffled) - ends[0]) @ line[0]) / line.square().sum()
     share = [float(rows[:n_genuine].sum() / rows.sum()) for rows in train.shuffles(seeds, balanced)]
     return pd.DataFrame({"seed": list(seeds), "share": share, "place": place.cpu().numpy()})
+
+
+def places_by_kind(saes_by_layer: Mapping[int, Mapping], train: Mapping[int, TrainCodes], seeds: Sequence[int],
+                   kinds: Sequence[bool] = (True, False)) -> pd.DataFrame:  # fmt: skip
+    """Return how `shuffle_places` spreads over seeds: a row per SAE, kind of shuffle (balanced or not) and convention.
+
+    train: {layer: TrainCodes}. Columns: SAE, shuffle, code, mean, sd, low and high (the extremes), r_share (correlation with
+    the share of genuine prompts; NaN where that is fixed), two_clusters.
+    """
+    rows = []
+    for layer, by_tag in saes_by_layer.items():
+        for (tag, sae), balanced, code in itertools.product(by_tag.items(), kinds, ("average", "lower", "mean")):
+            found = shuffle_places(sae, train[layer], seeds, balanced, code)
+            place, r = found["place"], found["place"].corr(found["share"]) if found["share"].nunique() > 1 else float("nan")
+            rows.append([short_tag(tag), "balanced" if balanced else "plain", code, place.mean(), place.std(), place.min(), place.max(), r,
+                         two_clusters(place.to_numpy())])  # fmt: skip
+    return pd.DataFrame(rows, columns=["SAE", "shuffle", "code", "mean", "sd", "low", "high", "r_share", "two_clusters"])
 
 
 def e1_with_labels(x: Tensor, sae, train: TrainCodes, labels: np.ndarray) -> Tensor:
@@ -444,12 +462,24 @@ def estimates(rows: pd.DataFrame) -> list[Estimate]:
 
 def effect_table(summary: pd.DataFrame, interventions: Sequence[str], *, metric: str = metrics.PRIMARY, position: str = "last",
                  error_term: str = "kept") -> pd.DataFrame:  # fmt: skip
-    """Return effects in pp with CI95 as text, a row per layer and tag, a column per intervention; "" where there is none."""
+    """Return effects in pp with CI95 as text, a row per SAE, a column per intervention; "" where there is none.
+
+    Rivals that need no SAE stand in every row of their layer.
+    """
     rows = shown(summary, error_term)
     rows = rows[(rows["metric"] == metric) & (rows["position"] == position) & rows["intervention"].isin(interventions)]
     rows = rows.assign(text=[f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in estimates(rows)])
-    wide = rows.assign(tag=rows["tag"].replace("", "(no SAE)")).pivot(index=["layer", "tag"], columns="intervention", values="text")
-    return wide.reindex(columns=[name for name in interventions if name in wide]).fillna("")
+    cells = summary.loc[(summary["tag"] != "") & (summary["position"] == position), CELL].drop_duplicates()
+    shared = rows[rows["tag"] == ""].drop(columns="tag").merge(cells, on=["layer", "position"])
+    rows = pd.concat([rows[rows["tag"] != ""], shared])
+    wide = rows.assign(SAE=rows["tag"].map(short_tag)).pivot(index="SAE", columns="intervention", values="text")
+    return wide.reindex(index=cells["tag"].map(short_tag), columns=[name for name in interventions if name in wide]).fillna("")
+
+
+def short_tag(tag: str) -> str:
+    """Return a tag without the model's name: v4_smollm2_topk_L7_mixed is "L7 topk mixed"."""
+    fields = saes.parse_tag(tag)
+    return f"L{fields.layer} {tag.split('_', 2)[2].replace(f'_L{fields.layer}_', ' ', 1)}"
 
 
 def signs(rows: pd.DataFrame) -> str:
@@ -547,8 +577,39 @@ def judge(cell: pd.DataFrame, g: Guards, gate_open: bool, margin: float = MARGIN
     judged = verdict(gate_open, why, found["e6"], found["identity"], found["noise"], found["gap_e1"], found["gap_e4"],
                      all(t.equivalent for t in tests), detectable, margin)  # fmt: skip
     return {**found, "gap_e1_seeds": _over_seeds(changes["e6"][:, None] - e1_.to_numpy(), seed), "p_equivalent": max(t.p for t in tests),
-            "detectable": detectable, "seed_sd": float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan"), "n_seeds": len(seeds),
+            "detectable": detectable, "seed_sd": _sd(seeds), "n_seeds": len(seeds),
             **judged._asdict()}  # fmt: skip
+
+
+def between(cell: pd.DataFrame, error_term: str = "kept", metric: str = metrics.PRIMARY) -> dict:
+    """Return where E1's effect lies between E4's and E6's in one cell (pp): the three effects, E1's spread, and the share of the way.
+
+    share = (E1 - E4) / (E6 - E4): 0 at E4, 1 at E6; E6 - E1 is then 1 - share of E6 - E4. above: E1 seeds that reach E6's effect.
+    """
+    e6, e4 = (float(by_question(cell, name, error_term, metric).mean()) for name in ("E6", "E4"))
+    seeds = by_seed(cell, "E1", error_term, metric)
+    share = (seeds.mean() - e4) / (e6 - e4) if e6 != e4 else float("nan")
+    return {"E4": e4, "E1": float(seeds.mean()), "E6": e6, "share": share, "seed_sd": _sd(seeds), "seeds": len(seeds),
+            "above": int((seeds >= e6).sum()), "two_clusters": two_clusters(seeds)}  # fmt: skip
+
+
+def _sd(seeds: np.ndarray) -> float:
+    return float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
+
+
+def between_all(table: pd.DataFrame, position: str = "last") -> pd.DataFrame:
+    """Return `between` of every cell at a position, a row per SAE."""
+    rows = {short_tag(tag): between(cell) for (_, tag, where), cell in cells(table) if where == position}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("SAE")
+
+
+def seed_spread(table: pd.DataFrame, names: Sequence[str], position: str = "last") -> pd.DataFrame:
+    """Return the SD over seeds of some interventions' mean effect (error kept, in pp), a row per SAE."""
+    rows = {}
+    for (_, tag, where), cell in cells(table):
+        if where == position:
+            rows[short_tag(tag)] = {n: _sd(by_seed(cell, n)) for n in names if has(cell, n, "kept")}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(names)).rename_axis("SAE")
 
 
 def _over_seeds(change: np.ndarray, seed: int) -> Estimate:
