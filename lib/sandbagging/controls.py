@@ -127,7 +127,7 @@ class TrainCodes(NamedTuple):
 
     def labelled(self, labels: np.ndarray) -> Tensor:
         """Return [row] bool over the pooled rows, True where the row's prompt is labelled "genuine"."""
-        prompts_g, prompts_s = np.unique(self.genuine_prompt), np.unique(self.sandbag_prompt)
+        prompts_g, prompts_s = pd.unique(self.genuine_prompt), pd.unique(self.sandbag_prompt)  # in order of their rows
         of_g = dict(zip(prompts_g, labels[: len(prompts_g)], strict=True))
         of_s = dict(zip(prompts_s, labels[len(prompts_g) :], strict=True))
         return torch.tensor([of_g[p] for p in self.genuine_prompt] + [of_s[p] for p in self.sandbag_prompt])
@@ -412,7 +412,8 @@ def verdict(gate_open: bool, degenerate_why: str, e6: Estimate, identity: Estima
         return Verdict("reversed", f"E6 does worse than E1 by {gap_e1} and than E4 by {gap_e4}")
     if equivalent:
         return Verdict("equivalent", f"E6 - E1 and E6 - E4 lie within {margin} pp by two one-sided tests")
-    return Verdict("cannot be said", f"at this n a gap below {detectable:.2f} pp is not seen, and the margin is {margin} pp")
+    damaged = f"E6 itself costs {-e6.value:.2f} pp; " if e6.high < 0 else ""
+    return Verdict("cannot be said", f"{damaged}at this n a gap below {detectable:.2f} pp is not seen, and the margin is {margin} pp")
 
 
 def by_question_and_seed(table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY) -> pd.DataFrame:
@@ -610,6 +611,39 @@ def seed_spread(table: pd.DataFrame, names: Sequence[str], position: str = "last
         if where == position:
             rows[short_tag(tag)] = {n: _sd(by_seed(cell, n)) for n in names if has(cell, n, "kept")}
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(names)).rename_axis("SAE")
+
+
+def as_text(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return columns of `judge_all` for reading, a row per SAE and error term, estimates as "+1.20 [+0.30, +2.10]"."""
+
+    def text(value: object) -> object:
+        return str(value).split(", n =")[0].replace(" pp", "") if isinstance(value, Estimate) else value
+
+    table = judged[list(columns)].map(text)
+    names = {"SAE": judged["tag"].map(short_tag), "at": judged["position"], "error": judged["error_term"]}
+    table.index = pd.MultiIndex.from_arrays(list(names.values()), names=list(names))
+    return table
+
+
+def beside_card(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return each JumpReLU cell (error kept) beside the card's bound: what we measured, and the verdict with its reason."""
+    rows = judged[(judged["error_term"] == "kept") & judged["tag"].str.contains("jumprelu")]
+    return pd.DataFrame({
+        "cell": rows["tag"].map(short_tag) + ", " + rows["position"],
+        "card (§24, §26, §31)": f"gap < {MARGIN_PP} pp",
+        "E6 - E1": [f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in rows["gap_e1"]],
+        "E6 - E4": [f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in rows["gap_e4"]],
+        "why they may differ": [_why_other(row) for row in rows.to_dict("records")],
+    }).reset_index(drop=True)  # fmt: skip
+
+
+def _why_other(row: dict) -> str:
+    """Return how a cell can look as the card says, or else, in words."""
+    if row["verdict"] == "degenerate":
+        return f"{row['reason']}: the gap is small by construction, whatever the model does"
+    if row["verdict"] == "specific":
+        return "edited at the last token, where the median codes differ; over all tokens they need not"
+    return row["reason"]
 
 
 def _over_seeds(change: np.ndarray, seed: int) -> Estimate:
