@@ -114,8 +114,7 @@ def test_verdicts_stay_in_their_vocabulary(kind, same):
     rng = np.random.default_rng(0)
     for _ in range(200):
         centre, half = rng.normal(0, 10), rng.exponential(5)
-        test = statistics.equivalence(rng.normal(centre, 1, 20), margin=0.15)
-        found = ledger.verdict(JOINT, pp(centre, centre - half, centre + half), same, kind=kind, test=test)
+        found = ledger.verdict(JOINT, pp(centre, centre - half, centre + half), same, kind=kind, p_equivalent=rng.random())
         assert found.verdict in (OF_THE_SAME_MODEL if same else OF_ANOTHER_MODEL) and found.why
 
 
@@ -126,7 +125,7 @@ BOUND = Estimate(0.15, nan, nan, 3, "pp")
 
 def judged_bound(differences, same: bool):
     measured = statistics.mean_ci(differences, unit="pp")
-    return ledger.verdict(BOUND, measured, same, kind="bound", test=statistics.equivalence(differences, 0.15)).verdict
+    return ledger.verdict(BOUND, measured, same, kind="bound", p_equivalent=statistics.equivalence(differences, 0.15).p).verdict
 
 
 def test_a_bound_is_a_claim_of_equivalence():
@@ -208,22 +207,12 @@ def draws() -> pd.DataFrame:
     return pd.DataFrame({"kind": ["uniform", "same_layer"] * 20, "index": range(40), "heads": "", "metric": "p_full", "effect_pp": x})
 
 
-def swaps() -> pd.DataFrame:
-    tables = []
-    for layer in (7, 15, 22):
-        for arch in ("jumprelu", "topk"):
-            for name, seeds, mean in (("E6", 1, 0.010), ("E4", 1, -0.02), ("E1", 3, 0.002)):
-                for seed in range(seeds):
-                    key = {"layer": layer, "tag": f"v4_smollm2_{arch}_L{layer}_mixed", "position": "last", "error_term": "kept"}
-                    row = {"question_id": IDS, "condition": "sandbag", **key, "intervention": name, "seed": seed, "metric": "p_full"}
-                    tables.append(pd.DataFrame({**row, "baseline": 0.4, "value": 0.4 + spread(mean, 0.004, layer + seed)}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def specificity(verdict: str = "specific") -> pd.DataFrame:
-    keys = ["layer", "tag", "position", "error_term", "metric"]
-    table = swaps()[keys].drop_duplicates()
-    return table.assign(intervention="E6", verdict=verdict)
+def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> list[dict]:
+    return [
+        {"layer": layer, "tag": f"v4_smollm2_{arch}_L{layer}_mixed", "position": position, "error_term": term,
+         "gap_e1": fields(0.8, half=0.1), "gap_e4": fields(gap_e4, half=0.1), "p_equivalent": p, "verdict": verdict}
+        for layer in (7, 15, 22) for arch in ("jumprelu", "topk") for position in ("last", "all") for term in ("kept", "dropped")
+    ]  # fmt: skip
 
 
 def separation() -> pd.DataFrame:
@@ -269,7 +258,7 @@ def gate(opened: bool = True) -> dict:
 def artefacts(**changes) -> ledger.Artefacts:
     made = ledger.Artefacts(
         model="smollm2-135m-instruct", random_weights=False, gate=gate(), margin_pp=0.15, scores=scores(), separation=separation(),
-        swaps=swaps(), specificity=specificity(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(),
+        cells=cells(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(),
         summary=circuit_summary(),
     )  # fmt: skip
     return made._replace(**changes)
@@ -346,9 +335,16 @@ def test_notebook_08_decides_what_survives(survives, expected, runs_folder):
 
 
 def test_degenerate_cells_support_nothing():
-    table = ledger.rows(artefacts(specificity=specificity("degenerate")))
+    table = ledger.rows(artefacts(cells=cells("degenerate")))
     assert by_claim(table, "swap_gap_all")["verdict"] == NOT_TESTABLE
     assert "degenerate" in by_claim(table, "swap_gap_all")["why"]
+
+
+def test_equivalence_is_read_from_a_margin_no_wider_than_the_claims():
+    near = [{**cell, "gap_e1": fields(0.01, half=0.02), "gap_e4": fields(0.02, half=0.02), "p_equivalent": 0.01} for cell in cells()]
+    for margin, expected in ((0.1, SAME_DIRECTION), (0.15, SAME_DIRECTION), (2.0, NOT_TESTABLE)):
+        table = ledger.rows(artefacts(cells=near, margin_pp=margin))
+        assert by_claim(table, "swap_gap_all")["verdict"] == expected
 
 
 def test_missing_parts_are_told():

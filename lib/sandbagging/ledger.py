@@ -24,9 +24,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from sandbagging import circuits, controls, metrics, plots, runs, statistics
+from sandbagging import circuits, metrics, plots, runs, statistics
 from sandbagging.errors import UserError
-from sandbagging.statistics import Equivalence, Estimate
+from sandbagging.statistics import Estimate
 
 PUBLISHED = Path(__file__).parent / "data" / "published.yaml"
 SLIPS = ("topk_sae_count", "d_sae", "early_heads", "neutral_questions", "topk_wins", "training_conditions", "gap_to_random_heads")
@@ -40,6 +40,8 @@ ALIASES = {
     "pythia-410m": ("EleutherAI/pythia-410m",),
 }
 DEQUANTISED = ("smollm2-135m-instruct",)  # its weights come out of a file of 4 bits a weight (Q4_1)
+ALPHA = 0.05
+BOUND_PP = 0.15  # the card's bound on the specificity gap
 AGREES = 0.5  # a replication is shown to be at least half and at most one and a half times the published effect
 NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts"}
 
@@ -93,22 +95,22 @@ def difference(published: Estimate, measured: Estimate) -> Estimate:
 
 
 def verdict(published: Estimate, measured: Estimate | None, same_model: bool, *, kind: str = "effect", reference: float = 0.0,
-            test: Equivalence | None = None) -> Verdict:  # fmt: skip
+            p_equivalent: float | None = None) -> Verdict:  # fmt: skip
     """Return the verdict of `RULE` on one claim; the reason says what decided.
 
     kind: "effect" (its direction is seen against `reference`, the value of no effect), "level" (a number without a direction),
-    "bound" (|measured| < published, with the two one-sided tests in `test`) or "at most" (not above `reference`).
+    "bound" (|measured| < published, by the p of two one-sided tests) or "at most" (not above `reference`).
     """
     if measured is None or isnan(measured.value):
         return Verdict(NOT_TESTABLE, "not measured")
     if kind == "bound":
-        return _bound(published, measured, same_model, test)
+        return _bound(published, measured, same_model, p_equivalent)
     if isnan(measured.low) or isnan(measured.high):
         return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, "the measured number has no interval")
     if kind == "at most":
         return _at_most(measured, same_model, reference)
     if not same_model:
-        return _direction(published, measured, reference) if kind == "effect" else Verdict(NOT_TESTABLE, "it has no direction to compare")
+        return _direction(published, measured, reference) if kind == "effect" else Verdict(NOT_TESTABLE, "no direction to compare")
     return _same_model(published, measured, reference)
 
 
@@ -149,10 +151,10 @@ def _same_model(published: Estimate, measured: Estimate, reference: float) -> Ve
     return Verdict(CANNOT_BE_SAID, f"{doubt}: {shown}")
 
 
-def _bound(published: Estimate, measured: Estimate, same_model: bool, test: Equivalence | None) -> Verdict:
+def _bound(published: Estimate, measured: Estimate, same_model: bool, p: float | None) -> Verdict:
     bound = published.value
-    if test is not None and test.equivalent:
-        return Verdict(REPLICATED if same_model else SAME_DIRECTION, f"inside ±{bound:g} by two one-sided tests, p = {test.p:.3g}")
+    if p is not None and p < ALPHA:
+        return Verdict(REPLICATED if same_model else SAME_DIRECTION, f"inside ±{bound:g} by two one-sided tests, p = {p:.3g}")
     if measured.low > bound or measured.high < -bound:
         return Verdict(NOT_REPLICATED if same_model else OPPOSITE, f"the CI lies outside ±{bound:g}")
     return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, f"at this n neither inside nor outside ±{bound:g}")
@@ -199,8 +201,7 @@ class Artefacts(NamedTuple):
     margin_pp: float
     scores: pd.DataFrame  # 00, test questions
     separation: pd.DataFrame  # 03
-    swaps: pd.DataFrame  # 04, 05 and 06, per question
-    specificity: pd.DataFrame  # 06, summary
+    cells: list[dict]  # 06: layer, tag, position, error_term, gap_e1, gap_e4, p_equivalent, verdict, ...
     sweep: pd.DataFrame  # 07
     heads: list[tuple[int, int]]
     circuit: pd.DataFrame  # 08, per question
@@ -211,9 +212,6 @@ class Artefacts(NamedTuple):
     def read(cls, step: runs.Step) -> Artefacts:
         """Read what the notebooks before have written; UserError where a file is missing."""
         scores = step.read_table("00_baseline", "scores.csv.gz")
-        swaps = [step.read_table(name, "effects_by_question.csv.gz") for name in ("04_swap", "05_shuffled", "06_specificity")]
-        keys = ["question_id", "layer", "tag", "position", "error_term", "intervention", "seed", "metric"]
-        swaps = pd.concat(swaps, ignore_index=True).fillna({"tag": "", "error_term": ""}).drop_duplicates(keys, keep="last")
         summary = step.read_json("08_circuit", "summary.json")
         return cls(
             model=str(step.setting("model")),
@@ -222,8 +220,7 @@ class Artefacts(NamedTuple):
             margin_pp=float(step.setting("margin_pp")),
             scores=scores[scores["split"] == "test"],
             separation=step.read_table("03_separation", "separation.csv"),
-            swaps=swaps,
-            specificity=step.read_table("06_specificity", "summary.csv"),
+            cells=step.read_json("06_specificity", "summary.json")["verdicts"],
             sweep=step.read_table("07_heads", "effects.csv"),
             heads=_head_tuples(summary["heads"]),
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
@@ -256,7 +253,7 @@ class Measurement(NamedTuple):
     estimate: Estimate | None = None
     kind: str = "effect"
     reference: float = 0.0
-    test: Equivalence | None = None
+    p_equivalent: float | None = None
     heads: tuple[str, ...] = ()
     why: str = ""  # why it cannot be measured, or what to know about the number
     scale: float = 1.0  # the ledger shows published and measured numbers times this; the rule reads shares
@@ -272,24 +269,13 @@ def _effect(change: pd.Series) -> Estimate | None:
     return statistics.mean_ci(change.to_numpy(), unit="pp") if len(change) > 1 else None
 
 
-def specificity_cells(a: Artefacts, error_term: str = "kept", metric: str = metrics.PRIMARY) -> pd.DataFrame:
-    """Return the gaps E6 − E1 and E6 − E4 per SAE at the last token, as Estimates with equivalence tests: tag, layer, n, verdict, ..."""
-    position = "last" if (a.swaps["position"] == "last").any() else a.swaps["position"].iloc[0]
-    part = a.swaps[(a.swaps["position"] == position) & (a.swaps["metric"] == metric)]
-    judged = a.specificity[(a.specificity["position"] == position) & (a.specificity["error_term"] == error_term)]
-    found = []
-    for (layer, tag), cell in part[part["tag"] != ""].groupby(["layer", "tag"]):
-        e6, e4, e1 = (controls.by_question(cell, name, error_term, metric) for name in ("E6", "E4", "E1"))
-        words = judged[(judged["layer"] == layer) & (judged["tag"] == tag)]
-        gaps = {f"gap_{name}": statistics.mean_ci(e6 - other, unit="pp") for name, other in (("e1", e1), ("e4", e4))}
-        tests = {f"test_{name}": statistics.equivalence(e6 - other, a.margin_pp) for name, other in (("e1", e1), ("e4", e4))}
-        found.append({"layer": int(layer), "tag": tag, "n": len(e6), "verdict": _only(words["verdict"].dropna()), **gaps, **tests})
-    return pd.DataFrame(found, columns=["layer", "tag", "n", "verdict", "gap_e1", "gap_e4", "test_e1", "test_e4"])
-
-
-def _only(words: pd.Series) -> str:
-    kinds = [w for w in dict.fromkeys(words.astype(str)) if w]
-    return kinds[0] if kinds else "not judged"
+def specificity_cells(a: Artefacts) -> pd.DataFrame:
+    """Return notebook 06's cells with the error term kept, at the last token where it was run; the two gaps as Estimates in pp."""
+    kept = [cell for cell in a.cells if cell["error_term"] == "kept"]
+    at_last = [cell for cell in kept if cell["position"] == "last"] or kept
+    gaps = [{name: Estimate.from_dict(cell[name]) for name in ("gap_e1", "gap_e4")} for cell in at_last]
+    columns = ["layer", "tag", "position", "gap_e1", "gap_e4", "p_equivalent", "verdict"]
+    return pd.DataFrame([{**cell, **both} for cell, both in zip(at_last, gaps, strict=True)], columns=columns)
 
 
 def _swap_gap(a: Artefacts) -> Measurement:
@@ -301,14 +287,15 @@ def _swap_gap(a: Artefacts) -> Measurement:
     informative = cells[cells["verdict"] != "degenerate"]
     if informative.empty:
         return Measurement(why=f"all {len(cells)} cells are degenerate: their gaps are 0 by construction")
-    gaps, tests = ([*informative[f"{what}_e1"], *informative[f"{what}_e4"]] for what in ("gap", "test"))
-    weakest = max(tests, key=lambda test: test.p)
-    outside = [gap for gap in gaps if gap.low > a.margin_pp or gap.high < -a.margin_pp]
+    gaps = [*informative["gap_e1"], *informative["gap_e4"]]
+    outside = [gap for gap in gaps if gap.low > BOUND_PP or gap.high < -BOUND_PP]
     shown = max(outside or gaps, key=lambda gap: abs(gap.value))
+    # A test inside a narrower margin than the claim's holds for the claim's; one inside a wider margin says nothing about it.
+    p = float(informative["p_equivalent"].max()) if a.margin_pp <= BOUND_PP else None
     why = f"largest of {len(gaps)} gaps over {len(informative)} cells"
     if len(informative) < len(cells):
         why += f"; {len(cells) - len(informative)} degenerate ones do not count"
-    return Measurement(shown, kind="bound", test=weakest, why=why)
+    return Measurement(shown, kind="bound", p_equivalent=p, why=why)
 
 
 def _share(count: int, n: int, scale: float, reference: float, why: str = "") -> Measurement:
@@ -483,7 +470,7 @@ def judge(entry: dict, found: Measurement, a: Artefacts) -> Verdict:
     # The rule reads shares; the published count becomes a share of the published number of pairs or heads.
     per = entry["n"] if found.scale > 1 and entry["unit"] != "%" else found.scale
     claimed = _published_estimate(entry, per)
-    word = verdict(claimed, found.estimate, same, kind=found.kind, reference=found.reference, test=found.test)
+    word = verdict(claimed, found.estimate, same, kind=found.kind, reference=found.reference, p_equivalent=found.p_equivalent)
     return Verdict(word.verdict, "; ".join(part for part in (word.why, found.why) if part))
 
 
@@ -561,7 +548,7 @@ def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> str:
     if not own:
         said.append("None of them is replicated or refuted: for that, the claim's own model has to be run.")
     stood = [line["verdict"] for line in lines if "joint effect" in line["finding"]][:1]
-    said += [f"By this run's own rule, the verdict on the circuit: **{word}**." for word in stood]
+    said += [f"By this run's own rule {'the circuit' if 'survive' in word else 'there is'} **{word}**." for word in stood]
     swaps, nulls = _after_prefix(lines, "SAE swap at "), _after_prefix(lines, "null model: ")
     said += [f"The swap through an SAE is, per layer: {swaps}."] if swaps else []
     said += [f"Null models: {nulls}."] if nulls else []
@@ -677,7 +664,7 @@ def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
         part = part.assign(architecture=[_architecture(tag) or tag for tag in part["tag"]])
         first = part.sort_values("architecture", key=lambda names: names != "jumprelu", kind="stable").iloc[0]
         others = [f"{row.architecture}: {row.verdict}" for row in part.itertuples() if row.tag != first["tag"]]
-        value = f"E6 − E1 {_short(first['gap_e1'])}; E6 − E4 {_short(first['gap_e4'])}; n = {first['n']}"
+        value = f"E6 − E1 {_short(first['gap_e1'])}; E6 − E4 {_short(first['gap_e4'])}; n = {first['gap_e1'].n}"
         words = first["verdict"] + (f" ({'; '.join(others)})" if others else "")
         lines.append(_line(f"SAE swap at layer {layer} ({first['architecture']})", value, words))
     return lines
@@ -737,7 +724,7 @@ def headline_figure(a: Artefacts) -> Figure:
         title = f"Told to answer wrongly; heads zeroed: {', '.join(map(circuits.head_name, a.heads))}"
         fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         n = a.scores["question_id"].nunique()
-        caption = f"{a.measured_on}. n = {n} test questions, the heads found on others. Bars and shading: 95 % CI over questions."
+        caption = f"{a.measured_on}.\nn = {n} test questions, the heads found on others. Bars and shading: 95 % CI over questions."
         fig.supxlabel(caption, x=0.01, ha="left", fontsize=8)
         plt.close(fig)
     return fig
