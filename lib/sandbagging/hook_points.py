@@ -78,7 +78,7 @@ def run(
     """
     edits, saved, first = edits or {}, {}, 0
     if start is not None:
-        first, resid = start
+        first, resid = start[0], start[1].to(model.device)
         batch = len(resid)
     names, device = NAMES[model.architecture], model.device
     ids = pack.input_ids.to(device)[None].expand(batch, -1)

@@ -693,7 +693,6 @@ def _panels_by_condition(table: pd.DataFrame, value: str, axis_label: Callable[[
         ax.set_xlim(-0.5, len(names) - 0.5)
         ax.set_xlabel("condition")
         ax.set_ylabel(axis_label(metric))
-    axes[0].legend(loc="best")
     return fig
 
 
