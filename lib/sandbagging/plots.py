@@ -185,7 +185,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     """Small multiples of fvu, loss and l0 (those present) against the training step, a line per tag."""
     _need(history, "training history", "tag", "step", "fvu")
     shown = [c for c in ("fvu", "loss", "l0") if c in history]
-    labels = {"fvu": "FVU (share of variance)", "loss": "training loss", "l0": "l0 (latents per token)"}
+    labels = {"fvu": "FVU (share of variance, log)", "loss": "training loss (log scale)", "l0": "l0 (latents per token)"}
     tags = list(dict.fromkeys(history["tag"]))
     fig, axes = plt.subplots(1, len(shown), figsize=(WIDTH, max(2.8, 0.9 + 0.16 * len(tags))), squeeze=False)
     looks = dict(zip(tags, _looks(len(tags)), strict=True))
@@ -194,7 +194,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
             colour, _, dash = looks[tag]
             ax.plot(part["step"], part[quantity], color=colour, linestyle=dash, linewidth=1.2, label=tag)
         ax.set_xlabel("training step (batches)")
-        ax.set_ylabel(labels[quantity] + (", log scale" if quantity != "l0" else ""))
+        ax.set_ylabel(labels[quantity])
         if quantity != "l0":
             ax.set_yscale("log")
         ax.xaxis.set_major_locator(MaxNLocator(4))
