@@ -210,7 +210,8 @@ def draws() -> pd.DataFrame:
 def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> list[dict]:
     return [
         {"layer": layer, "tag": f"v4_smollm2_{arch}_L{layer}_mixed", "position": position, "error_term": term,
-         "gap_e1": fields(0.8, half=0.1), "gap_e4": fields(gap_e4, half=0.1), "p_equivalent": p, "verdict": verdict}
+         "gap_e1": fields(0.8, half=0.1), "gap_e1_seeds": fields(0.8, half=0.2), "gap_e4": fields(gap_e4, half=0.1),
+         "p_equivalent": p, "verdict": verdict}
         for layer in (7, 15, 22) for arch in ("jumprelu", "topk") for position in ("last", "all") for term in ("kept", "dropped")
     ]  # fmt: skip
 
@@ -340,8 +341,21 @@ def test_degenerate_cells_support_nothing():
     assert "degenerate" in by_claim(table, "swap_gap_all")["why"]
 
 
+def test_one_of_many_gaps_has_to_be_far_outside():
+    # Six gaps: the quantile grows from 1.96 to 2.64. 0.40 ± 0.22 is outside ±0.15 alone, and not as the largest of six.
+    edge = [{**cell, "gap_e1_seeds": fields(0.0, half=0.1), "gap_e4": fields(0.40, half=0.22)} for cell in cells()]
+    found = by_claim(ledger.rows(artefacts(cells=edge)), "swap_gap_all")
+    assert found["verdict"] == NOT_TESTABLE and found["measured_low"] == pytest.approx(0.40 - 0.22 * 2.638 / 1.960, abs=1e-3)
+
+
+def test_shares_need_an_effect_to_share():
+    table = ledger.rows(artefacts(summary=circuit_summary() | {"joint": fields(0.2)}))
+    for claim in ("redundancy", "specific_share"):
+        assert by_claim(table, claim)["verdict"] == NOT_TESTABLE and "not clear of 0" in by_claim(table, claim)["why"]
+
+
 def test_equivalence_is_read_from_a_margin_no_wider_than_the_claims():
-    near = [{**cell, "gap_e1": fields(0.01, half=0.02), "gap_e4": fields(0.02, half=0.02), "p_equivalent": 0.01} for cell in cells()]
+    near = [{**cell, "gap_e1_seeds": fields(0.01, half=0.02), "gap_e4": fields(0.02, half=0.02), "p_equivalent": 0.01} for cell in cells()]
     for margin, expected in ((0.1, SAME_DIRECTION), (0.15, SAME_DIRECTION), (2.0, NOT_TESTABLE)):
         table = ledger.rows(artefacts(cells=near, margin_pp=margin))
         assert by_claim(table, "swap_gap_all")["verdict"] == expected

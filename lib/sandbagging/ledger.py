@@ -60,8 +60,9 @@ gives no interval, its error is taken to be ours at its number of questions (as 
 effect on the published side), *opposite* (on the other side), and *not testable here* (the CI contains zero effect, or the claim
 has no direction: a list of heads, a level, a spread).
 
-**A claim that something is smaller than a bound** (|gap| < 0.15 pp) is a claim of equivalence: it holds only if two one-sided tests put
-every gap inside the bound, and fails if a CI95 lies outside. Not significant is not equal.
+**A claim that something is smaller than a bound** (|gap| < 0.15 pp) is a claim of equivalence: it holds (*replicated*, or *same direction*)
+only if two one-sided tests put every gap inside the bound, and fails (*not replicated*, or *opposite*) if the interval of one lies outside,
+widened for the number of gaps (Bonferroni). Not significant is not equal.
 
 **A claim in words, "about zero or negative",** fails if the CI lies above 0 and holds if it lies below; "about zero" without a margin
 cannot be shown.
@@ -156,7 +157,7 @@ def _bound(published: Estimate, measured: Estimate, same_model: bool, p: float |
     if p is not None and p < ALPHA:
         return Verdict(REPLICATED if same_model else SAME_DIRECTION, f"inside ±{bound:g} by two one-sided tests, p = {p:.3g}")
     if measured.low > bound or measured.high < -bound:
-        return Verdict(NOT_REPLICATED if same_model else OPPOSITE, f"the CI lies outside ±{bound:g}")
+        return Verdict(NOT_REPLICATED if same_model else OPPOSITE, f"the interval lies outside ±{bound:g}")
     return Verdict(CANNOT_BE_SAID if same_model else NOT_TESTABLE, f"at this n neither inside nor outside ±{bound:g}")
 
 
@@ -273,8 +274,8 @@ def specificity_cells(a: Artefacts) -> pd.DataFrame:
     """Return notebook 06's cells with the error term kept, at the last token where it was run; the two gaps as Estimates in pp."""
     kept = [cell for cell in a.cells if cell["error_term"] == "kept"]
     at_last = [cell for cell in kept if cell["position"] == "last"] or kept
-    gaps = [{name: Estimate.from_dict(cell[name]) for name in ("gap_e1", "gap_e4")} for cell in at_last]
-    columns = ["layer", "tag", "position", "gap_e1", "gap_e4", "p_equivalent", "verdict"]
+    gaps = [{name: Estimate.from_dict(cell[name]) for name in ("gap_e1", "gap_e1_seeds", "gap_e4")} for cell in at_last]
+    columns = ["layer", "tag", "position", "gap_e1", "gap_e1_seeds", "gap_e4", "p_equivalent", "verdict"]
     return pd.DataFrame([{**cell, **both} for cell, both in zip(at_last, gaps, strict=True)], columns=columns)
 
 
@@ -287,15 +288,25 @@ def _swap_gap(a: Artefacts) -> Measurement:
     informative = cells[cells["verdict"] != "degenerate"]
     if informative.empty:
         return Measurement(why=f"all {len(cells)} cells are degenerate: their gaps are 0 by construction")
-    gaps = [*informative["gap_e1"], *informative["gap_e4"]]
+    # The shuffles are drawn, so the interval of E6 − E1 has to hold their spread as well, wherever there are enough of them.
+    both = zip(informative["gap_e1"], informative["gap_e1_seeds"], strict=True)
+    against_e1 = [alone if isnan(over_seeds.low) else over_seeds for alone, over_seeds in both]
+    gaps = [_widened(gap, 2 * len(informative)) for gap in (*against_e1, *informative["gap_e4"])]
     outside = [gap for gap in gaps if gap.low > BOUND_PP or gap.high < -BOUND_PP]
     shown = max(outside or gaps, key=lambda gap: abs(gap.value))
     # A test inside a narrower margin than the claim's holds for the claim's; one inside a wider margin says nothing about it.
     p = float(informative["p_equivalent"].max()) if a.margin_pp <= BOUND_PP else None
-    why = f"largest of {len(gaps)} gaps over {len(informative)} cells"
+    why = f"largest of {len(gaps)} gaps over {len(informative)} cells, its interval widened for {len(gaps)}"
     if len(informative) < len(cells):
         why += f"; {len(cells) - len(informative)} degenerate ones do not count"
     return Measurement(shown, kind="bound", p_equivalent=p, why=why)
+
+
+def _widened(gap: Estimate, m: int) -> Estimate:
+    """The interval that is one of m, so that all m hold together with 95 % (Bonferroni, by the normal's quantiles)."""
+    factor = stats.norm.ppf(1 - 0.025 / m) / stats.norm.ppf(0.975)
+    low, high = gap.value - factor * (gap.value - gap.low), gap.value + factor * (gap.high - gap.value)
+    return Estimate(gap.value, low, high, gap.n, gap.unit, f"{gap.method}; widened for {m}")
 
 
 def _share(count: int, n: int, scale: float, reference: float, why: str = "") -> Measurement:
@@ -325,7 +336,15 @@ def _specific_share(a: Artefacts) -> Measurement:
     if len(joint) < 2 or len(neutral) < 2:
         return Measurement(why="not measured")
     specific = (joint - neutral.loc[joint.index]).to_numpy()
-    return Measurement(_percent(statistics.ratio_ci(specific, joint.to_numpy())))
+    return _of_an_effect(a, _percent(statistics.ratio_ci(specific, joint.to_numpy())))
+
+
+def _of_an_effect(a: Artefacts, share: Estimate | None) -> Measurement:
+    """A share of the joint effect, which has a meaning only where there is a joint effect to share."""
+    joint = a.recorded("joint")
+    if joint is None or joint.low <= 0:
+        return Measurement(why="the joint effect is not clear of 0 here, so no share of it is defined")
+    return Measurement(share)
 
 
 def _draws(draws: pd.DataFrame, kind: str) -> np.ndarray:
@@ -432,7 +451,7 @@ def measurements(a: Artefacts) -> dict[str, Measurement]:
         "dispensable_heads": Measurement(heads=tuple(name for name in names if name not in three) if three else ()),
         "best_three_effect": three_effect,
         "sum_of_singles": Measurement(_effect(_singles(a))),
-        "redundancy": Measurement(_percent(a.recorded("redundancy"))),
+        "redundancy": _of_an_effect(a, _percent(a.recorded("redundancy"))),
         "neutral_effect": Measurement(a.recorded("joint_neutral")),
         "neutral_questions": Measurement(why="the figure can mean two things: 42 of 50 improved, or 42 of 50 were used"),
         "specific_portion": Measurement(specific),
@@ -629,7 +648,7 @@ def _share_words(share: Estimate | None) -> str:
     if share is None or isnan(share.low):
         return "not defined"
     if share.low <= 0:
-        return "not clear of 0"
+        return "the gap widens" if share.high < 0 else "not clear of 0"
     return "more than the gap" if share.low > 1 else "part of the gap" if share.high < 1 else "part of it or all"
 
 
