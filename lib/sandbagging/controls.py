@@ -438,7 +438,7 @@ def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return mean effects in pp with CI95 over questions, a row per layer, tag, position, error_term, intervention and metric."""
     keys = [*CELL, "error_term", "intervention", "metric"]
     change = table.assign(effect_pp=100 * (table["value"] - table["baseline"]))
-    wide = change.pivot_table(index=keys, columns="question_id", values="effect_pp", aggfunc="mean", sort=False)
+    wide = change.pivot_table(index=keys, columns="question_id", values="effect_pp", aggfunc="mean", sort=False).sort_index(axis=1)
     mean, low, high = statistics.column_cis(wide.to_numpy().T, seed=seed)
     return wide.index.to_frame(index=False).assign(effect_pp=mean, low=low, high=high, n=wide.shape[1])
 
@@ -459,6 +459,15 @@ def estimates(rows: pd.DataFrame) -> list[Estimate]:
     """Return the effects of a summary's rows, in pp with their CI95."""
     method = f"percentile bootstrap over questions, {statistics.N_RESAMPLES} resamples"
     return [Estimate(r["effect_pp"], r["low"], r["high"], int(r["n"]), "pp", method) for r in rows.to_dict("records")]
+
+
+def rows_of(
+    summary: pd.DataFrame, tag: str, interventions: Sequence[str], metric: str = metrics.PRIMARY, position: str = "last"
+) -> pd.DataFrame:
+    """Return one SAE's rows of a summary, one per intervention and in their order; the error term is kept where there is one."""
+    rows = shown(summary)
+    rows = rows[(rows["tag"] == tag) & (rows["metric"] == metric) & (rows["position"] == position)]
+    return rows.set_index("intervention").loc[list(interventions)].reset_index()
 
 
 def effect_table(summary: pd.DataFrame, interventions: Sequence[str], *, metric: str = metrics.PRIMARY, position: str = "last",
