@@ -179,7 +179,8 @@ FIGURES = {
     "winners_curse": lambda: plots.winners_curse(curse()),
     "ledger": lambda: plots.ledger(claims()),
 }
-WITHOUT_LEGEND = {"metric_by_condition", "circuit_conditions", "head_map", "head_map_llama", "battery"}  # colour bar; rows named on the axis
+# A colour bar, or rows that are named on the axis.
+WITHOUT_LEGEND = {"metric_by_condition", "circuit_conditions", "head_map", "head_map_llama", "battery"}
 
 
 @pytest.fixture(scope="module", params=FIGURES)

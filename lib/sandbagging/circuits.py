@@ -16,6 +16,7 @@ from sandbagging import hook_points, interventions, metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.hook_points import HookPoint
 from sandbagging.interventions import Head, head_name
+from sandbagging.models import check_layers
 from sandbagging.packing import Pack
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
@@ -56,9 +57,10 @@ def minus(effects: Effects, other: Effects) -> Effects:
     return Effects(effects.sets, effects.question_ids, {name: np.zeros(len(effects.question_ids)) for name in change}, change)
 
 
-def all_heads(model) -> list[Heads]:
-    """Return every head of the model as a set of one."""
-    return [((layer, head),) for layer in range(model.n_layers) for head in range(model.n_heads)]
+def all_heads(model, layers: Sequence[int] = ()) -> list[Heads]:
+    """Return every head of the model, or of some layers, as a set of one; raises UserError for a layer that does not exist."""
+    check_layers(model, list(layers))
+    return [((layer, head),) for layer in sorted(set(layers)) or range(model.n_layers) for head in range(model.n_heads)]
 
 
 def set_name(heads: Iterable[Head]) -> str:
