@@ -656,7 +656,10 @@ def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
     found = a.summary[f"random_{kind}"]
     spread = "" if found["sd"] is None else f"SD {found['sd']:.2f} pp, "
     value = f"mean {_short(Estimate.from_dict(found['mean']))}, {spread}{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
-    return _line(words, value, "few reach the chosen ones" if found["rank_p"] <= circuits.SURVIVES_P else "do as well as the chosen ones")
+    if found["rank_p"] <= circuits.SURVIVES_P:
+        return _line(words, value, "few reach the chosen ones")
+    enough = 1 / (1 + found["n_draws"]) <= circuits.SURVIVES_P  # the smallest p that so many draws can give
+    return _line(words, value, "do as well as the chosen ones" if enough else "too few draws to tell")
 
 
 def _towards(effect: Estimate | None) -> str:

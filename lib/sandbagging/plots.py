@@ -379,9 +379,11 @@ def _guards(rows: pd.DataFrame) -> str:
 
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """The verdicts of a panel's E6 rows: other rows may belong to a cell of another error term."""
     if "verdict" not in rows:
         return []
-    return [str(v) for v in dict.fromkeys(rows["verdict"].dropna()) if str(v).strip()]
+    e6 = rows[rows["intervention"] == "E6"]
+    return [str(v) for v in dict.fromkeys((e6 if len(e6) else rows)["verdict"].dropna()) if str(v).strip()]
 
 
 @_styled
