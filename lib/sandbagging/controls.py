@@ -76,7 +76,7 @@ def sites(model, questions, framing: str, layers: Sequence[int], positions: Sequ
         rows = {"last": pack.last, "all": pack.trunk()}[position]
         part = pack.part(pack.from_last() if position == "last" else pack.behind_prefix())
         for point in points:
-            result.append(Site(point.layer, position, pack, part, rows, pack.block[rows], saved[point].cpu(), stored, baseline))
+            result.append(Site(point.layer, position, pack, part, rows, pack.block[rows], saved[point], stored, baseline))
     return result
 
 
