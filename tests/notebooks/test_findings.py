@@ -146,7 +146,7 @@ def test_e1_with_true_labels_is_e6(cell):
     x, sae, train = cell
     n = len(train.genuine)
     with torch.no_grad():
-        e6 = controls.e6_and_e4(x, sae, train)[0]["E6", "kept", 0]
+        e6 = controls.e6_and_e4(x, sae, train)["E6", "kept", 0]
         true = controls.e1_with_labels(x, sae, train, np.arange(2 * n) < n)
         false = controls.e1_with_labels(x, sae, train, np.arange(2 * n) >= n)
     assert torch.equal(e6, true) and not torch.equal(e6, false)
