@@ -201,7 +201,7 @@ def test_reference_joint_effect_passes_the_rule_that_the_nulls_do_not():
 @reference
 def test_reference_joint_is_above_its_random_draws():
     draws = draws_of(REFERENCE)
-    assert draws.groupby("kind").size().min() >= 100
+    assert draws.groupby("kind").size().min() >= 20  # no fewer than the card's
     assert joint_of(REFERENCE).mean() > draws["effect_pp"].quantile(0.95)
 
 

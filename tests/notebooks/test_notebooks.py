@@ -44,7 +44,6 @@ def test_second_call_has_nothing_to_do(quick, capfd):
 
 CHANGED = [
     ("00", {"framing": "contrast", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"contrast"}),
-    ("00", {"framing": "chat_user", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"chat_user"}),
     ("00", {"random_weights": True, "n_train": 6, "n_test": 20}, lambda s: s["summary"]["gate"]["open"] is False),
     ("00", {"framing": "placebo", "n_train": 6, "n_test": 20}, lambda s: s["summary"]["gate"]["open"] is False),
 ]
@@ -72,14 +71,11 @@ def test_heads_of_the_readers_choice(quick, execute, runs_folder):
 @pytest.mark.parametrize(
     ("notebook", "parameters", "words"),
     [
-        ("00", {"model": "smollm"}, "did you mean"),
         ("00", {"framing": "instr_contrst"}, "instr_contrast"),
-        ("00", {"n_test": 100000}, "questions"),
         ("01", {"layers": [30]}, "layers 0 to 29"),
         ("02", {"architectures": ["topkk"]}, "topk"),
         ("07", {"sweep_questions": 1000}, "questions"),
         ("08", {"heads": "L30H0"}, "does not exist"),
-        ("08", {"heads": "L3H8 L3H8"}, "twice"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_leaves_no_done_marker(quick, execute, runs_folder, notebook, parameters, words):
