@@ -55,6 +55,13 @@ def test_tables_keep_six_significant_digits(tmp_path):
         assert pd.read_csv(tmp_path / name)["x"].tolist() == [0.333333, 2e-9, 123457.0]
 
 
+def test_equal_tables_are_equal_files(tmp_path):
+    table = pd.DataFrame({"x": range(100)})
+    for name in ("one.csv.gz", "two.csv.gz"):
+        files.write_csv(tmp_path / name, table)
+    assert files.sha256(tmp_path / "one.csv.gz") == files.sha256(tmp_path / "two.csv.gz")
+
+
 def test_nan_is_no_json(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})

@@ -1,6 +1,7 @@
 """Write whole files or none: a temporary name in the same folder, then a rename."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -51,10 +52,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def write_csv(path: Path | str, table: pd.DataFrame) -> None:
     """Write a table as CSV (gzip if the name ends in .gz), six significant digits, whole or not at all."""
-    # mtime 0: equal tables are equal files, so that hashes can be compared.
-    compression = {"method": "gzip", "mtime": 0} if str(path).endswith(".gz") else None
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", compression=compression)
+    data = table.to_csv(index=False, float_format="%.6g").encode()
+    # Neither time nor name in the gzip header: equal tables are equal files, so that hashes can be compared.
+    write_bytes(path, gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 
 def sha256(path: Path | str) -> str:
