@@ -1,5 +1,6 @@
 """A file is written whole or not at all, and a full disk is one sentence."""
 
+import contextlib
 import json
 import resource
 
@@ -10,13 +11,15 @@ from sandbagging import errors, files
 from sandbagging.errors import UserError
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """A limit on the size of files stands in for a disk that is full after 2000 bytes."""
+    """A limit on the size of files stands in for a disk that is full after 2000 bytes; nothing may be printed meanwhile."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder):
@@ -24,10 +27,10 @@ def names(folder):
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])
-def test_full_disk_keeps_the_old_file_and_leaves_no_half_one(tmp_path, full_disk, ending):
+def test_full_disk_keeps_the_old_file_and_leaves_no_half_one(tmp_path, ending):
     path = tmp_path / f"table.{ending}"
     path.write_text("old")
-    with pytest.raises(UserError, match="free some space"):
+    with pytest.raises(UserError, match="free some space"), full_disk():
         if ending == "json":
             files.write_json(path, list(range(5000)))
         else:
