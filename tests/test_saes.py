@@ -1,7 +1,9 @@
 """SAEs: what a reader of the weights can check by hand, and that sae-lens does the same."""
 
+import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,15 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from sandbagging import saes
 from sandbagging.errors import UserError
+from sandbagging.saes import evaluation, training
 
 D_IN = 16
 SETTINGS = {"steps": 60, "batch": 32, "lr": 3e-3}
 
 
 def recipe(arch="topk", **settings):
-    k = 4 if arch == "topk" else None
-    jumprelu = {} if arch == "topk" else {"bandwidth": 0.5, "init_threshold": 0.3}
-    return saes.Recipe("tiny", arch, 3, "mixed", D_IN, k=k, **{**SETTINGS, **jumprelu, **settings})
+    k = {"k": 4} if arch == "topk" else {}
+    jumprelu = {"kernel": "rectangle", "bandwidth": 0.5, "init_threshold": 0.3} if arch == "jumprelu" else {}
+    return saes.Recipe("tiny", arch, 3, "mixed", D_IN, **{**SETTINGS, **k, **jumprelu, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +71,42 @@ def weights_file(path):
 
 
 @pytest.mark.parametrize("model", ["smollm", "llama", "tinyllama"])
-@pytest.mark.parametrize("arch", ["jumprelu", "topk", "topk_k16", "topk_k256"])
+@pytest.mark.parametrize("arch", ["jumprelu", "topk", "topk_k16", "topk_k256", "gated", "x8_gated", "x8_k64", "x8_k256", "x2_jumprelu"])
 @pytest.mark.parametrize("condition", saes.CONDITIONS)
 def test_tags_round_trip(model, arch, condition):
     name = f"v4_{model}_{arch}_L12_{condition}"
     fields = saes.parse_tag(name)
     assert saes.tag(fields) == name
     assert saes.tag(fields.recipe(d_in=2048)) == name
-    assert (fields.k is None) == (arch == "jumprelu")
+    assert (fields.k is None) == arch.endswith(("jumprelu", "gated"))
+    assert fields.expansion == (int(arch[1]) if arch[0] == "x" else 4)
+
+
+# The list at the end of the card, in its order.
+CARDS_OWN = """gated_L8_genuine_only gated_L8_mixed gated_L8_sandbagging_only jumprelu_L12_genuine_only jumprelu_L12_mixed
+jumprelu_L12_sandbagging_only jumprelu_L4_genuine_only jumprelu_L4_mixed jumprelu_L4_sandbagging_only jumprelu_L8_genuine_only
+jumprelu_L8_mixed jumprelu_L8_sandbagging_only topk_L12_genuine_only topk_L12_mixed topk_L12_sandbagging_only topk_L4_genuine_only
+topk_L4_mixed topk_L4_sandbagging_only topk_L8_genuine_only topk_L8_mixed topk_L8_sandbagging_only topk_k128_L8_genuine_only
+topk_k128_L8_mixed topk_k128_L8_sandbagging_only topk_k16_L8_genuine_only topk_k16_L8_mixed topk_k16_L8_sandbagging_only
+topk_k256_L12_genuine_only topk_k256_L12_mixed topk_k256_L12_sandbagging_only topk_k256_L4_genuine_only topk_k256_L4_mixed
+topk_k256_L4_sandbagging_only topk_k256_L8_genuine_only topk_k256_L8_mixed topk_k256_L8_sandbagging_only topk_k32_L8_genuine_only
+topk_k32_L8_mixed topk_k32_L8_sandbagging_only x8_gated_L8_mixed x8_k256_L8_mixed x8_k64_L8_mixed""".split()
+
+
+def test_the_table_makes_the_cards_own_list_of_forty_two():
+    made = saes.card_tags("llama", [4, 8, 12])
+    assert len(made) == 42 and sorted(made) == sorted(f"v4_llama_{name}" for name in CARDS_OWN)
+    assert all(saes.tag(saes.parse_tag(name)) == name for name in made)
+    assert "v4_smollm2_x8_k64_L15_mixed" in saes.card_tags("smollm2", [7, 15, 22])
+
+
+def test_globs_choose_among_the_cards_tags():
+    choose = lambda *globs: saes.matching(globs, "smollm2", [7, 15, 22])  # noqa: E731
+    assert len(choose("*")) == 42 and len(choose("*_jumprelu_*", "v4_smollm2_topk_L*")) == 18
+    assert choose("*x8*") == ["v4_smollm2_x8_gated_L15_mixed", "v4_smollm2_x8_k64_L15_mixed", "v4_smollm2_x8_k256_L15_mixed"]
+    assert choose("v4_smollm2_topk_k8_L3_mixed") == ["v4_smollm2_topk_k8_L3_mixed"]  # a whole tag need not be one of the card's
+    with pytest.raises(UserError, match="nearest is 'v4_smollm2_gated_L15_mixed'"):
+        choose("*gatted_L15_mixed*")
 
 
 def test_card_defaults():
@@ -111,7 +142,9 @@ def test_tag_outside_the_known_ones_is_refused():
     [
         ({"k": 65}, "k = 65"),
         ({"k": None}, "needs k"),
-        ({"architecture": "gated", "k": None}, "gated"),
+        ({"architecture": "gated"}, "no other recipe takes one"),
+        ({"architecture": "standard", "k": None}, "standard"),
+        ({"kernel": "box"}, "gaussian"),
         ({"condition": "all"}, "all"),
         ({"lr": 0.0}, "lr"),
         ({"steps": 0}, "steps"),
@@ -219,22 +252,12 @@ def test_topk_has_k_active_latents(activations):
     assert ((sae.encode(activations) != 0).sum(dim=1) == 4).all()
 
 
-def test_projected_gradient_is_perpendicular_to_its_row():
-    W_dec = torch.nn.Parameter(torch.nn.functional.normalize(torch.randn(5, D_IN), dim=1))
-    W_dec.grad = torch.randn(5, D_IN)
-    before = W_dec.grad.clone()
-    saes._project_gradient(W_dec)
-    assert torch.allclose((W_dec.grad * W_dec).sum(dim=1), torch.zeros(5), atol=1e-6)
-    along = ((before * W_dec).sum(dim=1, keepdim=True) * W_dec).detach()
-    assert torch.allclose(W_dec.grad + along, before, atol=1e-6)
-
-
 def test_batches_take_each_token_at_most_once_per_epoch():
-    rows = list(saes._batches(recipe(batch=32), n_tokens=100, total=7))
+    rows = list(training._batches(recipe(batch=32), n_tokens=100, total=7))
     for epoch in (rows[:3], rows[3:6]):
         assert len(torch.cat(epoch).unique()) == 96
     assert not torch.equal(torch.cat(rows[:3]), torch.cat(rows[3:6]))
-    assert [len(batch) for batch in saes._batches(recipe(batch=32), n_tokens=5, total=2)] == [5, 5]
+    assert [len(batch) for batch in training._batches(recipe(batch=32), n_tokens=5, total=2)] == [5, 5]
     assert saes.total_steps(recipe(steps=None, epochs=3, batch=32), 100) == 9
 
 
@@ -250,28 +273,6 @@ def test_training_is_deterministic_and_leaves_the_caller_alone(arch, activations
         assert torch.equal(value, again.state_dict()[name]), name
     assert not torch.equal(first.W_dec, other.W_dec)
     assert torch.equal(tokens, before)
-
-
-@pytest.mark.parametrize("arch", saes.ARCHITECTURES)
-def test_our_steps_equal_those_of_sae_lens(arch, activations):
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
-
-    # dead_after = 2: latents die within the test, so the auxiliary loss that revives them is compared as well.
-    made = recipe(arch, unit_norm_decoder=False, batch=4, dead_after=2, steps=20, l0_warm_up=0.5)
-    tokens, _ = saes.training_data(activations)
-    batches = [tokens[rows] for rows in saes._batches(made, len(tokens), made.steps)]
-    ours = saes.new_sae(made, made.steps, tokens.mean(dim=0))
-    theirs = saes.new_sae(made, made.steps, tokens.mean(dim=0))
-    settings = SAETrainerConfig(made.steps * made.batch, made.batch, lr=made.lr, lr_end=made.lr, dead_feature_window=2)
-    trainer, step = SAETrainer(settings, theirs, iter(batches)), saes.Stepper(made, ours)
-    died = False
-    for batch in batches:
-        died = died or bool(trainer.dead_neurons.any())
-        assert step(batch).loss.item() == pytest.approx(trainer.step(batch).loss.item(), rel=1e-4)
-    assert died or arch == "jumprelu"  # that loss has no term for dead latents
-    for name, value in ours.state_dict().items():
-        assert torch.allclose(value, theirs.state_dict()[name], atol=1e-5), name
 
 
 def test_progress_is_reported_to_the_end(activations):
@@ -321,8 +322,10 @@ def test_three_ways_of_loading_agree(trained, folder, activations):
         assert torch.allclose(loaded.decode(loaded.encode(activations)), recon, atol=1e-6)
     # By hand, from the weights alone.
     weights, config = load_file(weights_file(folder)), json.loads((folder / "cfg.json").read_text())
-    pre = (activations - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
-    if made.architecture == "topk":
+    pre = (activations - weights["b_dec"]) @ weights["W_enc"] + weights.get("b_enc", 0)
+    if made.architecture == "gated":
+        by_hand = (pre + weights["b_gate"] > 0) * (pre * weights["r_mag"].exp() + weights["b_mag"]).relu()
+    elif made.architecture == "topk":
         top = pre.topk(config["k"], dim=1)
         by_hand = torch.zeros_like(pre).scatter(1, top.indices, top.values.clamp(min=0))
     else:
@@ -387,7 +390,11 @@ def test_hand_made_folder_is_loaded_and_its_metadata_kept(tmp_path):
         ({"k": "64"}, "positive whole number"),
         ({"k": 65}, "above d_sae"),
         ({"architecture": None}, "does not say architecture"),
-        ({"architecture": "gated"}, "gated"),
+        ({"architecture": "gated"}, "b_gate"),
+        ({"architecture": "batchtopk"}, "for training only"),
+        ({"architecture": "standard"}, "can be loaded"),
+        ({"normalize_activations": None}, "does not say normalize_activations"),
+        ({"normalize_activations": "expected_average_only_in"}, "normalised"),
         ({"apply_b_dec_to_input": None}, "apply_b_dec_to_input"),
         ({"normalize_activations": "layer_norm"}, "normalised"),
         ({"d_in": 32}, "shape"),
@@ -398,6 +405,73 @@ def test_hand_made_folder_is_loaded_and_its_metadata_kept(tmp_path):
 def test_silent_guesses_are_refused(tmp_path, changes, reason):
     with pytest.raises(UserError, match=reason):
         saes.load(topk_folder(tmp_path / "x", **changes))
+
+
+def noted(path):
+    """Load a folder and return what was noted."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sae = saes.load(path)
+    return sae, " ".join(str(w.message) for w in caught)
+
+
+def test_what_the_tag_says_fills_the_gap_with_a_note_where_the_tensors_agree(tmp_path):
+    sae, notes = noted(topk_folder(tmp_path / "v4_llama_topk_k8_L8_mixed", k=None))
+    assert sae.cfg.k == 8 and "k = 8 was read from the tag" in notes
+    sae, notes = noted(topk_folder(tmp_path / "v4_llama_topk_k16_L8_mixed", architecture=None, k=None))
+    assert type(sae).__name__ == "TopKSAE" and "architecture = 'topk' was read from the tag" in notes
+    with pytest.raises(UserError, match="does not say architecture"):  # a JumpReLU SAE has thresholds
+        saes.load(topk_folder(tmp_path / "v4_llama_jumprelu_L8_mixed", architecture=None))
+
+
+def test_older_forms_are_put_right_with_a_note(tmp_path):
+    flat = {"hook_layer": 4, "hook_name": "blocks.4.hook_resid_post", "sae_lens_version": "6.1.0"}
+    sae, notes = noted(topk_folder(tmp_path / "a", **flat))
+    assert sae.cfg.metadata.hook_layer == 4 and "moved to metadata" in notes and "dtype is not said" in notes
+    sae, notes = noted(topk_folder(tmp_path / "b", k=None, activation_fn_kwargs={"k": 9}))
+    assert sae.cfg.k == 9 and "activation_fn_kwargs" in notes
+    path = topk_folder(tmp_path / "c", architecture="jumprelu", k=None)
+    weights = load_file(weights_file(path))
+    save_file({**weights, "log_threshold": torch.full((64,), math.log(0.25))}, weights_file(path))
+    sae, notes = noted(path)
+    assert torch.allclose(sae.threshold, torch.full((64,), 0.25)) and "logarithms" in notes
+
+
+def test_a_setting_that_the_file_leaves_out_can_be_given(tmp_path):
+    path = topk_folder(tmp_path / "x", apply_b_dec_to_input=None)
+    with pytest.warns(UserWarning, match="apply_b_dec_to_input = False was given"):
+        assert saes.load(path, given={"apply_b_dec_to_input": False}).cfg.apply_b_dec_to_input is False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kept = saes.load(topk_folder(tmp_path / "y"), given={"k": 9})  # what the file says is not overruled
+    assert kept.cfg.k == 4
+
+
+def test_ranking_by_decoder_norm_must_be_said_where_it_matters(tmp_path):
+    path = topk_folder(tmp_path / "x")
+    weights = load_file(weights_file(path))
+    save_file({**weights, "W_dec": 2 * weights["W_dec"]}, weights_file(path))
+    with pytest.raises(UserError, match="rescale_acts_by_decoder_norm"):
+        saes.load(path)
+
+
+def test_pickled_weights_are_never_opened(tmp_path):
+    path = topk_folder(tmp_path / "x")
+    weights_file(path).unlink()
+    (path / "sae_weights.pt").write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(UserError, match="could run code"):
+        saes.load(path)
+
+
+def test_huge_declared_shapes_are_refused_without_reading(tmp_path):
+    path = topk_folder(tmp_path / "x", d_in=2**40, d_sae=2**20)
+    header = json.dumps({"W_dec": {"dtype": "F32", "shape": [2**20, 2**40], "data_offsets": [0, 2**62]}}).encode()
+    weights_file(path).write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        saes.load(path)
+    (path / "cfg.json").write_text("[" * 2_000_000)
+    with pytest.raises(UserError, match="not readable JSON"):
+        saes.load(path)
 
 
 def test_wrong_width_says_what_it_fits(folder):
@@ -423,7 +497,7 @@ def test_damaged_files_are_refused(tmp_path):
 
 
 def test_nan_weights_are_refused_and_odd_ones_noted(tmp_path):
-    path = topk_folder(tmp_path / "x")
+    path = topk_folder(tmp_path / "x", rescale_acts_by_decoder_norm=False)
     weights = load_file(weights_file(path))
     save_file({**weights, "W_dec": 2 * weights["W_dec"]}, weights_file(path))
     with pytest.warns(UserWarning, match="unit norm"):
@@ -461,7 +535,7 @@ def test_quality_on_hand_set_numbers():
 
 def test_quality_is_the_same_in_chunks_and_none_where_undefined(trained, activations, monkeypatch):
     whole = saes.quality(trained[3], activations, np.arange(400) % 7 == 0)
-    monkeypatch.setattr(saes, "CHUNK", 13)
+    monkeypatch.setattr(evaluation, "CHUNK", 13)
     for name, value in saes.quality(trained[3], activations, np.arange(400) % 7 == 0).items():
         assert value == pytest.approx(whole[name], rel=1e-5) if value is not None else whole[name] is None
     assert saes.quality(trained[3], activations)["fvu_last"] is None
@@ -486,26 +560,44 @@ def layer(activations):
 
 
 def test_recipes_are_one_for_each_tag():
-    found = saes.recipes("org/SmolLM2-135M", D_IN, [3, 5], ["mixed"], ["topk_k8", "jumprelu"], steps=10)
-    assert [saes.tag(r) for r in found][:2] == ["v4_SmolLM2_topk_k8_L3_mixed", "v4_SmolLM2_jumprelu_L3_mixed"] and len(found) == 4
-    with pytest.raises(UserError, match="nearest"):
-        saes.recipes("tiny", D_IN, [3], ["mixed"], ["topkk"])
+    found = saes.recipes("org/SmolLM2-135M", D_IN, [3, 5, 7], ["*_topk_L3_mixed", "*_jumprelu_L5_*"], steps=10)
+    assert [saes.tag(r) for r in found][-1] == "v4_SmolLM2_topk_L3_mixed" and len(found) == 4 and found[0].steps == 10
 
 
-def test_train_tag_writes_a_folder_and_held_out_figures(layer, tmp_path):
+def source(layer, **more):
     resid, table = layer
-    calls = []
-    found = saes.train_tag(recipe(), resid, table, tmp_path, scale=saes.input_scale(resid), model_name="tiny", dataset="default",
-                           loss_recovered=lambda f: float(f(resid[:3]).shape[0]), progress=lambda *a: calls.append(a))  # fmt: skip
-    assert found.metrics == json.loads((tmp_path / saes.tag(recipe()) / "metrics.json").read_text())
-    assert torch.equal(saes.load(tmp_path / saes.tag(recipe())).W_dec, found.sae.W_dec)
+    return saes.Source({3: resid}, table, {3: saes.input_scale(resid)}, "tiny", "default", **more)
+
+
+def test_train_tags_writes_a_folder_and_held_out_figures(layer, tmp_path):
+    resid, table = layer
+    calls, name = [], saes.tag(recipe())
+    recovered = lambda layer, f: float(layer + f(resid[:3]).shape[0])  # noqa: E731
+    found = saes.train_tags([recipe()], source(layer, loss_recovered=recovered, metadata={"commit": "abc"}), tmp_path,
+                            progress=lambda *a: calls.append(a))[0]  # fmt: skip
+    assert found.metrics.items() <= json.loads((tmp_path / name / "metrics.json").read_text()).items()
+    assert saes.load(tmp_path / name).cfg.metadata["commit"] == "abc"
     # 3 conditions x 36 question tokens on test; on train the prefixes count too.
     assert (found.metrics["n_tokens"], found.metrics["n_tokens_last"], found.metrics["n_tokens_train"]) == (108, 18, 120)
-    assert found.metrics["fvu_train"] < found.metrics["fvu_same"] == found.metrics["fvu"] and found.metrics["loss_recovered"] == 3
-    assert calls[-1] == (f"train {saes.tag(recipe())}", 60, 60) and set(found.history["tag"]) == {saes.tag(recipe())}
-    for last, name in ((False, "fvu"), (True, "fvu_last")):
+    assert found.metrics["fvu_train"] < found.metrics["fvu_same"] == found.metrics["fvu"] and found.metrics["loss_recovered"] == 6
+    assert calls[-1] == ("train 1 SAEs", 60, 60) and set(found.history["tag"]) == {name}
+    for last, key in ((False, "fvu"), (True, "fvu_last")):
         estimate = saes.fvu_ci(found.sae, resid, table, "mixed", "test", last=last)
-        assert estimate.value == pytest.approx(found.metrics[name], rel=1e-4) and estimate.low < estimate.value < estimate.high
+        assert estimate.value == pytest.approx(found.metrics[key], rel=1e-4) and estimate.low < estimate.value < estimate.high
+
+
+def test_train_tags_leaves_finished_tags_alone_and_refuses_other_settings(layer, tmp_path):
+    made = [recipe(k=4), recipe(k=8), recipe("gated"), dataclasses.replace(recipe("jumprelu"), condition="genuine_only")]
+    first = saes.train_tags(made[:2], source(layer), tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("sae_weights.safetensors")}
+    again = saes.train_tags(made, source(layer), tmp_path)
+    assert [t.metrics["tag"] for t in again] == [saes.tag(r) for r in made]
+    assert again[0].metrics == first[0].metrics and all(path.stat().st_mtime_ns == when for path, when in written.items())
+    assert not list(tmp_path.glob(".checkpoint*"))
+    with pytest.raises(UserError, match="lr = 0.003 there, 0.001 now"):
+        saes.train_tags([recipe(k=4, lr=1e-3)], source(layer), tmp_path)
+    with pytest.raises(UserError, match="no activations of layer 5"):
+        saes.train_tags([dataclasses.replace(recipe(), layer=5)], source(layer), tmp_path)
 
 
 def test_last_tokens_are_paired_by_question(layer):

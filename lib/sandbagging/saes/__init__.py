@@ -1,0 +1,36 @@
+"""Sparse autoencoders: recipes by tag, training side by side, SAELens folders, quality on held-out questions.
+
+The usual walk, from raw activations to an SAE that reads raw activations:
+
+    recipe = parse_tag("v4_smollm2_topk_L15_mixed").recipe(d_in=576)
+    tokens, scale = training_data(activations[select_tokens(table, "mixed")])
+    trained, history = train(recipe, tokens)
+    sae = fold_scaling(trained, scale)
+    save(sae, folder, describe(recipe, model_name="smollm2-135m-instruct", dataset="questions_train.jsonl"))
+    sae = load(folder, d_in=576)
+
+`train_tags` does it for many tags at once. Initialisation and file format are sae-lens's, and so are the losses of TopK, gated and
+rectangle-kernel JumpReLU; the Gaussian-kernel loss, the gradients, the loop, the unit-norm decoder and the guards are ours.
+"""
+
+from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
+from sandbagging.saes.grid import Source, Trained, train_tags
+from sandbagging.saes.evaluation import fvu_ci, quality
+from sandbagging.saes.recipes import ARCHITECTURES, CONDITIONS, Recipe, TagFields, card_tags, matching, parse_tag, recipes, short_name, tag
+from sandbagging.saes.tokens import (
+    along_mean_difference,
+    cue_rows,
+    input_scale,
+    last_tokens,
+    question_rows,
+    select_tokens,
+    training_data,
+)
+from sandbagging.saes.training import Stack, new_sae, new_stack, total_steps, train, train_together
+
+__all__ = [
+    "ARCHITECTURES", "CONDITIONS", "Recipe", "Source", "Stack", "TagFields", "Trained", "along_mean_difference", "card_tags", "cue_rows",
+    "describe", "fold_scaling", "fvu_ci", "input_scale", "last_tokens", "load", "matching", "new_sae", "new_stack", "parse_tag", "quality",
+    "question_rows", "recipes", "save", "select_tokens", "short_name", "tag", "total_steps", "train", "train_tags", "train_together",
+    "training_data", "weight_notes",
+]  # fmt: skip

@@ -1,0 +1,264 @@
+"""The losses of an SAE with their gradients written out, for a stack of SAEs at once.
+
+A loss is one function: parameters and a batch in; loss, codes and gradients out, by the chain rule of a few lines. No autograd:
+it would keep and copy what the formulas do not need. Products with codes that are mostly zero read only the active rows of the
+dictionary (`Sparse`); the same products as dense matrices (`Dense`) are the reference, and the faster way where many latents are
+active, and on a GPU. Encoder and decoder both lie as [sae latent d_in] here, so that a latent is a row of either.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+# Share of active codes above which a dense product is faster; measured by tests/benchmarks/bench_sae_training.py.
+DENSE_ABOVE = 0.12
+
+
+# Products with codes ----------------------------------------------------------------------------------------------
+
+
+class Dense:
+    """Codes [sae token latent] as they are: the three products of a step as matrix products."""
+
+    def __init__(self, active: Tensor) -> None:
+        self.active = active
+
+    def decode(self, codes: Tensor, W_dec: Tensor) -> Tensor:
+        """Return sum_j codes_j W_dec_j [sae token d_in]."""
+        return torch.bmm(codes, W_dec)
+
+    def along(self, errors: Tensor, W_dec: Tensor) -> Tensor:
+        """Return errors . W_dec_j [sae token latent] where active, and 0 elsewhere."""
+        return torch.bmm(errors, W_dec.mT).mul_(self.active)
+
+    def outer(self, codes: Tensor, vectors: Tensor, out: Tensor) -> None:
+        """Write sum_tokens codes_j vectors [sae latent d_in] into `out`."""
+        torch.bmm(codes.mT, vectors, out=out)
+
+
+class Sparse:
+    """The same products, reading only the active entries of codes [sae token latent]."""
+
+    def __init__(self, active: Tensor) -> None:
+        self.shape = n_saes, n_tokens, n_latents = active.shape
+        token, latent = active.view(-1, n_latents).nonzero(as_tuple=True)
+        self.entries = token * n_latents + latent  # where the active codes lie, token by token
+        self.rows = token.div(n_tokens, rounding_mode="floor").mul_(n_latents).add_(latent) if n_saes > 1 else latent
+        self.bags = _starts(active.sum(dim=2))
+        row, token = active.mT.reshape(-1, n_tokens).nonzero(as_tuple=True)  # the same entries, latent by latent
+        sae = row.div(n_latents, rounding_mode="floor") if n_saes > 1 else 0
+        self.tokens = token + sae * n_tokens
+        self.entries_by_latent = self.tokens * n_latents + (row - sae * n_latents)
+        self.bags_by_latent = _starts(active.sum(dim=1))
+
+    def decode(self, codes: Tensor, W_dec: Tensor) -> Tensor:
+        """Return sum_j codes_j W_dec_j [sae token d_in]."""
+        values = codes.view(-1)[self.entries]
+        out = F.embedding_bag(self.rows, W_dec.flatten(0, 1), self.bags, mode="sum", per_sample_weights=values)
+        return out.view(*self.shape[:2], -1)
+
+    def along(self, errors: Tensor, W_dec: Tensor) -> Tensor:
+        """Return errors . W_dec_j [sae token latent] where active, and 0 elsewhere."""
+        n_saes, n_tokens, n_latents = self.shape
+        lengths = torch.diff(self.bags, append=self.bags.new_tensor([len(self.rows)]))
+        of_token = torch.repeat_interleave(torch.arange(n_saes * n_tokens, device=errors.device), lengths)
+        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            errors.reshape(n_saes * n_tokens, -1), W_dec.flatten(0, 1), self.rows, self.bags, of_token, 0
+        )
+        out = errors.new_zeros(n_saes * n_tokens * n_latents)
+        out[self.entries] = dots
+        return out.view(self.shape)
+
+    def outer(self, codes: Tensor, vectors: Tensor, out: Tensor) -> None:
+        """Write sum_tokens codes_j vectors [sae latent d_in] into `out`."""
+        values = codes.view(-1)[self.entries_by_latent]
+        summed = F.embedding_bag(self.tokens, vectors.flatten(0, 1), self.bags_by_latent, mode="sum", per_sample_weights=values)
+        out.copy_(summed.view_as(out))
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Return where each bag begins: the running sum of the sizes of those before it."""
+    counts = counts.flatten()
+    return counts.cumsum(0) - counts
+
+
+def products(active: Tensor, share: float | None = None) -> Dense | Sparse:
+    """Return the faster way to multiply with codes of this support [sae token latent]; on a GPU always the dense one."""
+    if active.is_cuda:
+        return Dense(active)
+    if share is None:
+        share = float(active.sum()) / active.numel()
+    return Dense(active) if share > DENSE_ABOVE else Sparse(active)
+
+
+# Losses and their gradients -----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Pass:
+    """What one batch gave: loss [sae], reconstruction error [sae token d_in], and which latents were active [sae token latent]."""
+
+    loss: Tensor
+    error: Tensor
+    active: Tensor
+
+
+def topk_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return sae-lens's TopK loss on x [sae token d_in], and write its gradients.
+
+    loss = mean_token |D(z) - x|^2 + auxiliary loss; the k largest pre-activations are kept, then rectified. With
+    `rescale` pre-activations are ranked in units of their decoder row's norm: the norm cancels in code times row.
+    Gao et al. 2024 (arXiv 2406.04093), sections 2.3 and A.2.
+    """
+    n_latents, k = w["W_dec"].shape[1], settings["k"]
+    centred = x - w["b_dec"].unsqueeze(1)
+    pre = torch.baddbmm(w["b_enc"].unsqueeze(1), centred, w["W_enc"].mT)
+    ranked = pre * w["W_dec"].norm(dim=2).unsqueeze(1) if settings["rescale"] else pre
+    chosen = _largest(ranked, k)
+    active = torch.zeros_like(pre, dtype=torch.bool).scatter_(2, chosen, True)
+    active &= pre > 0
+    codes = pre * active
+    product = products(active, share=max(k) / n_latents)
+    error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
+    d_out = error * (2 / x.shape[1])
+    d_pre = product.along(d_out, w["W_dec"])
+    product.outer(codes, d_out, grad["W_dec"])
+    product.outer(d_pre, centred, grad["W_enc"])
+    grad["b_enc"].copy_(d_pre.sum(dim=1))
+    grad["b_dec"].copy_(d_out.sum(dim=1))
+    loss = _squared(error)
+    for i in dead.any(dim=1).nonzero().flatten().tolist():
+        loss[i] += _revive(_one(w, i), _one(grad, i), pre[i], centred[i], error[i], dead[i], settings)
+    _through_input_bias(w, grad, grad["b_enc"])
+    return Pass(loss, error, active)
+
+
+def _largest(values: Tensor, k: Sequence[int]) -> Tensor:
+    """Return the latents [sae token max(k)] of the k largest values, where the SAEs may differ in k: spare places repeat the largest."""
+    found = values.topk(max(k), dim=2, sorted=min(k) != max(k)).indices
+    for i, kept in enumerate(k):
+        found[i, :, kept:] = found[i, :, :1]
+    return found
+
+
+def _revive(w: Weights, grad: Weights, pre: Tensor, centred: Tensor, error: Tensor, dead: Tensor, settings: dict[str, Any]) -> Tensor:
+    """Return the auxiliary loss of one SAE, whose dead latents are to predict the error, and add its gradients."""
+    n_tokens, d_in = centred.shape
+    which = dead.nonzero().flatten()
+    k = min(d_in // 2, len(which))
+    scale = settings["aux_coefficient"] * min(len(which) / (d_in // 2), 1.0)
+    pre, rows = pre[:, which], w["W_dec"][which]
+    ranked = pre * rows.norm(dim=1) if settings["rescale"] else pre
+    kept = torch.zeros_like(pre).scatter_(1, ranked.topk(k, dim=1, sorted=False).indices, 1.0)
+    codes = pre * kept
+    miss = codes @ rows + error  # the residual is x - D(z) = -error
+    d_out = miss * (2 * scale / n_tokens)
+    d_pre = (d_out @ rows.T).mul_(kept)
+    grad["W_dec"].index_add_(0, which, codes.T @ d_out)
+    grad["W_enc"].index_add_(0, which, d_pre.T @ centred)
+    grad["b_enc"].index_add_(0, which, d_pre.sum(dim=0))
+    return scale * miss.square().sum() / n_tokens
+
+
+def jumprelu_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return the JumpReLU loss on x [sae token d_in], and write its gradients.
+
+    loss = mean_token [ |D(z) - x|^2 + `l0` * active latents + `l1` * sum of codes ]. Thresholds learn through a
+    kernel K of width e: d code / d threshold = -(threshold / e) K((pre - threshold) / e), d active / d threshold = -(1/e) K.
+    Rajamanoharan et al. 2024 (arXiv 2407.14435), section 3. With K the rectangle and l1 = 0 it is sae-lens's.
+    """
+    threshold, n_tokens = w["threshold"].unsqueeze(1), x.shape[1]
+    width = settings["bandwidth"]
+    centred = x - w["b_dec"].unsqueeze(1)
+    pre = torch.baddbmm(w["b_enc"].unsqueeze(1), centred, w["W_enc"].mT)
+    active = pre > threshold
+    codes = pre * active
+    product = products(active)
+    error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
+    d_out = error * (2 / n_tokens)
+    d_code = torch.baddbmm(d_out.new_full((1, 1, 1), settings["l1"] / n_tokens), d_out, w["W_dec"].mT)
+    weight = KERNELS[settings["kernel"]](pre.sub_(threshold).div_(width)).div_(width)
+    grad["threshold"].copy_(-(w["threshold"] * (weight * d_code).sum(dim=1) + (settings["l0"] / n_tokens) * weight.sum(dim=1)))
+    d_pre = d_code.mul_(active)
+    product.outer(codes, d_out, grad["W_dec"])
+    product.outer(d_pre, centred, grad["W_enc"])
+    grad["b_enc"].copy_(d_pre.sum(dim=1))
+    grad["b_dec"].copy_(d_out.sum(dim=1))
+    _through_input_bias(w, grad, grad["b_enc"])
+    penalty = settings["l0"] * active.sum(dim=(1, 2)) + settings["l1"] * codes.sum(dim=(1, 2))
+    return Pass(_squared(error) + penalty / n_tokens, error, active)
+
+
+def _rectangle(u: Tensor) -> Tensor:
+    """1 within half a width, as in sae-lens; writes over u."""
+    return torch.lt(u.abs_(), 0.5, out=u)
+
+
+def _gaussian(u: Tensor) -> Tensor:
+    """exp(-u^2 / 2) / sqrt(2 pi), the card's; writes over u."""
+    return u.square_().mul_(-0.5).exp_().mul_(0.3989422804014327)
+
+
+KERNELS = {"rectangle": _rectangle, "gaussian": _gaussian}
+
+
+def gated_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return sae-lens's gated loss on x [sae token d_in], and write its gradients.
+
+    gate = x W + b_gate, magnitude = exp(r_mag) x W + b_mag, code = [gate > 0] relu(magnitude); loss = mean_token
+    [ |D(code) - x|^2 + |D(relu(gate)) - x|^2 + `l1` * sum_j relu(gate_j) |W_dec_j| ]. Both reconstructions go through the
+    decoder as one product. Rajamanoharan et al. 2024 (arXiv 2404.16014), section 3.2; sae-lens lets the gradient of the second
+    reconstruction reach the decoder.
+    """
+    n_tokens = x.shape[1]
+    centred = x - w["b_dec"].unsqueeze(1)
+    shared = torch.bmm(centred, w["W_enc"].mT)
+    stretch = w["r_mag"].exp().unsqueeze(1)
+    gate = shared + w["b_gate"].unsqueeze(1)
+    magnitude = torch.addcmul(w["b_mag"].unsqueeze(1), shared, stretch)
+    opened = gate > 0
+    active = opened & (magnitude > 0)
+    both = torch.cat([magnitude * active, gate.mul_(opened)], dim=1)  # codes, then what the gate alone would code
+    product = products(torch.cat([active, opened], dim=1))
+    target = torch.cat([x, x], dim=1)
+    error = product.decode(both, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(target)
+    d_out = error * (2 / n_tokens)
+    d_magnitude, d_gate = product.along(d_out, w["W_dec"]).split(n_tokens, dim=1)
+    product.outer(both, d_out, grad["W_dec"])
+    norm = w["W_dec"].norm(dim=2)
+    through_gate = both[:, n_tokens:].sum(dim=1)
+    grad["W_dec"].addcmul_(w["W_dec"], (through_gate / norm).unsqueeze(2), value=settings["l1"] / n_tokens)
+    d_gate = d_gate + opened * (norm * (settings["l1"] / n_tokens)).unsqueeze(1)
+    d_pre = torch.addcmul(d_gate, d_magnitude, stretch)
+    products(opened).outer(d_pre, centred, grad["W_enc"])
+    grad["b_gate"].copy_(d_gate.sum(dim=1))
+    grad["b_mag"].copy_(d_magnitude.sum(dim=1))
+    grad["r_mag"].copy_((d_magnitude * shared).sum(dim=1) * stretch.squeeze(1))
+    grad["b_dec"].copy_(d_out.sum(dim=1))
+    _through_input_bias(w, grad, d_pre.sum(dim=1))
+    penalty = settings["l1"] * (through_gate * norm).sum(dim=1) / n_tokens
+    by_code, by_gate = error.split(n_tokens, dim=1)
+    return Pass(_squared(by_code) + _squared(by_gate) + penalty, by_code, active)
+
+
+def _through_input_bias(w: Weights, grad: Weights, d_bias: Tensor) -> None:
+    """Add to b_dec's gradient what reaches it through the encoder, which reads x - b_dec."""
+    grad["b_dec"].unsqueeze(1).sub_(torch.bmm(d_bias.unsqueeze(1), w["W_enc"]))
+
+
+def _squared(error: Tensor) -> Tensor:
+    """Return the mean over tokens of the squared error [sae]."""
+    return error.square().sum(dim=(1, 2)) / error.shape[1]
+
+
+def _one(tensors: Weights, i: int) -> Weights:
+    return {name: value[i] for name, value in tensors.items()}
+
+
+PASSES = {"topk": topk_pass, "jumprelu": jumprelu_pass, "gated": gated_pass}
