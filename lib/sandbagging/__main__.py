@@ -1,4 +1,4 @@
-"""The command line: python -m sandbagging run | status | compare | models | fetch."""
+"""The command line: python -m sandbagging run | status | compare | models | fetch | train | audit | release."""
 
 import argparse
 import sys
@@ -35,6 +35,21 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="list the models that have a name here")
     fetch = commands.add_parser("fetch", help="fetch a model now, so that later runs need no network")
     fetch.add_argument("model", nargs="?", default=None, metavar="MODEL", help="default: the embedded model")
+    train = commands.add_parser("train", help="collect activations and train SAEs by tag (notebooks 00 to 02)")
+    train.add_argument("--tags", nargs="+", default=["*"], metavar="GLOB", help="tags, or globs over the 42 of the card (default: all)")
+    train.add_argument("--set", default="grid42", dest="set_name", metavar="SET", help="parameter set (default: grid42)")
+    train.add_argument("--run", default=None, metavar="NAME", help="name of the run's folder (default: mine-SET)")
+    train.add_argument("-p", action="append", default=[], dest="overrides", metavar="NAME=VALUE", help="one changed parameter; repeatable")
+    audit = commands.add_parser("audit", help="say what published SAEs hold and what is wrong with them")
+    audit.add_argument("source", metavar="FOLDER_OR_RELEASE", help="a folder, owner/name on the hub, or a release that sae-lens knows")
+    audit.add_argument("--run", default=None, metavar="NAME", help="judge them on the activations of this run")
+    audit.add_argument("--only", default="*", metavar="GLOB", help="only SAEs of these names")
+    audit.add_argument("--given", action="append", default=[], metavar="NAME=VALUE", help="a setting that files leave out; repeatable")
+    audit.add_argument("--json", default=None, dest="json_file", metavar="FILE", help="write the reports there too")
+    release = commands.add_parser("release", help="make a run's SAEs ready to upload")
+    release.add_argument("--run", default="mine-grid42", metavar="NAME", help="the run that trained them (default: mine-grid42)")
+    release.add_argument("folder", metavar="FOLDER", help="a new folder to write")
+    release.add_argument("--upload", default=None, metavar="OWNER/NAME", help="upload it there, with the token in HF_TOKEN")
     return parser
 
 
@@ -84,12 +99,54 @@ def _fetch(arguments: argparse.Namespace) -> None:
     print("The model is in place.")
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    from sandbagging import runner, runs
+
+    name = arguments.run or f"mine-{arguments.set_name}"
+    overrides = {**runner.parse_overrides(arguments.overrides), "tags": arguments.tags}
+    runner.execute(runner.plan(arguments.set_name, name, overrides, ["00", "01", "02"]))
+    print(f"\nThe SAEs lie in {runs.run_folder(name) / '02_saes'}")
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from sandbagging import activations, audit, files, runner, runs
+
+    folder = arguments.run and runs.run_folder(arguments.run) / "01_activations"
+    reports = audit.audit(
+        arguments.source,
+        activations=(lambda layer: activations.load(folder, layer)) if folder else None,
+        given=runner.parse_overrides(arguments.given),
+        only=arguments.only,
+    )
+    print(audit.table(reports).to_string(index=False, na_rep="-"))
+    for report in reports:
+        for note in report.notes:
+            print(f"{report.name}: {note}")
+    if arguments.json_file:
+        files.write_json(arguments.json_file, runs.plain([report.as_dict() for report in reports]))
+
+
+def _release(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from sandbagging import release, runs
+
+    folder = Path(arguments.folder)
+    tags = release.release(runs.run_folder(arguments.run) / "02_saes", folder, repository=arguments.upload or "owner/name")
+    print(f"{len(tags)} SAEs are ready in {folder}")
+    if arguments.upload:
+        print(release.upload(folder, arguments.upload))
+
+
+COMMANDS = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
+            "release": _release}  # fmt: skip
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a notebook failed, 2 a mistake of the user, 130 interrupted."""
     arguments = _parser().parse_args(words)
-    command = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch}[arguments.command]
     try:
-        command(arguments)
+        COMMANDS[arguments.command](arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -13,9 +13,9 @@ The usual walk, from raw activations to an SAE that reads raw activations:
 rectangle-kernel JumpReLU; the Gaussian-kernel loss, the gradients, the loop, the unit-norm decoder and the guards are ours.
 """
 
+from sandbagging.saes.evaluation import fvu_ci, quality
 from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
 from sandbagging.saes.grid import Source, Trained, train_tags
-from sandbagging.saes.evaluation import fvu_ci, quality
 from sandbagging.saes.recipes import ARCHITECTURES, CONDITIONS, Recipe, TagFields, card_tags, matching, parse_tag, recipes, short_name, tag
 from sandbagging.saes.tokens import (
     along_mean_difference,
