@@ -296,6 +296,22 @@ def test_step_refuses_what_it_did_not_declare(repository):
     assert runs.read_manifest("a", "07_heads") is None, "begin must undo the done marker"
 
 
+def test_resumable_step_keeps_what_it_wrote_only_while_nothing_changed(repository):
+    def begin(k, **more):
+        return runs.begin("07_heads", run="b", parameters={"k": k}, **more)
+
+    (begin(2, resumable=True).folder / "part").touch()
+    assert (begin(2, resumable=True).folder / "part").exists()
+    assert not (begin(3, resumable=True).folder / "part").exists()
+    (begin(3, resumable=True).folder / "part").touch()
+    assert not (begin(3).folder / "part").exists(), "a step that is not resumable starts from nothing"
+    step = begin(3, resumable=True)
+    step.json("heads.json", {})
+    step.done()
+    assert not (step.folder / runs.UNFINISHED).exists()
+    assert not (begin(3, resumable=True).folder / "heads.json").exists(), "a finished step is made anew"
+
+
 def test_track_reports_progress_by_hand(repository, capsys):
     step = runs.begin("07_heads", run="b", parameters={"k": 2})
     assert list(step.track(iter("ab"), "letters")) == ["a", "b"]

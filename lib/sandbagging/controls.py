@@ -9,6 +9,7 @@ median codes of genuine and sandbag train prompts.
 4. `summarise` turns per-question effects into rows with CIs, guards and a verdict by one decision table.
 """
 
+import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -167,9 +168,12 @@ def _rows_of(chosen: pd.DataFrame) -> Tensor:
     return torch.tensor(chosen["row"].to_list())
 
 
-def load_saes(folder: Path, tags: Sequence[str], model) -> dict[int, dict]:
-    """Return {layer: {tag: SAE}} of the SAELens folders that notebook 02 wrote, layers ascending."""
+def load_saes(folder: Path, tags: Sequence[str], model, only: Sequence[str] = ("*",)) -> dict[int, dict]:
+    """Return {layer: {tag: SAE}} of the SAELens folders that notebook 02 wrote, layers ascending; `only` are globs over tags."""
     found: dict[int, dict] = {}
+    tags = [tag for tag in tags if any(fnmatch.fnmatch(tag, glob) for glob in only)]
+    if not tags:
+        raise UserError(f"Notebook 02 trained no SAE named {', '.join(only)}; change swap_tags, or tags of notebook 02.")
     for tag in sorted(tags, key=lambda t: (saes.parse_tag(t).layer, t)):
         found.setdefault(saes.parse_tag(tag).layer, {})[tag] = saes.load(folder / tag, d_in=model.d_model, device=str(model.device))
     return found

@@ -30,6 +30,7 @@ PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[1]
 MANIFEST = "manifest.json"
 PROGRESS = ".progress.json"
+UNFINISHED = ".unfinished.json"  # what a resumable step was begun with
 LOCK = ".lock"
 SECONDS_BETWEEN_PROGRESS = 0.5
 
@@ -412,13 +413,14 @@ class Step:
             "files": user_file_hashes(self.parameters),
             "outputs": outputs,
             "library": library_hashes(notebook),
-            "commit": _commit(),
+            "commit": commit(),
             "versions": _versions(),
             "device": _device(),
             "seconds": seconds,
             "seed": self._seed(),
         }
         files.write_json(self.folder / MANIFEST, manifest)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
         print(f"{self.artefact} is done: {len(outputs)} files in the run {self.run}, {seconds:.0f} s.")
 
     def _seed(self) -> Any:
@@ -428,9 +430,10 @@ class Step:
             return None
 
 
-def begin(artefact: str, *, run: str, parameters: dict[str, Any], reads: Sequence[str] = ()) -> Step:
+def begin(artefact: str, *, run: str, parameters: dict[str, Any], reads: Sequence[str] = (), resumable: bool = False) -> Step:
     """Start a notebook's step: check its inputs, empty its folder, and return the Step to write through.
 
+    A resumable step finds what it wrote before it was cut off, if its parameters, inputs and library are still the same.
     Raises UserError for an input that is missing or damaged (it names the notebook to run), for a run that another process
     is writing, and for the committed reference run outside `make refresh`.
     """
@@ -447,10 +450,22 @@ def begin(artefact: str, *, run: str, parameters: dict[str, Any], reads: Sequenc
     if forgotten:
         raise UserError(f"{notebook.name} declares {', '.join(forgotten)} but does not hand it to runs.begin; add it to parameters there.")
     inputs = {name: _checked_manifest(run, name) for name in reads}
-    if folder.exists():
+    begun = {"parameters": parameters, "inputs": {name: content_hash(manifest) for name, manifest in inputs.items()},
+             "library": library_hashes(notebook)}  # fmt: skip
+    if folder.exists() and not (resumable and _can_resume(folder, begun)):
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    if resumable:
+        files.write_json(folder / UNFINISHED, begun)
     return Step(artefact, run, parameters, inputs)
+
+
+def _can_resume(folder: Path, begun: dict[str, Any]) -> bool:
+    """Return whether a folder holds the unfinished work of the same step."""
+    try:
+        return not (folder / MANIFEST).exists() and json.loads((folder / UNFINISHED).read_text()) == begun
+    except (OSError, ValueError):
+        return False
 
 
 def refuse_reference(run: str) -> None:
@@ -495,7 +510,7 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the repository's commit, with + when tracked files other than runs differ from it, or 'unknown' outside git."""
 
     def git(*words: str) -> str:

@@ -74,7 +74,7 @@ def test_heads_of_the_readers_choice(quick, execute, runs_folder):
     [
         ("00", {"framing": "instr_contrst"}, "instr_contrast"),
         ("01", {"layers": [30]}, "layers 0 to 29"),
-        ("02", {"architectures": ["topkk"]}, "topk"),
+        ("02", {"tags": ["*_topkk_*"]}, "nearest"),
         ("07", {"sweep_questions": 1000}, "questions"),
         ("08", {"heads": "L30H0"}, "does not exist"),
     ],
