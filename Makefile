@@ -49,6 +49,7 @@ bench: $(INSTALLED)
 refresh: $(INSTALLED)
 	@$(PY) -m sandbagging run all --set null_model --run reference/null_model --refresh
 	@$(PY) -m sandbagging run all --set placebo --run reference/placebo --refresh
+	@$(PY) -m sandbagging run all --set grid42 --run reference/grid42 --refresh
 	@$(PY) -m sandbagging run all --set reference --run reference --refresh
 
 # .installed is written last. .unfinished tells a killed installation, which is then started from nothing.

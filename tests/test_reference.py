@@ -10,7 +10,7 @@ from sandbagging import files, runs
 
 ROOT = Path(__file__).parents[1] / "papermill_runs"
 REFERENCE = ROOT / "reference"
-SETS = {"reference": "reference", "reference/null_model": "null_model", "reference/placebo": "placebo"}
+SETS = {"reference": "reference", "reference/null_model": "null_model", "reference/placebo": "placebo", "reference/grid42": "grid42"}
 
 pytestmark = pytest.mark.skipif(not (REFERENCE / "10_ledger" / "manifest.json").exists(), reason="the reference run is being made anew")
 
