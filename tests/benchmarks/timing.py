@@ -33,11 +33,11 @@ def row(name: str, peer: str, ours_s: float, peer_s: float, max_abs_diff: float,
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     versions = {p: version(p) for p in ("torch", "transformers", "nnsight")} | {"python": sys.version.split()[0]}
     result = {
-        "name": name, "ours_s": round(ours_s, 4), "peer": peer, "peer_s": round(peer_s, 4),
+        "name": name, "ours_s": round(ours_s, 6), "peer": peer, "peer_s": round(peer_s, 6),
         "ratio": round(peer_s / ours_s, 2),
         "max_abs_diff": max_abs_diff, "extrapolated": extrapolated, "device": device, "versions": versions, "commit": commit,
     }  # fmt: skip
-    print(f"{name}: {ours_s:.2f} s, {peer}: {peer_s:.2f} s, ratio {result['ratio']:.1f}, equal to {max_abs_diff:.1g}", flush=True)
+    print(f"{name}: {ours_s:.4g} s, {peer}: {peer_s:.4g} s, ratio {result['ratio']:.1f}, equal to {max_abs_diff:.1g}", flush=True)
     return result
 
 

@@ -23,23 +23,31 @@ DENSE_ABOVE = 0.12
 # Products with codes ----------------------------------------------------------------------------------------------
 
 
+def matmul(a: Tensor, b: Tensor, bf16: bool = False) -> Tensor:
+    """Return the batched product of float32 matrices; with `bf16` the factors are rounded to bfloat16, the sum to float32."""
+    return torch.bmm(a.bfloat16(), b.bfloat16()).float() if bf16 else torch.bmm(a, b)
+
+
 class Dense:
     """Codes [sae token latent] as they are: the three products of a step as matrix products."""
 
-    def __init__(self, active: Tensor) -> None:
-        self.active = active
+    def __init__(self, active: Tensor, bf16: bool = False) -> None:
+        self.active, self.bf16 = active, bf16
 
     def decode(self, codes: Tensor, W_dec: Tensor) -> Tensor:
         """Return sum_j codes_j W_dec_j [sae token d_in]."""
-        return torch.bmm(codes, W_dec)
+        return matmul(codes, W_dec, self.bf16)
 
     def along(self, errors: Tensor, W_dec: Tensor) -> Tensor:
         """Return errors . W_dec_j [sae token latent] where active, and 0 elsewhere."""
-        return torch.bmm(errors, W_dec.mT).mul_(self.active)
+        return matmul(errors, W_dec.mT, self.bf16).mul_(self.active)
 
     def outer(self, codes: Tensor, vectors: Tensor, out: Tensor) -> None:
         """Write sum_tokens codes_j vectors [sae latent d_in] into `out`."""
-        torch.bmm(codes.mT, vectors, out=out)
+        if self.bf16:
+            out.copy_(matmul(codes.mT, vectors, True))
+        else:
+            torch.bmm(codes.mT, vectors, out=out)
 
 
 class Sparse:
@@ -88,13 +96,13 @@ def _starts(counts: Tensor) -> Tensor:
     return counts.cumsum(0) - counts
 
 
-def products(active: Tensor, share: float | None = None) -> Dense | Sparse:
+def products(active: Tensor, share: float | None = None, bf16: bool = False) -> Dense | Sparse:
     """Return the faster way to multiply with codes of this support [sae token latent]; on a GPU always the dense one."""
     if active.is_cuda:
-        return Dense(active)
+        return Dense(active, bf16)
     if share is None:
         share = float(active.sum()) / active.numel()
-    return Dense(active) if share > DENSE_ABOVE else Sparse(active)
+    return Dense(active, bf16) if share > DENSE_ABOVE else Sparse(active)
 
 
 # Losses and their gradients -----------------------------------------------------------------------------------------
@@ -118,13 +126,13 @@ def topk_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], de
     """
     n_latents, k = w["W_dec"].shape[1], settings["k"]
     centred = x - w["b_dec"].unsqueeze(1)
-    pre = torch.baddbmm(w["b_enc"].unsqueeze(1), centred, w["W_enc"].mT)
+    pre = matmul(centred, w["W_enc"].mT, settings["bf16"]).add_(w["b_enc"].unsqueeze(1))
     ranked = pre * w["W_dec"].norm(dim=2).unsqueeze(1) if settings["rescale"] else pre
     chosen = _largest(ranked, k)
     active = torch.zeros_like(pre, dtype=torch.bool).scatter_(2, chosen, True)
     active &= pre > 0
     codes = pre * active
-    product = products(active, share=max(k) / n_latents)
+    product = products(active, max(k) / n_latents, settings["bf16"])
     error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
     d_out = error * (2 / x.shape[1])
     d_pre = product.along(d_out, w["W_dec"])
@@ -176,13 +184,13 @@ def jumprelu_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any]
     threshold, n_tokens = w["threshold"].unsqueeze(1), x.shape[1]
     width = settings["bandwidth"]
     centred = x - w["b_dec"].unsqueeze(1)
-    pre = torch.baddbmm(w["b_enc"].unsqueeze(1), centred, w["W_enc"].mT)
+    pre = matmul(centred, w["W_enc"].mT, settings["bf16"]).add_(w["b_enc"].unsqueeze(1))
     active = pre > threshold
     codes = pre * active
-    product = products(active)
+    product = products(active, bf16=settings["bf16"])
     error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
     d_out = error * (2 / n_tokens)
-    d_code = torch.baddbmm(d_out.new_full((1, 1, 1), settings["l1"] / n_tokens), d_out, w["W_dec"].mT)
+    d_code = matmul(d_out, w["W_dec"].mT, settings["bf16"]).add_(settings["l1"] / n_tokens)
     weight = KERNELS[settings["kernel"]](pre.sub_(threshold).div_(width)).div_(width)
     grad["threshold"].copy_(-(w["threshold"] * (weight * d_code).sum(dim=1) + (settings["l0"] / n_tokens) * weight.sum(dim=1)))
     d_pre = d_code.mul_(active)
@@ -218,14 +226,14 @@ def gated_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], d
     """
     n_tokens = x.shape[1]
     centred = x - w["b_dec"].unsqueeze(1)
-    shared = torch.bmm(centred, w["W_enc"].mT)
+    shared = matmul(centred, w["W_enc"].mT, settings["bf16"])
     stretch = w["r_mag"].exp().unsqueeze(1)
     gate = shared + w["b_gate"].unsqueeze(1)
     magnitude = torch.addcmul(w["b_mag"].unsqueeze(1), shared, stretch)
     opened = gate > 0
     active = opened & (magnitude > 0)
     both = torch.cat([magnitude * active, gate.mul_(opened)], dim=1)  # codes, then what the gate alone would code
-    product = products(torch.cat([active, opened], dim=1))
+    product = products(torch.cat([active, opened], dim=1), bf16=settings["bf16"])
     target = torch.cat([x, x], dim=1)
     error = product.decode(both, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(target)
     d_out = error * (2 / n_tokens)
@@ -236,7 +244,7 @@ def gated_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], d
     grad["W_dec"].addcmul_(w["W_dec"], (through_gate / norm).unsqueeze(2), value=settings["l1"] / n_tokens)
     d_gate = d_gate + opened * (norm * (settings["l1"] / n_tokens)).unsqueeze(1)
     d_pre = torch.addcmul(d_gate, d_magnitude, stretch)
-    products(opened).outer(d_pre, centred, grad["W_enc"])
+    products(opened, bf16=settings["bf16"]).outer(d_pre, centred, grad["W_enc"])
     grad["b_gate"].copy_(d_gate.sum(dim=1))
     grad["b_mag"].copy_(d_magnitude.sum(dim=1))
     grad["r_mag"].copy_((d_magnitude * shared).sum(dim=1) * stretch.squeeze(1))

@@ -67,6 +67,7 @@ class Recipe:
     init_threshold: float = 0.5
     lowest_threshold: float = 1e-3  # at 0 the Gaussian kernel's gradient is 0 too, and a threshold would never leave
     l0_coefficient: float = 1.0
+    matmul: str = "float32"  # "bfloat16" rounds the factors of the matrix products: faster where the processor has units for it
     warm_up: float = 0.1  # share of the steps over which a penalty on the codes rises from 0
 
     def __post_init__(self) -> None:
@@ -190,5 +191,7 @@ def _check_recipe(recipe: Recipe) -> None:
             raise UserError(f"{name} = {getattr(recipe, name)} must be above 0.")
     if recipe.steps is not None and recipe.steps < 1:
         raise UserError(f"steps = {recipe.steps} must be 1 or more.")
+    if recipe.matmul not in ("float32", "bfloat16"):
+        raise UserError(f"matmul = {recipe.matmul!r} is unknown; choose 'float32' or 'bfloat16'.")
     if recipe.kernel not in ("gaussian", "rectangle"):
         raise UserError(f"kernel = {recipe.kernel!r} is unknown; choose 'gaussian' (the card's) or 'rectangle' (that of sae-lens).")

@@ -104,7 +104,7 @@ def new_stack(recipes: Sequence[Recipe], total: int, mean: Tensor) -> "Stack":
         raise UserError("SAEs that train together must have recipes that differ in k alone.")
     saes = [new_sae(recipe, total, mean) for recipe in recipes]
     return Stack(saes, lr=first.lr, clip=first.clip, dead_after=first.dead_after, unit_norm=first.unit_norm_decoder,
-                 **_card_loss(first, total))  # fmt: skip
+                 bf16=first.matmul == "bfloat16", **_card_loss(first, total))  # fmt: skip
 
 
 def _card_loss(recipe: Recipe, total: int) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def _settings(saes: Sequence["TrainingSAE"], loss: dict[str, Any]) -> dict[str, 
 
 def _settings_of(sae: "TrainingSAE") -> dict[str, Any]:
     cfg = sae.cfg
-    settings = {"architecture": cfg.architecture(), "shape": (cfg.d_in, cfg.d_sae), "k": None, "warm_up": {}}
+    settings = {"architecture": cfg.architecture(), "shape": (cfg.d_in, cfg.d_sae), "k": None, "warm_up": {}, "bf16": False}
     if not cfg.apply_b_dec_to_input or cfg.normalize_activations != "none":
         raise UserError("Only SAEs whose encoder reads x - b_dec, unnormalised, can be trained here.")
     if settings["architecture"] == "topk":
