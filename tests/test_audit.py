@@ -185,3 +185,6 @@ def test_command_prints_the_table_and_writes_json(sound, tmp_path, capsys):
     told = {r["name"]: r for r in json.loads((tmp_path / "a.json").read_text())}
     assert told["prefix"]["verdict"].startswith("functionally ReLU") and told["v4_tiny_topk_k8_L3_mixed"]["k"] == 8
     assert __main__.main(["audit", str(tmp_path / "nowhere" / "deeper")]) == 2
+    specimen(sound, tmp_path, "open", config={"apply_b_dec_to_input": None})
+    assert __main__.main(["audit", str(tmp_path / "open"), "--given", "apply_b_dec_to_input=true"]) == 0
+    assert "sound as far as weights show" in capsys.readouterr().out

@@ -22,7 +22,7 @@ assert not set({HEAVY!r}) & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("run", "status", "compare", "models", "fetch", "examples"))
+    assert all(word in done.stdout for word in ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "examples"))
 
 
 @pytest.fixture
@@ -42,6 +42,10 @@ def empty(tmp_path, monkeypatch):
         (["run", "all", "--run", "../elsewhere"], "A run's name is made of letters"),
         (["status", "nothing"], "There is no run nothing"),
         (["compare", "a", "b"], "There is no run a"),
+        (["train", "--tags", "v4_smollm2_topk_L15_mixd"], "the nearest is 'v4_smollm2_topk_L15_mixed'"),
+        (["train", "--tags", "*_gatted_*"], "No SAE tag matches '*_gatted_*'"),
+        (["audit", "no-such-release"], "sae-lens knows no release of that name"),
+        (["release", "out", "--run", "nothing"], "There are no trained SAEs"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(empty, capsys, words, sentence):

@@ -100,22 +100,32 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from sandbagging import runner, runs
+    import json
+
+    import yaml
+
+    from sandbagging import models, runner, runs, saes
 
     name = arguments.run or f"mine-{arguments.set_name}"
-    overrides = {**runner.parse_overrides(arguments.overrides), "tags": arguments.tags}
+    overrides = {**runner.parse_overrides(arguments.overrides), "tags": json.dumps(arguments.tags)}
+    model = overrides.get("model", models.EMBEDDED)
+    layers = yaml.safe_load(overrides.get("layers", "null")) or (model in models.REGISTRY and models.REGISTRY[model].layers_of_interest)
+    if layers:  # so that a misspelt tag is told before anything is collected
+        saes.matching(arguments.tags, saes.short_name(model), layers)
     runner.execute(runner.plan(arguments.set_name, name, overrides, ["00", "01", "02"]))
     print(f"\nThe SAEs lie in {runs.run_folder(name) / '02_saes'}")
 
 
 def _audit(arguments: argparse.Namespace) -> None:
+    import yaml
+
     from sandbagging import activations, audit, files, runner, runs
 
     folder = arguments.run and runs.run_folder(arguments.run) / "01_activations"
     reports = audit.audit(
         arguments.source,
         activations=(lambda layer: activations.load(folder, layer)) if folder else None,
-        given=runner.parse_overrides(arguments.given),
+        given={name: yaml.safe_load(text) for name, text in runner.parse_overrides(arguments.given).items()},
         only=arguments.only,
     )
     print(audit.table(reports).to_string(index=False, na_rep="-"))
