@@ -188,3 +188,17 @@ def test_command_prints_the_table_and_writes_json(sound, tmp_path, capsys):
     specimen(sound, tmp_path, "open", config={"apply_b_dec_to_input": None})
     assert __main__.main(["audit", str(tmp_path / "open"), "--given", "apply_b_dec_to_input=true"]) == 0
     assert "sound as far as weights show" in capsys.readouterr().out
+
+
+def test_a_release_that_sae_lens_knows_is_read_by_its_own_loader(sound, monkeypatch):
+    import sae_lens
+    from sae_lens.loading import pretrained_saes_directory
+
+    class Release:
+        saes_map = {"blocks.3.hook_resid_post": "x", "blocks.4.hook_resid_post": "y"}
+
+    monkeypatch.setattr(pretrained_saes_directory, "get_pretrained_saes_directory", lambda: {"known-release": Release})
+    made = sae_lens.SAE.load_from_disk(sound / "v4_tiny_topk_k8_L3_mixed")
+    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", lambda release, sae_id: made)
+    found = audit.audit("known-release", only="*.3.*")
+    assert [(r.name, r.architecture, r.k, r.layer, r.faults) for r in found] == [("blocks.3.hook_resid_post", "topk", 8, 3, ())]

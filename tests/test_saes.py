@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -627,3 +629,39 @@ def test_cue_rows_find_the_words_in_the_other_prefix():
                           "position": [1, 2, 3, 4, 8]})  # fmt: skip
     assert saes.cue_rows(records, table).tolist() == [13]
     assert saes.cue_rows(records.assign(prompt_token_ids=[[1, 2, 3], [4, 2, 3]]), table).tolist() == []
+
+
+KILLED = """
+import sys
+import numpy as np, pandas as pd, torch
+from pathlib import Path
+from sandbagging import saes
+from sandbagging.saes import training
+
+training.CHECKPOINT_SECONDS = 0.0
+made = [saes.parse_tag(f"v4_tiny_{a}_L3_mixed").recipe(16, steps=400, batch=32) for a in ("topk_k4", "topk_k8", "jumprelu", "gated")]
+table = pd.DataFrame([{"split": s, "condition": c, "question_id": f"{s}{t // 6}", "position": t % 6, "is_last": t % 6 == 5}
+                      for s in ("train", "test") for c in ("genuine", "sandbag", "neutral") for t in range(36)])
+resid = torch.randn(len(table), 16, generator=torch.Generator().manual_seed(0))
+source = saes.Source({3: resid}, table.assign(row=np.arange(len(table))), {3: 1.0}, "tiny", "d")
+saes.train_tags(made, source, Path(sys.argv[1]), progress=lambda label, done, total: print(done, total, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_grid_killed_at_any_point_goes_on_to_the_same_files(tmp_path):
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "whole").communicate()[0] and len(list((tmp_path / "whole").glob("*/metrics.json"))) == 4
+    for kill_at in (2, 9, 20):  # lines of progress: within the first group, the second, the last
+        process = start(tmp_path / "killed")
+        for _ in range(kill_at):
+            process.stdout.readline()
+        process.kill()
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    for path in (tmp_path / "whole").glob("*/sae_weights.safetensors"):
+        again = load_file(tmp_path / "killed" / path.parent.name / path.name)
+        assert all(torch.equal(value, again[name]) for name, value in load_file(path).items()), path.parent.name
+    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.startswith(".")]
