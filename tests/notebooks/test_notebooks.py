@@ -10,7 +10,7 @@ from sandbagging.errors import UserError
 
 CONTRACT = {
     "00_baseline": ["prompts.jsonl", "scores.csv.gz", "summary.json"],
-    "01_activations": ["L07.safetensors", "L15.safetensors", "L22.safetensors", "tokens.csv.gz"],
+    "01_activations": ["L07.safetensors", "L15.safetensors", "tokens.csv.gz"],
     "02_saes": ["metrics.csv"],
     "03_separation": ["separation.csv"],
     "04_swap": ["effects_by_question.csv.gz", "summary.csv"],
