@@ -496,6 +496,12 @@ def test_other_error_names_notebook_cell_and_file(repository, capsys):
     assert "failed, see 00_can_it_sandbag.failed.ipynb" in runner.status("f").to_string()
 
 
+def test_kernels_keep_matplotlibs_list_of_fonts_in_their_own_environment(repository, monkeypatch):
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    (repository / "fail").write_text('import os, sys\nassert os.environ["MPLCONFIGDIR"].startswith(sys.prefix)')
+    runner.execute(runner.plan("laptop", "b", notebooks=["00"]))
+
+
 def test_dead_kernel_is_one_sentence(repository, capsys):
     (repository / "fail").write_text("import signal\nos.kill(os.getpid(), signal.SIGKILL)")
     assert main(["run", "00", "--run", "f"]) == 1

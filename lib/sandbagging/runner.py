@@ -492,6 +492,8 @@ def _papermill(source: Path, target: Path, parameters: dict[str, Any], kernel_ho
         "JUPYTER_PREFER_ENV_PATH": "1",
         "IPYTHONDIR": str(kernel_home / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        # matplotlib remembers where fonts lie: the user's list may name those of an environment that is gone.
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path(sys.prefix) / "var" / "matplotlib")),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "SANDBAGGING_RUNNER": str(os.getpid()),
     }

@@ -201,7 +201,7 @@ def test_reference_joint_effect_passes_the_rule_that_the_nulls_do_not():
 @reference
 def test_reference_joint_is_above_its_random_draws():
     draws = draws_of(REFERENCE)
-    assert draws.groupby("kind").size().min() >= 100  # the card's 20 leave the rank p no lower than 0.05
+    assert draws.groupby("kind").size().min() >= 100  # with the card's 20 the rank p cannot fall below 1 in 21
     assert joint_of(REFERENCE).mean() > draws["effect_pp"].quantile(0.95)
 
 

@@ -10,7 +10,7 @@ from sandbagging.errors import UserError
 
 CONTRACT = {
     "00_baseline": ["prompts.jsonl", "scores.csv.gz", "summary.json"],
-    "01_activations": ["L07.safetensors", "L15.safetensors", "L22.safetensors", "tokens.csv.gz"],
+    "01_activations": ["L07.safetensors", "L15.safetensors", "tokens.csv.gz"],
     "02_saes": ["metrics.csv"],
     "03_separation": ["separation.csv"],
     "04_swap": ["effects_by_question.csv.gz", "summary.csv"],
@@ -43,14 +43,20 @@ def test_second_call_has_nothing_to_do(quick, capfd):
     assert {p: p.stat().st_mtime_ns for p in quick.rglob("manifest.json")} == before
 
 
+# Each case starts a kernel, which takes most of its time: one of a kind is in the fast tier.
 CHANGED = [
-    ("00", {"framing": "contrast", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"contrast"}),
     ("00", {"random_weights": True, "n_train": 6, "n_test": 20}, lambda s: s["summary"]["gate"]["open"] is False),
-    ("00", {"framing": "placebo", "n_train": 6, "n_test": 20}, lambda s: s["summary"]["gate"]["open"] is False),
-]
+    pytest.param(
+        "00", {"framing": "placebo", "n_train": 6, "n_test": 20}, lambda s: s["summary"]["gate"]["open"] is False, marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "00", {"framing": "contrast", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"contrast"},
+        marks=pytest.mark.slow,
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("notebook", "parameters", "holds"), CHANGED, ids=[json.dumps(c[1]) for c in CHANGED])
+@pytest.mark.parametrize(("notebook", "parameters", "holds"), CHANGED, ids=["random weights", "placebo", "contrast"])
 def test_changed_parameters(execute, runs_folder, notebook, parameters, holds):
     """The nulls are among them: on random weights and on the placebo framing there is no sandbagging, so the gate is closed."""
     execute(notebook, run_name="changed", **parameters)
@@ -72,10 +78,10 @@ def test_heads_of_the_readers_choice(quick, execute, runs_folder):
 @pytest.mark.parametrize(
     ("notebook", "parameters", "words"),
     [
-        ("00", {"framing": "instr_contrst"}, "instr_contrast"),
+        pytest.param("00", {"framing": "instr_contrst"}, "instr_contrast", marks=pytest.mark.slow),
         ("01", {"layers": [30]}, "layers 0 to 29"),
-        ("02", {"tags": ["*_topkk_*"]}, "nearest"),
-        ("07", {"sweep_questions": 1000}, "questions"),
+        pytest.param("02", {"tags": ["*_topkk_*"]}, "nearest", marks=pytest.mark.slow),
+        pytest.param("07", {"sweep_questions": 1000}, "questions", marks=pytest.mark.slow),
         ("08", {"heads": "L30H0"}, "does not exist"),
     ],
 )  # fmt: skip
