@@ -82,15 +82,15 @@ def side_by_side(name: str, ours, peer, given, repeats: int = 7, per: int = 1, c
 
 def floor(stack: saes.Stack, batch: torch.Tensor) -> float:
     """Seconds of one step's matrix products, top-k, fused Adam and renormalisation, each on ready inputs."""
-    w, grad, k = stack.w, stack.grad, stack.settings["k"][0]
+    w, k = stack.w, stack.settings["k"][0]
     x = batch.expand(1, *batch.shape)
     gated = stack.settings["architecture"] == "gated"
     with torch.no_grad():
-        active = stack.run(w, grad, x, stack.settings, torch.zeros_like(stack.since_fired, dtype=torch.bool)).active
+        active = stack.run(w, x, stack.settings, torch.zeros_like(stack.since_fired, dtype=torch.bool)).active
         pre = torch.bmm(x, w["W_enc"].mT)
-        support = torch.cat([active, pre + w["b_gate"].unsqueeze(1) > 0], dim=1) if gated else active
+        support = torch.cat([active, gradients.above(pre + w["b_gate"].unsqueeze(1), 0.0)], dim=1) if gated else active
         product = gradients.products(support)
-        codes = support.float()
+        codes = support
         errors = torch.cat([x, x], dim=1) if gated else x
         outer = gradients.products(support[:, -BATCH:])
 
@@ -103,8 +103,8 @@ def floor(stack: saes.Stack, batch: torch.Tensor) -> float:
                 torch.bmm(errors, w["W_dec"].mT)
             else:
                 product.along(errors, w["W_dec"])
-            product.outer(codes, errors, grad["W_dec"])
-            outer.outer(codes[:, -BATCH:], x, grad["W_enc"])
+            product.outer(codes, errors)
+            outer.outer(codes[:, -BATCH:], x)
             stack.optimizers[0].step()
             w["W_dec"].div_(w["W_dec"].norm(dim=2, keepdim=True))
 

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 # Share of active codes above which a dense product is faster; measured by tests/benchmarks/bench_sae_training.py.
-DENSE_ABOVE = 0.12
+DENSE_ABOVE = 0.25
 
 
 # Products with codes ----------------------------------------------------------------------------------------------
@@ -42,67 +44,60 @@ class Dense:
         """Return errors . W_dec_j [sae token latent] where active, and 0 elsewhere."""
         return matmul(errors, W_dec.mT, self.bf16).mul_(self.active)
 
-    def outer(self, codes: Tensor, vectors: Tensor, out: Tensor) -> None:
-        """Write sum_tokens codes_j vectors [sae latent d_in] into `out`."""
-        if self.bf16:
-            out.copy_(matmul(codes.mT, vectors, True))
-        else:
-            torch.bmm(codes.mT, vectors, out=out)
+    def outer(self, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Return sum_tokens codes_j vectors [sae latent d_in]."""
+        return matmul(codes.mT, vectors, self.bf16)
 
 
 class Sparse:
     """The same products, reading only the active entries of codes [sae token latent]."""
 
     def __init__(self, active: Tensor) -> None:
-        self.shape = n_saes, n_tokens, n_latents = active.shape
-        token, latent = active.view(-1, n_latents).nonzero(as_tuple=True)
-        self.entries = token * n_latents + latent  # where the active codes lie, token by token
-        self.rows = token.div(n_tokens, rounding_mode="floor").mul_(n_latents).add_(latent) if n_saes > 1 else latent
-        self.bags = _starts(active.sum(dim=2))
-        row, token = active.mT.reshape(-1, n_tokens).nonzero(as_tuple=True)  # the same entries, latent by latent
-        sae = row.div(n_latents, rounding_mode="floor") if n_saes > 1 else 0
-        self.tokens = token + sae * n_tokens
-        self.entries_by_latent = self.tokens * n_latents + (row - sae * n_latents)
-        self.bags_by_latent = _starts(active.sum(dim=1))
+        self.active = active
+        n_saes, n_tokens, n_latents = active.shape
+        self.token, latent = active.bool().view(-1, n_latents).nonzero(as_tuple=True)  # of float32 it takes twice as long
+        self.entries = self.token * n_latents + latent  # where the active codes lie, token by token
+        self.rows = self.token.div(n_tokens, rounding_mode="floor").mul_(n_latents).add_(latent) if n_saes > 1 else latent
+        counts = active.sum(dim=2).flatten().long()
+        ends = counts.cumsum(0)
+        self.bags = ends - counts
+        # The same entries latent by latent: the columns of a sparse matrix of their places.
+        places, starts = np.arange(len(latent), dtype=np.int32), np.append(0, ends)
+        shape = (n_saes * n_tokens, n_saes * n_latents)
+        by_latent = scipy.sparse.csr_matrix((places, self.rows.numpy(), starts), shape).tocsc()
+        self.tokens, self.bags_by_latent = torch.from_numpy(by_latent.indices), torch.from_numpy(by_latent.indptr[:-1])
+        self.entries_by_latent = self.entries[torch.from_numpy(by_latent.data)]
 
     def decode(self, codes: Tensor, W_dec: Tensor) -> Tensor:
         """Return sum_j codes_j W_dec_j [sae token d_in]."""
-        values = codes.view(-1)[self.entries]
+        values = codes.take(self.entries)
         out = F.embedding_bag(self.rows, W_dec.flatten(0, 1), self.bags, mode="sum", per_sample_weights=values)
-        return out.view(*self.shape[:2], -1)
+        return out.view(*codes.shape[:2], -1)
 
     def along(self, errors: Tensor, W_dec: Tensor) -> Tensor:
         """Return errors . W_dec_j [sae token latent] where active, and 0 elsewhere."""
-        n_saes, n_tokens, n_latents = self.shape
-        lengths = torch.diff(self.bags, append=self.bags.new_tensor([len(self.rows)]))
-        of_token = torch.repeat_interleave(torch.arange(n_saes * n_tokens, device=errors.device), lengths)
         dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            errors.reshape(n_saes * n_tokens, -1), W_dec.flatten(0, 1), self.rows, self.bags, of_token, 0
+            errors.flatten(0, 1), W_dec.flatten(0, 1), self.rows, self.bags, self.token, 0
         )
-        out = errors.new_zeros(n_saes * n_tokens * n_latents)
-        out[self.entries] = dots
-        return out.view(self.shape)
+        return torch.zeros_like(self.active).put_(self.entries, dots)
 
-    def outer(self, codes: Tensor, vectors: Tensor, out: Tensor) -> None:
-        """Write sum_tokens codes_j vectors [sae latent d_in] into `out`."""
-        values = codes.view(-1)[self.entries_by_latent]
-        summed = F.embedding_bag(self.tokens, vectors.flatten(0, 1), self.bags_by_latent, mode="sum", per_sample_weights=values)
-        out.copy_(summed.view_as(out))
+    def outer(self, codes: Tensor, vectors: Tensor) -> Tensor:
+        """Return sum_tokens codes_j vectors [sae latent d_in]."""
+        values = codes.take(self.entries_by_latent)
+        out = F.embedding_bag(self.tokens, vectors.flatten(0, 1), self.bags_by_latent, mode="sum", per_sample_weights=values)
+        return out.view(len(codes), codes.shape[2], -1)
 
 
-def _starts(counts: Tensor) -> Tensor:
-    """Return where each bag begins: the running sum of the sizes of those before it."""
-    counts = counts.flatten()
-    return counts.cumsum(0) - counts
+def above(values: Tensor, bound: Tensor | float) -> Tensor:
+    """Return 1.0 where values > bound, else 0.0: on a CPU, arithmetic with booleans takes five times as long as with float32."""
+    return torch.gt(values, bound, out=torch.empty_like(values))
 
 
-def products(active: Tensor, share: float | None = None, bf16: bool = False) -> Dense | Sparse:
-    """Return the faster way to multiply with codes of this support [sae token latent]; on a GPU always the dense one."""
-    if active.is_cuda:
+def products(active: Tensor, bf16: bool = False) -> Dense | Sparse:
+    """Return the faster way to multiply with codes of this support, 0.0 or 1.0 [sae token latent]; on a GPU always the dense one."""
+    if active.is_cuda or float(active.sum()) > DENSE_ABOVE * active.numel():
         return Dense(active, bf16)
-    if share is None:
-        share = float(active.sum()) / active.numel()
-    return Dense(active, bf16) if share > DENSE_ABOVE else Sparse(active)
+    return Sparse(active)
 
 
 # Losses and their gradients -----------------------------------------------------------------------------------------
@@ -110,49 +105,53 @@ def products(active: Tensor, share: float | None = None, bf16: bool = False) -> 
 
 @dataclasses.dataclass
 class Pass:
-    """What one batch gave: loss [sae], reconstruction error [sae token d_in], and which latents were active [sae token latent]."""
+    """What one batch gave: loss [sae], gradients by parameter, reconstruction error [sae token d_in], and 1.0 where a latent was
+    active [sae token latent].
+    """
 
     loss: Tensor
+    grad: Weights
     error: Tensor
     active: Tensor
 
 
-def topk_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
-    """Return sae-lens's TopK loss on x [sae token d_in], and write its gradients.
+def topk_pass(w: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return sae-lens's TopK loss on x [sae token d_in], and its gradients.
 
     loss = mean_token |D(z) - x|^2 + auxiliary loss; the k largest pre-activations are kept, then rectified. With
     `rescale` pre-activations are ranked in units of their decoder row's norm: the norm cancels in code times row.
     Gao et al. 2024 (arXiv 2406.04093), sections 2.3 and A.2.
     """
-    n_latents, k = w["W_dec"].shape[1], settings["k"]
     centred = x - w["b_dec"].unsqueeze(1)
     pre = matmul(centred, w["W_enc"].mT, settings["bf16"]).add_(w["b_enc"].unsqueeze(1))
     ranked = pre * w["W_dec"].norm(dim=2).unsqueeze(1) if settings["rescale"] else pre
-    chosen = _largest(ranked, k)
-    active = torch.zeros_like(pre, dtype=torch.bool).scatter_(2, chosen, True)
-    active &= pre > 0
+    active = _largest(ranked, settings["k"]).mul_(above(pre, 0.0))
     codes = pre * active
-    product = products(active, max(k) / n_latents, settings["bf16"])
+    product = products(active, settings["bf16"])
     error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
     d_out = error * (2 / x.shape[1])
     d_pre = product.along(d_out, w["W_dec"])
-    product.outer(codes, d_out, grad["W_dec"])
-    product.outer(d_pre, centred, grad["W_enc"])
-    grad["b_enc"].copy_(d_pre.sum(dim=1))
-    grad["b_dec"].copy_(d_out.sum(dim=1))
+    grad = {"W_dec": product.outer(codes, d_out), "W_enc": product.outer(d_pre, centred)}
+    grad |= {"b_enc": d_pre.sum(dim=1), "b_dec": d_out.sum(dim=1)}
     loss = _squared(error)
     for i in dead.any(dim=1).nonzero().flatten().tolist():
         loss[i] += _revive(_one(w, i), _one(grad, i), pre[i], centred[i], error[i], dead[i], settings)
     _through_input_bias(w, grad, grad["b_enc"])
-    return Pass(loss, error, active)
+    return Pass(loss, grad, error, active)
 
 
 def _largest(values: Tensor, k: Sequence[int]) -> Tensor:
-    """Return the latents [sae token max(k)] of the k largest values, where the SAEs may differ in k: spare places repeat the largest."""
-    found = values.topk(max(k), dim=2, sorted=min(k) != max(k)).indices
+    """Return 1.0 at the k largest values of each token, 0.0 elsewhere [sae token latent]; the SAEs may differ in k."""
+    if not values.is_cuda:
+        # The k-th largest value is found in a quarter of the time that their places take.
+        kth = [np.partition(one.numpy(), -kept, axis=1)[:, -kept, None] for one, kept in zip(values, k, strict=True)]
+        chosen = torch.ge(values, torch.from_numpy(np.stack(kth)), out=torch.empty_like(values))
+        if torch.equal(chosen.sum(dim=2), torch.tensor(k, dtype=chosen.dtype).unsqueeze(1).expand(values.shape[:2])):
+            return chosen
+    chosen = torch.zeros_like(values)
     for i, kept in enumerate(k):
-        found[i, :, kept:] = found[i, :, :1]
-    return found
+        chosen[i].scatter_(1, values[i].topk(kept, dim=1, sorted=False).indices, 1.0)
+    return chosen
 
 
 def _revive(w: Weights, grad: Weights, pre: Tensor, centred: Tensor, error: Tensor, dead: Tensor, settings: dict[str, Any]) -> Tensor:
@@ -174,85 +173,80 @@ def _revive(w: Weights, grad: Weights, pre: Tensor, centred: Tensor, error: Tens
     return scale * miss.square().sum() / n_tokens
 
 
-def jumprelu_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
-    """Return the JumpReLU loss on x [sae token d_in], and write its gradients.
+def jumprelu_pass(w: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return the JumpReLU loss on x [sae token d_in], and its gradients.
 
     loss = mean_token [ |D(z) - x|^2 + `l0` * active latents + `l1` * sum of codes ]. Thresholds learn through a
     kernel K of width e: d code / d threshold = -(threshold / e) K((pre - threshold) / e), d active / d threshold = -(1/e) K.
     Rajamanoharan et al. 2024 (arXiv 2407.14435), section 3. With K the rectangle and l1 = 0 it is sae-lens's.
     """
     threshold, n_tokens = w["threshold"].unsqueeze(1), x.shape[1]
-    width = settings["bandwidth"]
     centred = x - w["b_dec"].unsqueeze(1)
     pre = matmul(centred, w["W_enc"].mT, settings["bf16"]).add_(w["b_enc"].unsqueeze(1))
-    active = pre > threshold
+    active = above(pre, threshold)
     codes = pre * active
     product = products(active, bf16=settings["bf16"])
     error = product.decode(codes, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(x)
     d_out = error * (2 / n_tokens)
     d_code = matmul(d_out, w["W_dec"].mT, settings["bf16"]).add_(settings["l1"] / n_tokens)
-    weight = KERNELS[settings["kernel"]](pre.sub_(threshold).div_(width)).div_(width)
-    grad["threshold"].copy_(-(w["threshold"] * (weight * d_code).sum(dim=1) + (settings["l0"] / n_tokens) * weight.sum(dim=1)))
+    kernel, peak = KERNELS[settings["kernel"]]
+    kernel = kernel(pre.sub_(threshold), settings["bandwidth"])
+    near = kernel.sum(dim=1).mul_(settings["l0"] / n_tokens)
+    d_threshold = kernel.mul_(d_code).sum(dim=1).mul_(w["threshold"]).add_(near).mul_(-peak / settings["bandwidth"])
     d_pre = d_code.mul_(active)
-    product.outer(codes, d_out, grad["W_dec"])
-    product.outer(d_pre, centred, grad["W_enc"])
-    grad["b_enc"].copy_(d_pre.sum(dim=1))
-    grad["b_dec"].copy_(d_out.sum(dim=1))
+    grad = {"W_dec": product.outer(codes, d_out), "W_enc": product.outer(d_pre, centred)}
+    grad |= {"threshold": d_threshold, "b_enc": d_pre.sum(dim=1), "b_dec": d_out.sum(dim=1)}
     _through_input_bias(w, grad, grad["b_enc"])
     penalty = settings["l0"] * active.sum(dim=(1, 2)) + settings["l1"] * codes.sum(dim=(1, 2))
-    return Pass(_squared(error) + penalty / n_tokens, error, active)
+    return Pass(_squared(error) + penalty / n_tokens, grad, error, active)
 
 
-def _rectangle(u: Tensor) -> Tensor:
-    """1 within half a width, as in sae-lens; writes over u."""
-    return torch.lt(u.abs_(), 0.5, out=u)
+def _rectangle(distance: Tensor, width: float) -> Tensor:
+    """1 within half a width, as in sae-lens; writes over the distances."""
+    return torch.lt(distance.abs_(), width / 2, out=distance)
 
 
-def _gaussian(u: Tensor) -> Tensor:
-    """exp(-u^2 / 2) / sqrt(2 pi), the card's; writes over u."""
-    return u.square_().mul_(-0.5).exp_().mul_(0.3989422804014327)
+def _bell(distance: Tensor, width: float) -> Tensor:
+    """exp(-u^2 / 2), u = distance / width; writes over the distances. Cut at 1e-35, since arithmetic below 1e-38 is slow."""
+    return distance.square_().mul_(-0.5 / width**2).clamp_(min=-80.0).exp_()
 
 
-KERNELS = {"rectangle": _rectangle, "gaussian": _gaussian}
+# Each kernel's shape and its peak: 1 / sqrt(2 pi) for the card's.
+KERNELS = {"rectangle": (_rectangle, 1.0), "gaussian": (_bell, 0.3989422804014327)}
 
 
-def gated_pass(w: Weights, grad: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
-    """Return sae-lens's gated loss on x [sae token d_in], and write its gradients.
+def gated_pass(w: Weights, x: Tensor, settings: dict[str, Any], dead: Tensor) -> Pass:
+    """Return sae-lens's gated loss on x [sae token d_in], and its gradients.
 
     gate = x W + b_gate, magnitude = exp(r_mag) x W + b_mag, code = [gate > 0] relu(magnitude); loss = mean_token
     [ |D(code) - x|^2 + |D(relu(gate)) - x|^2 + `l1` * sum_j relu(gate_j) |W_dec_j| ]. Both reconstructions go through the
     decoder as one product. Rajamanoharan et al. 2024 (arXiv 2404.16014), section 3.2; sae-lens lets the gradient of the second
     reconstruction reach the decoder.
     """
-    n_tokens = x.shape[1]
+    n_tokens, l1 = x.shape[1], settings["l1"] / x.shape[1]
     centred = x - w["b_dec"].unsqueeze(1)
     shared = matmul(centred, w["W_enc"].mT, settings["bf16"])
     stretch = w["r_mag"].exp().unsqueeze(1)
     gate = shared + w["b_gate"].unsqueeze(1)
     magnitude = torch.addcmul(w["b_mag"].unsqueeze(1), shared, stretch)
-    opened = gate > 0
-    active = opened & (magnitude > 0)
-    both = torch.cat([magnitude * active, gate.mul_(opened)], dim=1)  # codes, then what the gate alone would code
+    opened = above(gate, 0.0)
+    active = above(magnitude, 0.0).mul_(opened)
+    both = torch.cat([magnitude.mul_(active), gate.mul_(opened)], dim=1)  # codes, then what the gate alone would code
     product = products(torch.cat([active, opened], dim=1), bf16=settings["bf16"])
-    target = torch.cat([x, x], dim=1)
-    error = product.decode(both, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(target)
+    error = product.decode(both, w["W_dec"]).add_(w["b_dec"].unsqueeze(1)).sub_(torch.cat([x, x], dim=1))
     d_out = error * (2 / n_tokens)
     d_magnitude, d_gate = product.along(d_out, w["W_dec"]).split(n_tokens, dim=1)
-    product.outer(both, d_out, grad["W_dec"])
     norm = w["W_dec"].norm(dim=2)
-    through_gate = both[:, n_tokens:].sum(dim=1)
-    grad["W_dec"].addcmul_(w["W_dec"], (through_gate / norm).unsqueeze(2), value=settings["l1"] / n_tokens)
-    d_gate = d_gate + opened * (norm * (settings["l1"] / n_tokens)).unsqueeze(1)
+    through_gate = gate.sum(dim=1)
+    d_gate.addcmul_(opened, (norm * l1).unsqueeze(1))
     d_pre = torch.addcmul(d_gate, d_magnitude, stretch)
-    products(opened, bf16=settings["bf16"]).outer(d_pre, centred, grad["W_enc"])
-    grad["b_gate"].copy_(d_gate.sum(dim=1))
-    grad["b_mag"].copy_(d_magnitude.sum(dim=1))
-    grad["r_mag"].copy_((d_magnitude * shared).sum(dim=1) * stretch.squeeze(1))
-    grad["b_dec"].copy_(d_out.sum(dim=1))
+    d_row = product.outer(both, d_out).addcmul_(w["W_dec"], (through_gate / norm).unsqueeze(2), value=l1)
+    grad = {"W_dec": d_row, "W_enc": products(opened, bf16=settings["bf16"]).outer(d_pre, centred)}
+    grad |= {"b_gate": d_gate.sum(dim=1), "b_mag": d_magnitude.sum(dim=1), "b_dec": d_out.sum(dim=1)}
+    grad["r_mag"] = shared.mul_(d_magnitude).sum(dim=1).mul_(stretch.squeeze(1))
     _through_input_bias(w, grad, d_pre.sum(dim=1))
-    penalty = settings["l1"] * (through_gate * norm).sum(dim=1) / n_tokens
     by_code, by_gate = error.split(n_tokens, dim=1)
-    return Pass(_squared(by_code) + _squared(by_gate) + penalty, by_code, active)
+    return Pass(_squared(by_code) + _squared(by_gate) + l1 * (through_gate * norm).sum(dim=1), grad, by_code, active)
 
 
 def _through_input_bias(w: Weights, grad: Weights, d_bias: Tensor) -> None:

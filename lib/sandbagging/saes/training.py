@@ -187,7 +187,7 @@ def _figures(recipes: Sequence[Recipe], step: int, done: gradients.Pass, batch: 
     """Return one line of history for each SAE; raises UserError where the loss is not finite."""
     spread = (batch - mean).square().sum()
     fvu = (done.error.square().sum(dim=(1, 2)) / spread).tolist()
-    l0 = done.active.sum(dim=2).float().mean(dim=1).tolist()
+    l0 = done.active.sum(dim=2).mean(dim=1).tolist()
     lines = [{"sae": i, "step": step, "loss": loss, "fvu": fvu[i], "l0": l0[i]} for i, loss in enumerate(done.loss.tolist())]
     for recipe, line in zip(recipes, lines, strict=True):
         if not math.isfinite(line["loss"]):
@@ -257,9 +257,10 @@ class Stack:
         self.run = gradients.PASSES[saes[0].cfg.architecture()]
         self.clip, self.dead_after, self.unit_norm = clip, dead_after, unit_norm
         self.w = {name: _stacked(self.originals, name) for name, _ in saes[0].named_parameters()}
-        self.grad = {name: torch.zeros_like(value) for name, value in self.w.items()}
         self.since_fired = torch.zeros(self.w["W_dec"].shape[:2], device=self.w["W_dec"].device)
         self.done = 0
+        # glibc hands memory back unless it has seen a block of this size freed, and new pages for every gradient are slow.
+        torch.empty(7_000_000)
         self._project()
         self.optimizers = [self._optimizer(i, lr) for i in range(len(self.originals))]
 
@@ -267,8 +268,7 @@ class Stack:
         """Return torch's fused Adam over one SAE's share of the stack, its moments at 0."""
         parts = [value[i] for value in self.w.values()]
         optimizer = torch.optim.Adam(parts, lr=lr, fused=True)
-        for part, grad in zip(parts, self.grad.values(), strict=True):
-            part.grad = grad[i]
+        for part in parts:
             zeros = {"exp_avg": torch.zeros_like(part), "exp_avg_sq": torch.zeros_like(part)}
             optimizer.state[part] = {"step": torch.zeros((), device=part.device), **zeros}
         return optimizer
@@ -278,18 +278,27 @@ class Stack:
         """Take one optimiser step on scaled tokens [token d_in] or [sae token d_in]; return what the batch gave before it."""
         x = batch.expand(len(self.originals), *batch.shape[-2:])
         settings = self.settings | {name: _warmed(*value, self.done) for name, value in self.settings["warm_up"].items()}
-        done = self.run(self.w, self.grad, x, settings, self.since_fired > self.dead_after)
+        done = self.run(self.w, x, settings, self.since_fired > self.dead_after)
         if self.unit_norm:
-            along = torch.linalg.vecdot(self.grad["W_dec"], self.w["W_dec"]).unsqueeze(2)
-            self.grad["W_dec"].addcmul_(along, self.w["W_dec"], value=-1)
-        norms = torch.stack([value.flatten(1).norm(dim=1) for value in self.grad.values()]).norm(dim=0)
-        for optimizer, scale in zip(self.optimizers, ((norms + 1e-6) / self.clip).clamp(min=1), strict=True):
-            optimizer.grad_scale = scale  # fused Adam divides by it, as under mixed precision
-            optimizer.step()
+            along = torch.linalg.vecdot(done.grad["W_dec"], self.w["W_dec"]).unsqueeze(2)
+            done.grad["W_dec"].addcmul_(along, self.w["W_dec"], value=-1)
+        self._update(done.grad)
         self._project()
-        self.since_fired.add_(1).masked_fill_(done.active.any(dim=1), 0)
+        if self.run is gradients.topk_pass:  # the other losses do not ask which latents are dead
+            self.since_fired.add_(1).masked_fill_(done.active.sum(dim=1) > 0, 0)
         self.done += 1
         return done
+
+    def _update(self, grad: gradients.Weights) -> None:
+        """Clip each SAE's gradient by its norm and take the step of Adam, which divides by the factor as under mixed precision."""
+        for i, optimizer in enumerate(self.optimizers):
+            parts = {name: value[i] for name, value in grad.items()}
+            norm = sum(torch.dot(part.flatten(), part.flatten()) for part in parts.values()).sqrt()
+            scale = ((norm + 1e-6) / self.clip).clamp(min=1)
+            for name, parameter in zip(self.w, optimizer.state, strict=True):
+                parameter.grad = parts[name]
+            optimizer.grad_scale = scale if scale.is_cuda or scale > 1 else None  # a factor of 1 costs a pass; a GPU is not asked
+            optimizer.step()
 
     def _project(self) -> None:
         """Bring decoder rows back to unit norm and thresholds back above the lowest one."""
