@@ -1,23 +1,26 @@
 """Training SAEs: one step of a Stack against one step of sae_lens.SAETrainer, and against the floor of its own parts timed alone.
 
-Both sides take the same batches from the same initialisation, in one process, in turn. "exactly the peer's work": no unit-norm
-decoder; losses and weights are compared. "the card's recipe": with projected gradient, renormalised rows and, for JumpReLU, the
-Gaussian kernel and L1, which the peer does not have. The floor is the matrix products, top-k, fused Adam and renormalisation of
-our own step, each on ready inputs.
+All read the same batches of real activations (the embedded model, layer 15, prompts of the train questions) from the same
+initialisation, in one process: blocks of 20 steps in turn, through a whole training, since the codes grow sparser on the way.
+"exactly the peer's work": no unit-norm decoder; losses and held-out FVU are compared. "the card's recipe": with projected gradient,
+renormalised rows and, for JumpReLU, the Gaussian kernel and L1, which the peer does not have. The floor is the matrix products,
+top-k, fused Adam and renormalisation of our own step, each on ready inputs.
 """
 
-import functools
+import statistics
+import time
 
 import sae_lens
 import timing
 import torch
 
-from sandbagging import saes
+from sandbagging import activations, models, prompts, questions, saes
 from sandbagging.saes import gradients
 
-D_IN, BATCH, N_TOKENS = 576, 128, 4096
-STEPS = 20  # a repeat is so many steps
-LONG = 600  # steps after which held-out FVU is compared
+LAYER, D_IN, BATCH = 15, 576, 128
+BLOCK, BLOCKS = 20, 30
+STEPS = BLOCK * BLOCKS
+ALIKE = 20  # steps after which float32 rounding has grown too much for losses to be compared one by one
 RECIPES = {
     "topk": {"k": 64},
     "jumprelu": {"kernel": "rectangle"},
@@ -25,25 +28,24 @@ RECIPES = {
 }
 
 
-def tokens(n: int = N_TOKENS, seed: int = 0) -> torch.Tensor:
-    """Sparse sums of fixed directions, mean norm sqrt(d_in): [token d_in]."""
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(4 * D_IN, D_IN, generator=generator), dim=1)
-    generator = torch.Generator().manual_seed(seed)
-    on = (torch.rand(n, 4 * D_IN, generator=generator) < 0.02) * torch.rand(n, 4 * D_IN, generator=generator)
-    x = on @ directions + 0.05 * torch.randn(n, D_IN, generator=generator)
-    return x * (D_IN**0.5 / x.norm(dim=1).mean())
+def tokens() -> dict[str, torch.Tensor]:
+    """Return scaled activations [token d_in] of the train questions and of 60 test questions."""
+    lm = models.load("smollm2-135m-instruct")
+    asked = {"train": questions.load("default", "train"), "test": questions.subset(questions.load("default", "test"), 60, 0)}
+    resid, table = activations.collect_all(lm, asked, prompts.CONDITIONS, "instr_contrast", [LAYER])
+    rows = {split: saes.select_tokens(table, "mixed", split=split) for split in asked}
+    scale = saes.input_scale(resid[LAYER][rows["train"]])
+    return {split: resid[LAYER][index].float() * scale for split, index in rows.items()}
+
+
+def batches(x: torch.Tensor) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [x[torch.randint(len(x), (BATCH,), generator=generator)] for _ in range(STEPS)]
 
 
 def recipe(arch: str, **settings) -> saes.Recipe:
-    fields = {"model": "bench", "architecture": arch, "layer": 0, "condition": "mixed", "d_in": D_IN, "steps": LONG}
+    fields = {"model": "bench", "architecture": arch, "layer": LAYER, "condition": "mixed", "d_in": D_IN, "steps": STEPS}
     return saes.Recipe(**{**fields, **RECIPES[arch], **settings})
-
-
-def batches(n: int) -> list[torch.Tensor]:
-    x = tokens()
-    generator = torch.Generator().manual_seed(1)
-    return [x[torch.randint(N_TOKENS, (BATCH,), generator=generator)] for _ in range(n)]
 
 
 class Peer:
@@ -53,8 +55,8 @@ class Peer:
         from sae_lens.config import LoggingConfig, SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        config = SAETrainerConfig(LONG * BATCH, BATCH, lr=lr, lr_end=lr, device="cpu", logger=LoggingConfig(log_to_wandb=False))
-        self.sae = saes.new_sae(made, LONG, mean)
+        config = SAETrainerConfig(STEPS * BATCH, BATCH, lr=lr, lr_end=lr, device="cpu", logger=LoggingConfig(log_to_wandb=False))
+        self.sae = saes.new_sae(made, STEPS, mean)
         self.trainer = SAETrainer(config, self.sae, iter([]))
 
     def step(self, batch: torch.Tensor) -> float:
@@ -63,26 +65,48 @@ class Peer:
         return loss
 
 
-def steps(step, given: list[torch.Tensor], losses: list, at: list) -> None:
-    """Take STEPS steps, going on where the last call stopped."""
-    for batch in given[at[0] : at[0] + STEPS]:
-        losses.append(step(batch))
-    at[0] += STEPS
+def side_by_side(sides: dict, given: list[torch.Tensor]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Train all sides on the same batches, a block each in turn; return seconds per step of each block, and losses."""
+    seconds, losses = {name: [] for name in sides}, {name: [] for name in sides}
+    for start in range(0, len(given), BLOCK):
+        for name, step in sides.items():
+            begin = time.perf_counter()
+            losses[name] += [step(batch) for batch in given[start : start + BLOCK]]
+            seconds[name].append((time.perf_counter() - begin) / BLOCK)
+    return seconds, losses
 
 
-def side_by_side(name: str, ours, peer, given, repeats: int = 7, per: int = 1, compare: bool = True) -> dict:
-    """Time both on the same batches; `per` SAEs take part in one step of ours."""
-    our_losses, peer_losses, at, peer_at = [], [], [0], [0]
-    seconds = timing.alternate(
-        functools.partial(steps, ours, given, our_losses, at), functools.partial(steps, peer, given, peer_losses, peer_at), repeats
-    )
-    differ = max(abs(a - b) / abs(b) for a, b in zip(our_losses, peer_losses, strict=True)) if compare else float("nan")
-    return timing.row(name, "sae_lens.SAETrainer", seconds[0] / STEPS / per, seconds[1] / STEPS, differ)
+def result(name: str, ours: list[float], peer: list[float], differ: float | None, **more) -> dict:
+    """Medians over blocks; the ratio of the first and of the last five blocks tells what sparser codes change."""
+    made = timing.row(name, "sae_lens.SAETrainer", statistics.median(ours), statistics.median(peer), differ)
+    early, late = (round(statistics.median(peer[part]) / statistics.median(ours[part]), 2) for part in (slice(0, 5), slice(-5, None)))
+    made["versions"] |= {"sae-lens": sae_lens.__version__}
+    return {**made, "repeats": len(ours), "ratio_first_blocks": early, "ratio_last_blocks": late, **more}
+
+
+def one_architecture(arch: str, given: list[torch.Tensor], unseen: torch.Tensor, mean: torch.Tensor) -> list[dict]:
+    exact, kernel = recipe(arch, unit_norm_decoder=False), {"kernel": "gaussian"} if arch == "jumprelu" else {}
+    stack, card, peer = saes.new_stack([exact], STEPS, mean), saes.new_stack([recipe(arch, **kernel)], STEPS, mean), Peer(exact, mean)
+    sides = {"peer": peer.step, "ours": lambda b: stack.step(b).loss.item(), "card": lambda b: card.step(b).loss.item()}
+    lowest = [floor(card, given[0])]  # at first and at last
+    seconds, losses = side_by_side(sides, given)
+    lowest.append(floor(card, given[0]))
+    differ = max(abs(a - b) / abs(b) for a, b in zip(losses["ours"][:ALIKE], losses["peer"][:ALIKE], strict=True))
+    fvu = [held_out_fvu(stack.saes()[0], unseen), held_out_fvu(peer.sae, unseen)]
+    ends = (seconds["card"][:5], seconds["card"][-5:])
+    over = [round(statistics.median(of) / low, 2) for of, low in zip(ends, lowest, strict=True)]
+    rows = [
+        result(f"{arch}: exactly the peer's work", seconds["ours"], seconds["peer"], differ, fvu_held_out=fvu),
+        result(f"{arch}: the card's recipe", seconds["card"], seconds["peer"], None, floor_s=lowest, over_floor=over),
+    ]
+    print(f"  ratio {rows[0]['ratio_first_blocks']} at first, {rows[0]['ratio_last_blocks']} at last; card's recipe over its floor: {over}")
+    print(f"  floor {1e3 * lowest[0]:.1f} and {1e3 * lowest[1]:.1f} ms; held-out FVU {fvu[0]:.4f}, peer {fvu[1]:.4f}", flush=True)
+    return rows
 
 
 def floor(stack: saes.Stack, batch: torch.Tensor) -> float:
     """Seconds of one step's matrix products, top-k, fused Adam and renormalisation, each on ready inputs."""
-    w, k = stack.w, stack.settings["k"][0]
+    w, k = stack.w, stack.settings["k"]
     x = batch.expand(1, *batch.shape)
     gated = stack.settings["architecture"] == "gated"
     with torch.no_grad():
@@ -96,8 +120,8 @@ def floor(stack: saes.Stack, batch: torch.Tensor) -> float:
 
         def parts() -> None:
             torch.bmm(x, w["W_enc"].mT)
-            if k is not None:
-                pre.topk(k, dim=2, sorted=False)
+            if k[0] is not None:
+                gradients._largest(pre, k)
             product.decode(codes, w["W_dec"])
             if "threshold" in w:
                 torch.bmm(errors, w["W_dec"].mT)
@@ -117,34 +141,13 @@ def held_out_fvu(sae, x: torch.Tensor) -> float:
 
 
 def main() -> None:
-    given, unseen = batches(LONG + 10 * STEPS), tokens(1024, seed=5)
-    mean = tokens().mean(dim=0)
-    rows = []
-    for arch in RECIPES:
-        exact, ours_card = recipe(arch, unit_norm_decoder=False), recipe(arch, **({"kernel": "gaussian"} if arch == "jumprelu" else {}))
-        stack, peer = saes.new_stack([exact], LONG, mean), Peer(exact, mean)
-        rows.append(
-            side_by_side(f"{arch}: exactly the peer's work, first steps", lambda b, s=stack: s.step(b).loss.item(), peer.step, given)
-        )
-        for batch in given[8 * STEPS : LONG]:
-            stack.step(batch), peer.step(batch)
-        later = given[LONG:] if len(given) > LONG else given
-        rows.append(side_by_side(f"{arch}: exactly the peer's work, after {LONG} steps",
-                                 lambda b, s=stack: s.step(b).loss.item(), peer.step, later))  # fmt: skip
-        rows[-1]["fvu_held_out"] = [held_out_fvu(stack.saes()[0], unseen), held_out_fvu(peer.sae, unseen)]
-        card = saes.new_stack([ours_card], LONG, mean)
-        for batch in given[:LONG]:
-            card.step(batch)
-        rows.append(side_by_side(f"{arch}: the card's recipe, after {LONG} steps", lambda b, s=card: s.step(b).loss.item(), peer.step,
-                                 later, compare=False))  # fmt: skip
-        lowest = floor(card, given[0])
-        rows[-1] |= {"floor_s": round(lowest, 5), "over_floor": round(rows[-1]["ours_s"] / lowest, 2)}
-        print(f"  floor {1e3 * lowest:.2f} ms, ours {1e3 * rows[-1]['ours_s']:.2f} ms; held-out FVU {rows[-2]['fvu_held_out']}", flush=True)
-    many = saes.new_stack([recipe("topk", k=k) for k in (16, 32, 64, 128, 256)], LONG, mean)
-    rows.append(side_by_side("topk: five of different k side by side, per SAE", lambda b: float(many.step(b).loss.sum()),
-                             Peer(recipe("topk"), mean).step, given, per=5, compare=False))  # fmt: skip
-    for row in rows:
-        row["versions"] |= {"sae-lens": sae_lens.__version__}
+    x = tokens()
+    given, mean = batches(x["train"]), x["train"].mean(dim=0)
+    rows = [row for arch in RECIPES for row in one_architecture(arch, given, x["test"], mean)]
+    for name, ks in (("three of k = 64", (64, 64, 64)), ("five of different k", (16, 32, 64, 128, 256))):
+        many, peer = saes.new_stack([recipe("topk", k=k) for k in ks], STEPS, mean), Peer(recipe("topk"), mean)
+        seconds, _ = side_by_side({"ours": lambda b, s=many: float(s.step(b).loss.sum()), "peer": peer.step}, given[: 10 * BLOCK])
+        rows.append(result(f"topk: {name} side by side, per SAE", [s / len(ks) for s in seconds["ours"]], seconds["peer"], None))
     timing.save("sae_training", rows)
 
 

@@ -27,7 +27,7 @@ def alternate(ours: Callable, peer: Callable, repeats: int = 5) -> tuple[float, 
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def row(name: str, peer: str, ours_s: float, peer_s: float, max_abs_diff: float, extrapolated: bool = False) -> dict:
+def row(name: str, peer: str, ours_s: float, peer_s: float, max_abs_diff: float | None, extrapolated: bool = False) -> dict:
     """Return one result, with the machine and the versions it was made on."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -37,7 +37,8 @@ def row(name: str, peer: str, ours_s: float, peer_s: float, max_abs_diff: float,
         "ratio": round(peer_s / ours_s, 2),
         "max_abs_diff": max_abs_diff, "extrapolated": extrapolated, "device": device, "versions": versions, "commit": commit,
     }  # fmt: skip
-    print(f"{name}: {ours_s:.4g} s, {peer}: {peer_s:.4g} s, ratio {result['ratio']:.1f}, equal to {max_abs_diff:.1g}", flush=True)
+    equal = "" if max_abs_diff is None else f", equal to {max_abs_diff:.1g}"
+    print(f"{name}: {ours_s:.4g} s, {peer}: {peer_s:.4g} s, ratio {result['ratio']:.2f}{equal}", flush=True)
     return result
 
 
