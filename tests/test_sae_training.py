@@ -127,6 +127,13 @@ def test_sparse_products_equal_dense_ones(n_saes):
     torch.testing.assert_close(sparse.outer(codes, errors), dense.outer(codes, errors))
 
 
+def test_exactly_k_latents_are_kept_also_where_values_tie():
+    values = torch.tensor([[[3.0, 1.0, 2.0, 2.0], [0.0, 0.0, 0.0, 5.0]], [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]]])
+    kept = gradients._largest(values, [2, 3])
+    assert kept.sum(dim=2).tolist() == [[2, 2], [3, 3]] and kept[0, 0, 0] == kept[0, 1, 3] == 1
+    assert torch.equal(kept[1], torch.tensor([[0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0]]))
+
+
 def one_latent(kernel, l0, l1, pre=0.7, threshold=0.5, bandwidth=0.4):
     """A JumpReLU SAE of one latent on a one-dimensional input, all numbers chosen: encoder 1, decoder 2, no biases."""
     w = {"W_enc": torch.tensor([[[1.0]]]), "W_dec": torch.tensor([[[2.0]]]), "b_enc": torch.zeros(1, 1), "b_dec": torch.zeros(1, 1),
