@@ -643,10 +643,10 @@ class _Progress:
         """Return the seconds left: earlier seconds per notebook, scaled by how this machine and these parameters compare."""
         here = now - self.step_began
         last = index == len(self.plan.steps) - 1
-        if not self.expected or self.plan.steps[index].notebook.name not in self.expected:
-            # Without an earlier run only the last notebook's own loop can be foretold.
-            if last and report and report["done"]:
-                return here * (report["total"] - report["done"]) / report["done"]
+        if last and report and report["done"] and not self.own:
+            # The loop itself foretells better than a run with other parameters: its steps are of this one.
+            return here * (report["total"] - report["done"]) / report["done"]
+        if self.plan.steps[index].notebook.name not in self.expected:
             return None
         if not self.planned and not self.own:
             return None  # another run's seconds mean nothing here before one notebook has shown the scale

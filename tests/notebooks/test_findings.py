@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import hook_points, models
+from sandbagging import hook_points, models, saes
 
 REFERENCE = Path(__file__).parents[2] / "papermill_runs" / "reference"
 
@@ -211,6 +211,35 @@ def test_reference_effect_shrinks_on_questions_that_it_was_not_selected_on():
     # Five questions choose partly by luck; at the largest size little of that is left, so the shortfall must be smaller.
     shortfall = curse["in_sample"] - curse["out_of_sample"]
     assert shortfall.loc[5] > 0 and shortfall.iloc[-1] < shortfall.loc[5]
+
+
+@reference
+def test_reference_saes_lose_more_on_questions_that_they_have_not_seen():
+    """With 1.5 training tokens for each latent a dictionary memorises: the loss at least doubles, for every SAE of the set."""
+    quality = pd.read_csv(REFERENCE / "02_saes" / "metrics.csv")
+    assert len(quality) == 18 and (quality["fvu_same"] > 2 * quality["fvu_train"]).all()
+    # Three layers times two architectures trained on all conditions can be read at the last token: less than half is missed.
+    mixed = quality[quality["condition"] == "mixed"]
+    assert len(mixed) == 6 and (mixed["fvu_last"] < 0.5).all()
+
+
+@reference
+def test_reference_placebo_prompts_separate_too():
+    """Separation is not deception: an instruction without sandbagging in it separates above the same null in most SAEs."""
+    found = read_json(REFERENCE / "03_separation" / "summary.json")
+    assert found["above_null"]["genuine vs sandbag"] == found["n_saes"] == 18
+    assert found["above_null"]["genuine vs placebo"] > found["n_saes"] / 2
+
+
+@reference
+def test_the_grid_holds_every_tag_of_the_card():
+    quality = pd.read_csv(REFERENCE / "grid42" / "02_saes" / "metrics.csv").set_index("tag")
+    assert list(quality.index) == saes.card_tags("smollm2", [7, 15, 22]) and len(quality) == 42
+    topk = quality[quality["architecture"] == "topk"]
+    # A pre-activation among the k largest may lie below zero, and k counts it: so never more than k, and within 5 % of it.
+    assert (topk["l0"] <= topk["k"]).all() and (topk["l0"] > 0.95 * topk["k"]).all()
+    # All rebuild unseen questions better than a constant would, and leave the model's next tokens nearly as good as before.
+    assert (quality["fvu"] < 0.5).all() and (quality["loss_recovered"] > 0.9).all()
 
 
 @reference
