@@ -81,9 +81,9 @@ def main() -> None:
         seconds, _ = bench.side_by_side({"ours": lambda b, s=stack: s.step(b).loss.item(), "peer": peer.step}, given)
         spread = (x["test"] - x["test"].mean(dim=0)).square().sum()
         fvu = [bench.held_out_fvu(stack.saes()[0], x["test"]), float((x["test"] - peer.rebuild(x["test"])).square().sum() / spread)]
-        rows.append(bench.result("topk: the card's recipe", seconds["ours"], seconds["peer"], None, fvu_held_out=fvu))
-        rows[-1]["peer"], rows[-1]["versions"][side.package] = module, version(side.package)
-        print(f"  the peer above is {module}; held-out FVU {fvu[0]:.4f}, peer {fvu[1]:.4f}", flush=True)
+        rows.append(bench.result("topk: the card's recipe", seconds["ours"], seconds["peer"], None, module, fvu_held_out=fvu))
+        rows[-1]["versions"][side.package] = version(side.package)
+        print(f"  held-out FVU {fvu[0]:.4f}, peer {fvu[1]:.4f}", flush=True)
     if rows:
         timing.save("other_trainers", rows)
 

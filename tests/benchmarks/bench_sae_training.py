@@ -76,9 +76,9 @@ def side_by_side(sides: dict, given: list[torch.Tensor]) -> tuple[dict[str, list
     return seconds, losses
 
 
-def result(name: str, ours: list[float], peer: list[float], differ: float | None, **more) -> dict:
+def result(name: str, ours: list[float], peer: list[float], differ: float | None, of: str = "sae_lens.SAETrainer", **more) -> dict:
     """Medians over blocks; the ratio of the first and of the last five blocks tells what sparser codes change."""
-    made = timing.row(name, "sae_lens.SAETrainer", statistics.median(ours), statistics.median(peer), differ)
+    made = timing.row(name, of, statistics.median(ours), statistics.median(peer), differ)
     early, late = (round(statistics.median(peer[part]) / statistics.median(ours[part]), 2) for part in (slice(0, 5), slice(-5, None)))
     made["versions"] |= {"sae-lens": sae_lens.__version__}
     return {**made, "repeats": len(ours), "ratio_first_blocks": early, "ratio_last_blocks": late, **more}
