@@ -92,6 +92,11 @@ def placebo(question: Question, condition: str) -> str:
     return instr_contrast(question, "placebo" if condition == "sandbag" else condition)
 
 
+def placebo_pref(question: Question, condition: str) -> str:
+    """As `instr_pref` with the placebo prompt in the place of the sandbag prompt: the short null."""
+    return instr_pref(question, "placebo" if condition == "sandbag" else condition)
+
+
 def _chat(question: Question, condition: str, tokenizer, in_system: bool) -> str:
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise UserError("A chat framing needs a model with a chat template; take framing instr_contrast for a base model.")
@@ -112,6 +117,7 @@ FRAMINGS: dict[str, Callable[[Question, str], str]] = {
     "caps": caps,
     "demos": demos,
     "placebo": placebo,
+    "placebo_pref": placebo_pref,
 }
 CHAT_FRAMINGS = ("chat_user", "chat_sys")
 
