@@ -178,6 +178,17 @@ def test_holm_over_cells_counts_claims_and_not_degenerate_ones():
     assert list(grid.columns) == ["topk"] and grid.loc[(1, "mixed"), "topk"].startswith("specific (+2.")
 
 
+def test_shuffles_near_either_end_are_counted():
+    """Balanced seeds sit at 2.5 pp between E4 (0) and E6 (5); of ten plain ones four reach E6, six E4: two clusters."""
+    plain = made_up({("E1", "kept"): 0.0}, seeds=10, seed_sd=0.0).assign(intervention="E1_plain")
+    plain["value"] += np.where(plain["seed"] < 4, 0.05, 0.0)
+    near = verdicts.near_ends(pd.concat([made_up(TRUE), plain])).loc["L7 topk mixed"]
+    assert near.loc["balanced", ["seeds", "near E6", "near E4", "clusters"]].tolist() == [12, 0, 0, False]
+    assert near.loc["plain", ["seeds", "near E6", "near E4", "clusters"]].tolist() == [10, 4, 6, True]
+    assert near.loc["plain", "E6 - E4"] == pytest.approx(5.0, abs=0.05)
+    assert verdicts.near_ends(made_up(TRUE), margin=10.0).loc[("L7 topk mixed", "balanced"), "near E6"] == 12
+
+
 def test_the_cards_nine_cells_stand_beside_what_was_measured():
     tag = "v4_tiny_jumprelu_L7_mixed"
     table = made_up(TRUE).assign(tag=tag)

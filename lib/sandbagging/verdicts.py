@@ -417,3 +417,30 @@ def _why_other(row: Mapping) -> str:
     if row["verdict"] == "specific":
         return f"{where} the median codes differ between conditions, so E6, E1 and E4 are three interventions"
     return f"{where} {row['reason']}"
+
+
+def shuffle_effects(table: pd.DataFrame, position: str = "last") -> pd.DataFrame:
+    """Return each shuffle's mean effect in pp (error kept): layer, SAE, kind (balanced, plain), seed, effect_pp, and E6, E4 beside it."""
+    rows = []
+    for (layer, tag, where), cell in cells(table):
+        if where == position and has(cell, "E1", "kept"):
+            ends = {name: float(by_question(cell, name, "kept").mean()) for name in ("E6", "E4")}
+            for kind, name in (("balanced", "E1"), ("plain", "E1_plain")):
+                found = by_seed(cell, name) if has(cell, name, "kept") else []
+                rows += [
+                    {"layer": layer, "SAE": short_tag(tag), "kind": kind, "seed": i, "effect_pp": e, **ends} for i, e in enumerate(found)
+                ]
+    return pd.DataFrame(rows, columns=["layer", "SAE", "kind", "seed", "effect_pp", "E6", "E4"])
+
+
+def near_ends(table: pd.DataFrame, margin: float = MARGIN_PP) -> pd.DataFrame:
+    """Return how many shuffles land within `margin` pp of E6's and of E4's effect, a row per SAE and kind of shuffle."""
+    rows = []
+    for (sae, kind), part in shuffle_effects(table).groupby(["SAE", "kind"], sort=False):
+        to_e6, to_e4 = (part["effect_pp"] - part[end] for end in ("E6", "E4"))
+        gap = float((part["E6"] - part["E4"]).iloc[0])
+        rows.append({"SAE": sae, "shuffle": kind, "E6 - E4": gap, "sd": _sd(part["effect_pp"].to_numpy()), "seeds": len(part),
+                     "near E6": int((to_e6.abs() < margin).sum()), "near E4": int((to_e4.abs() < margin).sum()),
+                     "clusters": statistics.two_clusters(part["effect_pp"], margin)})  # fmt: skip
+    columns = ["SAE", "shuffle", "E6 - E4", "sd", "seeds", "near E6", "near E4", "clusters"]
+    return pd.DataFrame(rows, columns=columns).set_index(["SAE", "shuffle"])
