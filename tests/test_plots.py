@@ -53,6 +53,12 @@ def shuffles():
     return pd.DataFrame(rows)
 
 
+def by_depth():
+    cells = [(v, layer, seed) for v in ("heads", "direction", "null") for layer in (0, 2, 4) for seed in range(3)]
+    effects = {name: Estimate(RNG.normal(5, 2), 0.0, 9.0, 120, "pp") for name in ("e6", "e1", "e4", "noise")}
+    return pd.DataFrame([{"variant": v, "layer": x, "seed": s, "verdict": "no sandbagging to explain", **effects} for v, x, s in cells])
+
+
 def norms():
     return pd.DataFrame(
         [{"position": p, "layer": layer, "norm": (900 if p == 0 else 20) * (1 + layer / 10)} for p in range(60) for layer in (7, 15, 22)]
@@ -178,6 +184,7 @@ FIGURES = {
     "topk_against_jumprelu": lambda: plots.topk_against_jumprelu(pairs()),
     "battery": lambda: plots.battery(swap_summary(), 15, position="last"),
     "shuffles": lambda: plots.shuffles(shuffles()),
+    "verdicts_by_depth": lambda: plots.verdicts_by_depth(by_depth()),
     "specificity": lambda: plots.specificity(specificity_rows()),
     "head_map": lambda: plots.head_map(head_effects(), HEADS),
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),

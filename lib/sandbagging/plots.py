@@ -440,6 +440,35 @@ def specificity(summary: pd.DataFrame, margin: float = 0.15, metric: str = "p_fu
     return _caption(fig, _n(part["n"]), CI, "E1 is the mean over its seeds and lies midway between E6 and E4 in expectation.")
 
 
+@_styled
+def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
+    """Effects of E6, E1, E4 and noise in pp by layer on planted models, a panel per variant, a mark per seed; verdicts below.
+
+    Columns variant, layer, seed, verdict, and e6, e1, e4, noise as Estimates.
+    """
+    _need(judged, "verdicts", "variant", "layer", "seed", "verdict", "e6", "e1", "e4", "noise")
+    variants, layers = list(dict.fromkeys(judged["variant"])), sorted(judged["layer"].unique())
+    fig, axes = plt.subplots(1, len(variants), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
+    shown = {"e6": "E6", "e1": "E1", "e4": "E4", "noise": "noise"}
+    for ax, variant in zip(axes[0], variants, strict=True):
+        part = judged[judged["variant"] == variant]
+        for i, (column, name) in enumerate(shown.items()):
+            place = part["layer"].map(layers.index) + 0.16 * (i - 1.5)
+            colour, marker = INTERVENTIONS[name]
+            ax.plot(place, [e.value for e in part[column]], marker, color=colour, alpha=0.8, linestyle="none", label=name)
+        words = [" / ".join(dict.fromkeys(part.loc[part["layer"] == layer, "verdict"])) for layer in layers]
+        ticks = [f"L{layer}\n{textwrap.fill(word, 13)}" for layer, word in zip(layers, words, strict=True)]
+        ax.set_xticks(range(len(layers)), ticks, fontsize=7)
+        ax.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
+        ax.set_title(str(variant), loc="left")
+        ax.set_xlabel("layer, and its verdict")
+    axes[0][0].set_ylabel(_effect("p_full"))
+    _legend_beside(fig, axes[0][0])
+    _title(fig, "Swaps on planted models, by depth")
+    seeds = judged["seed"].nunique()
+    return _caption(fig, f"n = {seeds} seed{'s' if seeds > 1 else ''}, one mark each; means over {judged['e6'].iloc[0].n} questions.")
+
+
 # --- heads --------------------------------------------------------------------------------------------
 
 

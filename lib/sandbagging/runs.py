@@ -74,6 +74,7 @@ NOTEBOOKS = (
             "08_circuit",
         ),
     ),
+    Notebook("11_planted_truth", "11_planted", ()),
 )
 
 

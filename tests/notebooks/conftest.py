@@ -1,4 +1,4 @@
-"""One quick run of every notebook, through the strict runner, shared by the tests here."""
+"""One run of every notebook on a planted model, through the strict runner, shared by the tests here; and, slow, the quick set."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from sandbagging import runner, runs
 
-RUN = "quick"
+RUN = "organism"
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def runs_folder(tmp_path_factory):
 def execute(runs_folder):
     """Run one notebook (and, first, whatever before it is not done) and return its manifest."""
 
-    def run(notebook: str, set_name: str = "quick", run_name: str = RUN, **overrides):
+    def run(notebook: str, set_name: str = "organism", run_name: str = RUN, **overrides):
         found = runner.find_notebook(notebook)
         texts = {name: json.dumps(value) for name, value in overrides.items()}
         runner.execute(runner.plan(set_name, run_name, texts, [found.name]))
@@ -32,8 +32,15 @@ def execute(runs_folder):
 
 
 @pytest.fixture(scope="session")
-def quick(execute, runs_folder):
-    """The folder of the quick run with every notebook done."""
+def story(execute, runs_folder):
+    """The folder of the run on the planted model, with every notebook done."""
     for notebook in runs.NOTEBOOKS:
         execute(notebook.name)
     return runs_folder / RUN
+
+
+@pytest.fixture(scope="session")
+def quick(runs_folder):
+    """The folder of a quick run on the embedded model; minutes of work, so for slow tests."""
+    runner.execute(runner.plan("quick", "quick"))
+    return runs_folder / "quick"
