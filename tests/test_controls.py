@@ -215,6 +215,18 @@ def test_batches_do_not_change_effects(trained, monkeypatch):
     assert np.abs(controls.effects(model, site, new)["value"] - together["value"]).max() < 1e-6
 
 
+def test_what_comes_to_the_same_x_is_run_once(trained, monkeypatch):
+    model, questions, _, _ = trained
+    (site,) = controls.sites(model, questions, FRAMING, [1])
+    seen, measure = [], metrics.measure
+    monkeypatch.setattr(metrics, "measure", lambda *a, **k: seen.append(len(k["start"][1])) or measure(*a, **k))
+    pushed = site.x + 1
+    new = {("E6", "kept", 0): pushed, ("E4", "kept", 0): pushed.clone(), ("noise", "", 0): site.x - 1}
+    found = controls.effects(model, site, new).pivot_table(index="question_id", columns="intervention", values="value")
+    assert sum(seen) == 2
+    assert (found["E6"] == found["E4"]).all() and (found["E6"] != found["noise"]).any()
+
+
 @pytest.mark.parametrize("position", ["last", "all"])
 def test_stored_rows_are_those_of_the_clean_run(trained, position):
     model, questions, resid, table = trained

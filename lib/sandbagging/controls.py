@@ -297,20 +297,35 @@ def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
 def effects(model, site: Site, new: dict[Key, Tensor], *, tag: str = "", progress: Progress | None = None) -> pd.DataFrame:
     """Return the per-question effects of replacing the site's rows by each new x [row d_model], seeds and variants as batches.
 
+    Interventions that come to the same x (all swaps with empty medians do) are run once.
     Columns: question_id, condition, layer, tag, position, error_term, intervention, seed, metric, baseline, value.
     """
     run = site.part.run.to(site.resid.device)
     size = max(1, TOKENS_AT_ONCE // site.part.n_tokens)
-    keys = list(new)
-    tables = []
-    for begin in range(0, len(keys), size):
-        batch = keys[begin : begin + size]
-        edited = interventions.replace_rows(site.resid, site.rows, torch.stack([new[key] for key in batch]))[:, run]
-        values = metrics.measure(model, site.part, METRICS, start=(site.layer + 1, edited), stored=site.stored)
-        tables += [_rows(site, key, tag, {m: v[i] for m, v in values.items()}) for i, key in enumerate(batch)]
+    distinct, which = _distinct(list(new.values()))
+    values: dict[str, list] = {m: [] for m in METRICS}
+    for begin in range(0, len(distinct), size):
+        batch = torch.stack(distinct[begin : begin + size])
+        edited = interventions.replace_rows(site.resid, site.rows, batch)[:, run]
+        found = metrics.measure(model, site.part, METRICS, start=(site.layer + 1, edited), stored=site.stored)
+        for m in METRICS:
+            values[m] += list(found[m])
         if progress:
-            progress(f"{tag or 'no SAE'} L{site.layer} {site.position}", min(begin + size, len(keys)), len(keys))
+            progress(f"{tag or 'no SAE'} L{site.layer} {site.position}", min(begin + size, len(distinct)), len(distinct))
+    tables = [_rows(site, key, tag, {m: values[m][i] for m in METRICS}) for key, i in zip(new, which, strict=True)]
     return pd.concat(tables, ignore_index=True)
+
+
+def _distinct(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """Return the tensors without repetition, and for each tensor which of those it equals."""
+    distinct: list[Tensor] = []
+    which = []
+    for tensor in tensors:
+        same = next((i for i, other in enumerate(distinct) if torch.equal(tensor, other)), len(distinct))
+        if same == len(distinct):
+            distinct.append(tensor)
+        which.append(same)
+    return distinct, which
 
 
 def _rows(site: Site, key: Key, tag: str, values: dict[str, np.ndarray]) -> pd.DataFrame:
