@@ -58,10 +58,12 @@ class Site(NamedTuple):
 def sites(model, questions, framing: str, layers: Sequence[int], positions: Sequence[str] = ("last",)) -> list[Site]:
     """Return the sites of the sandbag prompts of `questions`, all from one clean run.
 
-    Raises UserError for fewer than 10 questions.
+    Raises UserError for fewer than 10 questions and for the last layer, which nothing reads before the unembedding.
     """
     if len(questions) < MIN_QUESTIONS:
         raise UserError(f"{len(questions)} test questions are too few to judge an intervention on; use at least {MIN_QUESTIONS}.")
+    if max(layers) >= model.n_layers - 1:
+        raise UserError(f"Layer {max(layers)} is the last one, and nothing attends to what it writes; choose a lower layer.")
     unknown = [p for p in positions if p not in ("last", "all")]
     if unknown or not positions:
         raise UserError(f"Unknown position {', '.join(map(str, unknown)) or '(none)'}; positions is a list of last, all or both.")

@@ -71,8 +71,7 @@ def run(
     """Run a pack through the model, editing and reading on the way.
 
     `edits` maps a hook point to a function from its value to the new one, which must not change its argument.
-    `start` = (L, resid [batch token d_model]) begins at block L with this residual stream: the blocks below are skipped, all of
-    them for L = n_layers.
+    `start` = (L, resid [batch token d_model]) begins at block L with this residual stream: the blocks below are skipped.
     `store` fills `stored` with every layer's keys and values; a part of a pack (`Pack.part`) reads the rest from there.
     `dense` uses an ordinary attention mask in place of tree attention (slower, the same numbers).
     Returns the residual stream after the final norm [batch token d_model] and the values read.
@@ -81,8 +80,6 @@ def run(
     if start is not None:
         first, resid = start[0], start[1].to(model.device)
         batch = len(resid)
-    if first == model.n_layers:  # behind the last block only the final norm is left
-        return final_norm(model, resid), saved
     names, device = NAMES[model.architecture], model.device
     ids = pack.input_ids.to(device)[None].expand(batch, -1)
     kwargs = {"position_ids": pack.position_ids.to(device)[None], "use_cache": False, "logits_to_keep": 1}
