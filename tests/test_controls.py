@@ -1,6 +1,5 @@
 """E6 and its rivals: medians and labels by hand, guards and verdicts by toy numbers, edits by a second route."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,13 +8,11 @@ import pytest
 import torch
 
 from sandbagging import activations, controls, hook_points, interventions, metrics
-from sandbagging.controls import Guards, TrainCodes
+from sandbagging.controls import TrainCodes
 from sandbagging.errors import UserError
 from sandbagging.hook_points import HookPoint
-from sandbagging.statistics import Estimate
 
 FRAMING = "instr_contrast"
-FINE = Guards(nnz_genuine=20, nnz_sandbag=20, norm_delta=5.0, norm_change=6.0, norm_x=80.0, fvu=0.2)
 
 
 class ReluSae:
@@ -180,6 +177,20 @@ def test_an_edit_at_the_last_layer_but_one_reaches_only_what_it_should(trained):
     assert set(changed) == {questions[3].id}
 
 
+def test_an_edit_at_the_last_layer_equals_a_whole_edited_pass(trained):
+    """Nothing attends to what the last block writes, so only the first answer token, read at the edited row, can change."""
+    model, questions, _, _ = trained
+    last = model.n_layers - 1
+    (site,) = controls.sites(model, questions, FRAMING, [last])
+    x = site.x + torch.randn(site.x.shape, generator=torch.Generator().manual_seed(4))
+    found = controls.effects(model, site, {("push", "", 0): x})
+    whole = {HookPoint("resid_post", last): lambda h: interventions.replace_rows(h, site.rows, x[None])}
+    final, _ = hook_points.run(model, site.pack, edits=whole, dense=True)
+    expected = metrics.p_full(metrics.answer_logprobs(model, site.pack, final))[0].double().numpy()
+    value = found.loc[found["metric"] == "p_full", "value"].to_numpy()
+    assert np.abs(value - expected).max() < 1e-5 < np.abs(value - site.baseline["p_full"]).max()
+
+
 def test_twice_the_same_numbers_and_nothing_changed_on_the_way(trained):
     model, questions, resid, table = trained
     (site,) = controls.sites(model, questions, FRAMING, [1])
@@ -225,179 +236,8 @@ def test_train_codes_take_train_prompts_without_the_shared_prefix(trained):
 def test_what_cannot_be_judged_is_refused(tiny_llama, tiny_questions):
     with pytest.raises(UserError, match="at least 10"):
         controls.sites(tiny_llama, tiny_questions[:9], FRAMING, [1])
-    with pytest.raises(UserError, match="last one"):
-        controls.sites(tiny_llama, tiny_questions, FRAMING, [3])
+    with pytest.raises(UserError, match="does not exist"):
+        controls.sites(tiny_llama, tiny_questions, FRAMING, [4])
     for positions in (["first"], []):
         with pytest.raises(UserError, match="last, all or both"):
             controls.sites(tiny_llama, tiny_questions, FRAMING, [1], positions)
-
-
-# --- guards: one fake to flag and one truth to spare each -------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes, why",
-    [
-        ({"nnz_genuine": 0, "nnz_sandbag": 0, "norm_delta": 0.0}, "all zero"),
-        ({"norm_delta": 0.05}, "same point"),
-        ({}, ""),
-        ({"nnz_genuine": 0}, ""),
-    ],
-)
-def test_degenerate(changes, why):
-    found = controls.degenerate(FINE._replace(**changes))
-    assert (why in found) if why else found == ""
-
-
-def test_two_clusters_flags_a_block_flip_and_spares_one_cloud():
-    rng = np.random.default_rng(0)
-    flipping = np.concatenate([rng.normal(0, 0.1, 10), rng.normal(3, 0.1, 10)])
-    assert controls.two_clusters(flipping)
-    assert sum(controls.two_clusters(rng.normal(0, 1, 20)) for _ in range(500)) < 10
-    assert not controls.two_clusters(np.zeros(20)) and not controls.two_clusters(np.array([0.0, 0, 3, 3]))
-    assert not controls.two_clusters(np.r_[rng.normal(0, 0.1, 19), 5.0])  # one outlier is no cluster
-
-
-def test_guards_by_hand():
-    sae = SimpleNamespace(encode=lambda x: x.relu(), decode=lambda c: c * 2)
-    x = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
-    found = controls.guards(x, sae, torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]))
-    assert (found.nnz_genuine, found.nnz_sandbag, found.norm_delta, found.norm_x) == (1, 0, 2.0, 3.5)
-    assert found.norm_change == pytest.approx((4 + 68**0.5) / 2)  # (2, 0) against (6, 0) and against (0, 8)
-    assert found.fvu == pytest.approx(25 / 12.5)  # errors (3, 0), (0, 4); spread about (1.5, 2)
-
-
-# --- the decision table: every line is reached once -------------------------------------------------
-
-
-def effect(value, half=0.5):
-    return Estimate(value, value - half, value + half, 100, "pp", "by hand")
-
-
-@pytest.mark.parametrize(
-    "expected, case",
-    [
-        ("no sandbagging to explain", {"gate_open": False, "degenerate_why": "both median codes are all zero"}),
-        ("degenerate", {"degenerate_why": "both median codes are all zero"}),
-        ("destructive", {"e6": effect(2.0), "identity": effect(-2.5)}),
-        ("destructive", {"e6": effect(-1.0), "noise": effect(-3.0)}),
-        ("specific", {}),
-        ("reversed", {"e6": effect(-3.0), "gap_e1": effect(-2.0), "gap_e4": effect(-4.0)}),
-        ("equivalent", {"gap_e1": effect(0.0, 0.05), "gap_e4": effect(0.0, 0.05), "equivalent": True}),
-        ("cannot be said", {"gap_e1": effect(0.3), "gap_e4": effect(0.4)}),
-        # What must be spared: a gap with the CI above 0 on one side only, and a restoration that noise exceeds.
-        ("cannot be said", {"gap_e4": effect(0.3)}),
-        ("cannot be said", {"noise": effect(7.0)}),
-        ("specific", {"identity": effect(-2.5)}),
-    ],
-)
-def test_every_line_of_the_decision_table(expected, case):
-    plain = {"gate_open": True, "degenerate_why": "", "e6": effect(5.0), "identity": effect(-0.2), "noise": effect(-0.3),
-             "gap_e1": effect(2.0), "gap_e4": effect(4.0), "equivalent": False, "detectable": 0.8}  # fmt: skip
-    found = controls.verdict(**(plain | case))
-    assert found.verdict == expected and found.reason
-    assert expected in [name for name, _ in controls.DECISIONS]
-
-
-def made_up(values, n=100, seeds=8, sd=0.4, seed_sd=0.02, gap_sd=0.02, seed=0):
-    """Effects by question, in pp, with a given mean per intervention; all share the questions' own ups and downs."""
-    rng = np.random.default_rng(seed)
-    shared, rows = rng.normal(0, sd, n), []
-    for (name, term), mean in values.items():
-        for s in range(seeds if name == "E1" else 1):
-            own = mean + shared + rng.normal(0, gap_sd, n) + (rng.normal(0, seed_sd) if name == "E1" else 0)
-            for metric in controls.METRICS:
-                rows.append(pd.DataFrame({"question_id": [f"q{i:03d}" for i in range(n)], "condition": "sandbag", "layer": 7, "tag": TAG,
-                                          "position": "last", "error_term": term, "intervention": name, "seed": s, "metric": metric,
-                                          "baseline": 0.4, "value": 0.4 + own / 100}))  # fmt: skip
-    return pd.concat(rows, ignore_index=True)
-
-
-TAG = "v4_tiny_topk_L7_mixed"
-TRUE = {("E6", "kept"): 5.0, ("E1", "kept"): 2.5, ("E4", "kept"): 0.0, ("identity", "dropped"): -0.1, ("noise", ""): -0.2}
-
-
-@pytest.mark.parametrize(
-    "expected, changes, guards",
-    [
-        ("specific", {}, FINE),
-        ("degenerate", {}, FINE._replace(nnz_genuine=0, nnz_sandbag=0)),
-        ("destructive", {("identity", "dropped"): -9.0}, FINE),
-        ("reversed", {("E6", "kept"): -5.0}, FINE),
-        ("equivalent", {("E1", "kept"): 5.0, ("E4", "kept"): 5.0}, FINE),
-    ],
-)
-def test_judging_made_up_effects(expected, changes, guards):
-    found = controls.judge(made_up(TRUE | changes), guards, gate_open=True)
-    assert found["verdict"] == expected
-    assert controls.judge(made_up(TRUE | changes), guards, gate_open=False)["verdict"] == "no sandbagging to explain"
-
-
-def test_too_noisy_to_be_called_equivalent():
-    """The same true gap of 0 with more spread between questions: not seen is not equal."""
-    flat = TRUE | {("E1", "kept"): 5.0, ("E4", "kept"): 5.0}
-    found = controls.judge(made_up(flat, gap_sd=4.0), FINE, gate_open=True)
-    assert found["verdict"] == "cannot be said" and found["detectable"] > controls.MARGIN_PP
-
-
-def test_seeds_in_two_clusters_are_degenerate():
-    table = made_up(TRUE)
-    flipped = (table["intervention"] == "E1") & (table["seed"] % 2 == 0)
-    table.loc[flipped, "value"] += 0.03
-    found = controls.judge(table, FINE, gate_open=True)
-    assert found["verdict"] == "degenerate" and "two clusters" in found["reason"]
-
-
-def test_gaps_are_paired_and_both_spreads_are_shown():
-    found = controls.judge(made_up(TRUE, sd=5.0, seed_sd=0.5), FINE, gate_open=True)
-    assert found["gap_e4"].value == pytest.approx(5.0, abs=0.05)
-    assert found["gap_e4"].high - found["gap_e4"].low < 0.1 < found["e6"].high - found["e6"].low  # unpaired would be as wide as e6
-    assert found["gap_e1_seeds"].high - found["gap_e1_seeds"].low > 2 * (found["gap_e1"].high - found["gap_e1"].low)
-    assert 0.2 < found["seed_sd"] < 1.0 and found["n_seeds"] == 8
-
-
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def test_summary_gaps_and_guards_stand_beside_each_other(tmp_path):
-    table = made_up(TRUE)
-    summary = controls.summarise(table)
-    assert summary.set_index(["intervention", "metric"]).loc[("E6", "p_full"), "effect_pp"] == pytest.approx(5.0, abs=0.2)
-    gaps = controls.gaps(table)
-    assert set(gaps["intervention"]) == {"E6-E1", "E6-E4"} and set(gaps["metric"]) == set(controls.METRICS)
-    judged = controls.judge_all(table, {(7, TAG, "last"): FINE}, gate_open=True)
-    guarded = controls.guard_table({(7, TAG, "last"): FINE})
-    assert controls.read_guards(guarded) == {(7, TAG, "last"): FINE}
-    both = controls.with_guards(pd.concat([summary, gaps]), guarded, judged)
-    assert both[both["error_term"] == "kept"]["verdict"].eq("specific").all() and both["nnz_genuine"].eq(20).all()
-    table.to_csv(tmp_path / "effects.csv", index=False)
-    back = controls.stored_effects(pd.read_csv(tmp_path / "effects.csv"))
-    assert controls.by_question(back, "noise", "") == pytest.approx(controls.by_question(table, "noise", ""))
-
-
-def test_summary_is_the_mean_with_the_bootstrap_of_one_column():
-    table = made_up(TRUE, n=20)
-    row = controls.summarise(table, seed=3).set_index(["intervention", "metric"]).loc[("E1", "p_full")]
-    expected = controls.statistics.mean_ci(controls.by_question(table, "E1", "kept"), seed=3)
-    assert (row["effect_pp"], row["low"], row["high"]) == pytest.approx((expected.value, expected.low, expected.high))
-
-
-def test_e1_is_half_a_dose():
-    found = controls.between(made_up(TRUE))
-    assert found["share"] == pytest.approx(0.5, abs=0.02) and found["above"] == 0 and not found["two_clusters"]
-
-
-def test_first_verdicts_wait_for_the_rivals():
-    guarded = controls.guard_table({(7, "a", "last"): FINE, (7, "a", "all"): FINE._replace(nnz_genuine=0, nnz_sandbag=0)})
-    assert controls.first_verdicts(guarded, True)["verdict"].tolist() == ["not judged before notebook 06", "degenerate"]
-    assert set(controls.first_verdicts(guarded, False)["verdict"]) == {"no sandbagging to explain"}
-
-
-def test_an_effect_that_is_not_there_is_named():
-    with pytest.raises(UserError, match="delta_E1"):
-        controls.by_question(made_up(TRUE), "delta_E1", "kept")
-
-
-def test_short_tags():
-    tags = [f"v4_smollm2_{a}_L{layer}_mixed" for a, layer in itertools.product(("topk_k32", "jumprelu"), (7, 15))]
-    assert [controls.short_tag(t) for t in tags] == ["L7 topk_k32 mixed", "L15 topk_k32 mixed", "L7 jumprelu mixed", "L15 jumprelu mixed"]

@@ -43,6 +43,16 @@ def by_condition(value="value", scale=1.0):
     return with_ci([{"condition": c, "metric": m, value: scale * RNG.random()} for c in conditions for m in metrics], value, 0.05 * scale)
 
 
+def shuffles():
+    kinds = [(k, s) for k in ("balanced", "plain") for s in range(20)]
+    rows = [
+        {"SAE": f"L7 {a} mixed", "kind": k, "effect_pp": RNG.normal(2, 0.2), "E6": 4.0, "E4": 0.5}
+        for a in ("topk", "jumprelu")
+        for k, _ in kinds
+    ]
+    return pd.DataFrame(rows)
+
+
 def norms():
     return pd.DataFrame(
         [{"position": p, "layer": layer, "norm": (900 if p == 0 else 20) * (1 + layer / 10)} for p in range(60) for layer in (7, 15, 22)]
@@ -167,7 +177,7 @@ FIGURES = {
     "chosen_latents": lambda: plots.chosen_latents(chosen()),
     "topk_against_jumprelu": lambda: plots.topk_against_jumprelu(pairs()),
     "battery": lambda: plots.battery(swap_summary(), 15, position="last"),
-    "e1_distribution": lambda: plots.e1_distribution(RNG.normal(0, 1, 20), JOINT, -3.0),
+    "shuffles": lambda: plots.shuffles(shuffles()),
     "specificity": lambda: plots.specificity(specificity_rows()),
     "head_map": lambda: plots.head_map(head_effects(), HEADS),
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),

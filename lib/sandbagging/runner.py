@@ -274,6 +274,7 @@ def plan(set_name: str, run: str, overrides: Mapping[str, str] | None = None, no
         if not any(name in declared[notebook.name] for notebook in chosen):
             owners = [notebook for notebook, parameters in declared.items() if name in parameters]
             raise UserError(f"{name} is a parameter of {', '.join(owners)}, which this command does not run; run that one, or all.")
+    values = {**_model_defaults(values, overrides), **values}
     # Every value of the set is checked, even where its notebook is not run now: a set is either right or wrong.
     steps = []
     for notebook in runs.NOTEBOOKS:
@@ -287,6 +288,16 @@ def plan(set_name: str, run: str, overrides: Mapping[str, str] | None = None, no
             defaults = {name: parameter.default for name, parameter in declared[notebook.name].items()}
             steps.append(PlannedStep(notebook, given, {**defaults, **given}))
     return Plan(set_name, run, tuple(steps))
+
+
+def _model_defaults(values: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the chosen model's registry entry brings along (its framing, numbers of questions), if a model is chosen at all."""
+    name = overrides.get("model", values.get("model"))
+    if name is None:
+        return {}
+    from sandbagging import models
+
+    return dict(models.REGISTRY[name].defaults) if name in models.REGISTRY else {}
 
 
 # ---------------------------------------------------------------- execution

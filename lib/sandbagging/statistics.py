@@ -338,6 +338,20 @@ def z_score(observed: float, draws: Sequence[float] | np.ndarray) -> float:
     return (float(observed) - float(x.mean())) / spread if np.ptp(x) > 0 else float("nan")
 
 
+def two_clusters(values: Sequence[float] | np.ndarray, negligible: float = 0.0) -> bool:
+    """Whether draws fall in two groups: at most a tenth of them in the middle third of their range, two or more on either side.
+
+    A cloud of one normal has half of its draws in that middle, a flat one a third. False for fewer than 10 draws, and where
+    the whole range is at most `negligible`, in their unit.
+    """
+    x = np.sort(np.asarray(values, dtype=np.float64))
+    if len(x) < 10 or np.ptp(x) <= negligible:
+        return False
+    low, high = x[0] + np.ptp(x) / 3, x[-1] - np.ptp(x) / 3
+    left, right = int((x < low).sum()), int((x > high).sum())
+    return len(x) - left - right <= len(x) / 10 and min(left, right) >= 2
+
+
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm-adjusted p values, in the order given."""
     x = np.asarray(p, dtype=np.float64)

@@ -16,7 +16,19 @@ rectangle-kernel JumpReLU; the Gaussian-kernel loss, the gradients, the loop, th
 from sandbagging.saes.evaluation import fvu_ci, quality
 from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
 from sandbagging.saes.grid import Source, Trained, train_tags
-from sandbagging.saes.recipes import ARCHITECTURES, CONDITIONS, Recipe, TagFields, card_tags, matching, parse_tag, recipes, short_name, tag
+from sandbagging.saes.recipes import (
+    ARCHITECTURES,
+    CONDITIONS,
+    Recipe,
+    TagFields,
+    card_tags,
+    matching,
+    parse_tag,
+    recipes,
+    short_name,
+    short_tag,
+    tag,
+)
 from sandbagging.saes.tokens import (
     along_mean_difference,
     cue_rows,
@@ -31,6 +43,6 @@ from sandbagging.saes.training import Stack, new_sae, new_stack, total_steps, tr
 __all__ = [
     "ARCHITECTURES", "CONDITIONS", "Recipe", "Source", "Stack", "TagFields", "Trained", "along_mean_difference", "card_tags", "cue_rows",
     "describe", "fold_scaling", "fvu_ci", "input_scale", "last_tokens", "load", "matching", "new_sae", "new_stack", "parse_tag", "quality",
-    "question_rows", "recipes", "save", "select_tokens", "short_name", "tag", "total_steps", "train", "train_tags", "train_together",
-    "training_data", "weight_notes",
+    "question_rows", "recipes", "save", "select_tokens", "short_name", "short_tag", "tag", "total_steps", "train", "train_tags",
+    "train_together", "training_data", "weight_notes",
 ]  # fmt: skip
