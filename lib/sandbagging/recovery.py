@@ -1,7 +1,7 @@
 """Is what was planted found? The suite's own instruments, judged on organisms of which the truth is known.
 
 1. `heads`: the gate, the sweep over all heads and the rule `found`, against the planted writers and decoys.
-2. `verdicts`: E6, E4, E1 and noise with an SAE per layer, and the decision table, before u is written, where it acts, after it was read.
+2. `battery`: E6, E4, E1 and noise with an SAE per layer, and the decision table, before u is written, where it acts, after it was read.
 3. `recover` does both for one variant and seed; `table` sets organisms side by side.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from sandbagging import activations, circuits, controls, metrics, models, organism_base, organisms, questions, saes, statistics
+from sandbagging import activations, circuits, controls, metrics, models, organism_base, organisms, questions, saes, statistics, verdicts
 from sandbagging.interventions import head_name
 from sandbagging.questions import Question
 from sandbagging.statistics import Equivalence
@@ -22,7 +22,7 @@ FRAMING = "instr_pref"
 LAYERS = (0, organism_base.ACTS, organism_base.N_LAYERS - 1)  # before u is written, where it acts, after it was read
 NULL_MARGIN_PP = 0.5  # a null's gap is zero within it: half of the least effect that counts as a head, FLOOR_PP
 # Settings of the SAEs: small, and the same for all layers. A few hundred tokens need no 300 epochs.
-SETTINGS = {"expansion": 4, "steps": 1000, "lr": 1e-3}
+SETTINGS = {"expansion": 4, "steps": 500, "lr": 1e-3}
 KINDS = ("topk_k16",)
 E1_SEEDS, NOISE_SEEDS = 8, 4
 
@@ -83,6 +83,7 @@ def heads(organism: Organism, gate: metrics.Gate, framing: str = FRAMING, seed: 
         "strongest_other": head_name(other) if other else "", "other_pp": effect[other] if other else float("nan"),
         "decoys_found": sorted(seen & decoys), "decoy_pp": max((abs(effect[h]) for h in decoys), default=float("nan")),
         "found_without_gate": int(ungated["found"].sum()),
+        "significant": int((judged["p_max_t"] <= 0.05).sum()),  # by max-T alone, without gate and floor
     }  # fmt: skip
 
 
@@ -100,9 +101,9 @@ def train_saes(organism: Organism, resid: dict, table: pd.DataFrame, layers: Seq
     return found
 
 
-def verdicts(organism: Organism, gate: metrics.Gate, layers: Sequence[int] = LAYERS, kinds: Sequence[str] = KINDS, framing: str = FRAMING,
+def battery(organism: Organism, gate: metrics.Gate, layers: Sequence[int] = LAYERS, kinds: Sequence[str] = KINDS, framing: str = FRAMING,
              seed: int = 0) -> pd.DataFrame:  # fmt: skip
-    """Return the verdict on each layer and SAE, edited at the last token: `controls.judge_all` beside effects of rivals, in pp.
+    """Return the verdict on each layer and SAE, edited at the last token: `verdicts.judge_all` beside the effects of rivals, in pp.
 
     Columns besides those of judge_all: fvu, diff_means, oracle, and u (swapping the component along u for the genuine one).
     """
@@ -116,15 +117,15 @@ def verdicts(organism: Organism, gate: metrics.Gate, layers: Sequence[int] = LAY
         train, genuine = controls.train_codes(resid[site.layer], table), controls.same_rows(resid[site.layer], table, "genuine", site)
         new = controls.without_sae(site.x, train, oracle=genuine, seeds=[])
         new["u", "", 0] = site.x + ((genuine - site.x) @ u)[:, None] * u
-        rivals = controls.summarise(controls.effects(model, site, new), seed)
+        rivals = verdicts.summarise(controls.effects(model, site, new), seed)
         known[site.layer] = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")["effect_pp"]
         for tag, sae in by_layer[site.layer].items():
             new = controls.e6_and_e4(site.x, sae, train, brief=True) | controls.e1(site.x, sae, train, range(E1_SEEDS))
             new |= controls.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
             tables.append(controls.effects(model, site, new, tag=tag))
-            guards[site.layer, tag, site.position] = controls.guards(site.x, sae, *controls.median_codes(sae, train))
-    judged = controls.judge_all(pd.concat(tables, ignore_index=True), guards, gate.open, seed=seed)
-    judged["fvu"] = [guards[tuple(row)].fvu for row in judged[controls.CELL].to_numpy()]
+            guards[site.layer, tag, site.position] = verdicts.guards(site.x, sae, *controls.median_codes(sae, train))
+    judged = verdicts.judge_all(pd.concat(tables, ignore_index=True), guards, gate.open, seed=seed)
+    judged["fvu"] = [guards[tuple(row)].fvu for row in judged[verdicts.CELL].to_numpy()]
     for name in ("diff_means", "oracle", "u"):
         judged[name] = [known[layer][name] for layer in judged["layer"]]
     return judged
@@ -137,7 +138,7 @@ def recover(variant: str, seed: int = 0, layers: Sequence[int] = LAYERS, kinds: 
     scored = scores(organism, framing)
     gate = metrics.gate(scored, seed)
     return {"variant": variant, "seed": seed, "gate": gate, "zero": zero_gap(scored), "heads": heads(organism, gate, framing, seed),
-            "verdicts": verdicts(organism, gate, layers, kinds, framing, seed)}  # fmt: skip
+            "verdicts": battery(organism, gate, layers, kinds, framing, seed)}  # fmt: skip
 
 
 def table(recovered: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -152,6 +153,6 @@ def table(recovered: Sequence[dict[str, Any]]) -> pd.DataFrame:
                "joint": "" if seen["joint"] is None else f"{seen['joint'].value:+.2f}",
                "without gate": seen["found_without_gate"]}  # fmt: skip
         for cell in judged.to_dict("records"):
-            row[controls.short_tag(cell["tag"]).removesuffix(" mixed")] = cell["verdict"]
+            row[saes.short_tag(cell["tag"]).removesuffix(" mixed")] = cell["verdict"]
         rows.append(row)
     return pd.DataFrame(rows)
