@@ -24,7 +24,7 @@ NULL_MARGIN_PP = 0.5  # a null's gap is zero within it: half of the least effect
 # Settings of the SAEs: small, and the same for all layers. A few hundred tokens need no 300 epochs.
 SETTINGS = {"expansion": 4, "steps": 500, "lr": 1e-3}
 KINDS = ("topk_k16",)
-E1_SEEDS, NOISE_SEEDS = 8, 4
+E1_SEEDS, NOISE_SEEDS = 20, 4
 
 Progress = organism_base.Progress
 
@@ -82,7 +82,7 @@ def heads(organism: Organism, gate: metrics.Gate, framing: str = FRAMING, seed: 
         "singles": {head_name(h): effect[h] for h in sorted(writers)}, "joint": joint,
         "strongest_other": head_name(other) if other else "", "other_pp": effect[other] if other else float("nan"),
         "decoys_found": sorted(seen & decoys), "decoy_pp": max((abs(effect[h]) for h in decoys), default=float("nan")),
-        "found_without_gate": int(ungated["found"].sum()),
+        "found_without_gate": int(ungated["found"].sum()), "significant": int((judged["p_max_t"] <= 0.05).sum()),
         "significant": int((judged["p_max_t"] <= 0.05).sum()),  # by max-T alone, without gate and floor
     }  # fmt: skip
 
@@ -120,7 +120,7 @@ def battery(organism: Organism, gate: metrics.Gate, layers: Sequence[int] = LAYE
         rivals = verdicts.summarise(controls.effects(model, site, new), seed)
         known[site.layer] = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")["effect_pp"]
         for tag, sae in by_layer[site.layer].items():
-            new = controls.e6_and_e4(site.x, sae, train, brief=True) | controls.e1(site.x, sae, train, range(E1_SEEDS))
+            new = controls.e6_and_e4(site.x, sae, train) | controls.e1(site.x, sae, train, range(E1_SEEDS))
             new |= controls.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
             tables.append(controls.effects(model, site, new, tag=tag))
             guards[site.layer, tag, site.position] = verdicts.guards(site.x, sae, *controls.median_codes(sae, train))
