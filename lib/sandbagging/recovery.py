@@ -120,7 +120,7 @@ def battery(organism: Organism, gate: metrics.Gate, layers: Sequence[int] = LAYE
         rivals = verdicts.summarise(controls.effects(model, site, new), seed)
         known[site.layer] = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")["effect_pp"]
         for tag, sae in by_layer[site.layer].items():
-            new = controls.e6_and_e4(site.x, sae, train, brief=True) | controls.e1(site.x, sae, train, range(E1_SEEDS))
+            new = controls.e6_and_e4(site.x, sae, train) | controls.e1(site.x, sae, train, range(E1_SEEDS))
             new |= controls.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
             tables.append(controls.effects(model, site, new, tag=tag))
             guards[site.layer, tag, site.position] = verdicts.guards(site.x, sae, *controls.median_codes(sae, train))
