@@ -82,7 +82,7 @@ def heads(organism: Organism, gate: metrics.Gate, framing: str = FRAMING, seed: 
         "singles": {head_name(h): effect[h] for h in sorted(writers)}, "joint": joint,
         "strongest_other": head_name(other) if other else "", "other_pp": effect[other] if other else float("nan"),
         "decoys_found": sorted(seen & decoys), "decoy_pp": max((abs(effect[h]) for h in decoys), default=float("nan")),
-        "found_without_gate": int(ungated["found"].sum()), "significant": int((judged["p_max_t"] <= 0.05).sum()),
+        "found_without_gate": int(ungated["found"].sum()),
         "significant": int((judged["p_max_t"] <= 0.05).sum()),  # by max-T alone, without gate and floor
     }  # fmt: skip
 
