@@ -70,6 +70,17 @@ def effect(value, half=0.5):
                 "noise": effect(0.0),
             },
         ),
+        # Before a switch is written a poor SAE costs a little and no swap does anything: nothing, and no destruction.
+        (
+            "equivalent",
+            {
+                "e6": effect(0.1, 0.1),
+                "gap_e1": effect(0.0, 0.05),
+                "gap_e4": effect(0.1, 0.02),
+                "equivalent": True,
+                "identity": effect(-0.3, 0.1),
+            },
+        ),
         ("specific", {}),
         ("reversed", {"e6": effect(-3.0), "e1": effect(-1.0), "gap_e1": effect(-2.0), "gap_e4": effect(-4.0)}),
         ("cannot be said", {"gap_e1": effect(0.3), "gap_e4": effect(0.4)}),
@@ -77,7 +88,7 @@ def effect(value, half=0.5):
         ("cannot be said", {"gap_e4": effect(0.3)}),
         ("cannot be said", {"noise": effect(7.0)}),
         ("specific", {"identity": effect(-2.5)}),
-        # Damage below the margin is no destruction, even where E6 does still less.
+        # Damage below 1 pp is no destruction, even where E6 does still less.
         (
             "cannot be said",
             {"e6": effect(0.01), "identity": effect(-0.05), "noise": effect(-0.1), "gap_e1": effect(0.0), "gap_e4": effect(0.0)},
