@@ -68,8 +68,11 @@ def test_gap_is_genuine_minus_sandbag_in_pp_and_paired():
     assert gap.high - gap.low < 0.5  # unpaired it would be about 20 pp wide
 
 
-@pytest.mark.parametrize(("shift", "choice", "is_open"), [(0.05, 0.7, True), (-0.05, 0.7, False), (0.05, 0.3, False), (0.0, 0.7, False)])
+@pytest.mark.parametrize(
+    ("shift", "choice", "is_open"), [(0.05, 0.7, True), (-0.05, 0.7, False), (0.05, 0.3, False), (0.0, 0.7, False), (0.008, 0.7, False)]
+)
 def test_gate_needs_a_gap_and_knowledge(shift, choice, is_open):
+    """The last case is a gap of 0.8 pp with its CI well above 0, as a model without noise may show by mere wording."""
     rng = np.random.default_rng(0)
     level = rng.uniform(0.2, 0.6, 40)
     gate = metrics.gate(made_up(level + shift + rng.normal(0, 0.01, 40), level, choice))

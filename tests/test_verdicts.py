@@ -164,6 +164,13 @@ def test_gaps_are_paired_and_both_spreads_are_shown():
     assert 0.2 < found["seed_sd"] < 1.0 and found["n_seeds"] == 12
 
 
+def test_what_e6_restores_is_told_as_a_share_of_the_oracle():
+    """A swap can be specific and restore little: the planted model's JumpReLU SAE, which hardly sees the switch, gives 4 of 51 pp."""
+    found = verdicts.judge(made_up(TRUE | {("oracle", ""): 20.0}), FINE, gate_open=True)
+    assert found["verdict"] == "specific" and found["share"] == pytest.approx(0.25, abs=0.01)
+    assert np.isnan(verdicts.judge(made_up(TRUE), FINE, gate_open=True)["share"])
+
+
 def test_two_margins_are_tested_the_cards_and_the_readers():
     """A true gap of 0.5 pp, measured to 0.05: beyond the card's margin of 0.15, within the reader's of 1, beyond one of 0.4."""
     near = TRUE | {("E1", "kept"): 4.5, ("E4", "kept"): 4.5}

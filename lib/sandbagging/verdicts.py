@@ -219,7 +219,8 @@ def judge(cell: pd.DataFrame, g: Guards, gate_open: bool, own_margin: float = OW
     gap_e1 and gap_e4 are paired by question, E1 averaged over its seeds, with a CI over questions; gap_e1_seeds has a CI over
     questions and seeds, and seed_sd is the spread of E1's mean effect. p_equivalent is the larger p of the two one-sided tests
     over both gaps for the card's margin, p_equivalent_own for the reader's. p_specific: the largest one-sided sign-flip p of E6
-    and both gaps, so that all three must be above 0. detectable: the smallest gap seen with 80 % power.
+    and both gaps, so that all three must be above 0. detectable: the smallest gap seen with 80 % power. share: of what the oracle
+    restores, how much E6 does (NaN without an oracle).
     """
     by_seeds = by_question_and_seed(cell, "E1", error_term)
     changes = {"e6": by_question(cell, "E6", error_term), "e4": by_question(cell, "E4", error_term), "e1": by_seeds.mean(axis=1).to_numpy(),
@@ -229,10 +230,12 @@ def judge(cell: pd.DataFrame, g: Guards, gate_open: bool, own_margin: float = OW
     p = {margin: max(statistics.equivalence(changes[gap], margin).p for gap in ("gap_e1", "gap_e4")) for margin in (MARGIN_PP, own_margin)}
     detectable = max(statistics.smallest_detectable(changes[gap]) for gap in ("gap_e1", "gap_e4"))
     seeds = by_seeds.mean(axis=0).to_numpy()
+    oracle = by_question(cell, "oracle", "").mean() if has(cell, "oracle", "") else float("nan")
     why = degenerate(g) or ("E1's seeds fall in two clusters" if statistics.two_clusters(seeds, negligible=MARGIN_PP) else "")
     judged = verdict(found, gate_open=gate_open, degenerate_why=why, equivalent=p[MARGIN_PP] < ALPHA, detectable=detectable)
     return {**found, "gap_e1_seeds": _over_seeds(changes["e6"][:, None] - by_seeds.to_numpy(), seed), "seed_sd": _sd(seeds),
-            "n_seeds": len(seeds), "p_equivalent": p[MARGIN_PP], "p_equivalent_own": p[own_margin], "detectable": detectable,
+            "n_seeds": len(seeds), "share": found["e6"].value / oracle, "detectable": detectable,
+            "p_equivalent": p[MARGIN_PP], "p_equivalent_own": p[own_margin],
             "p_specific": max(float(statistics.max_t(changes[n][:, None], seed=seed)[0]) for n in ("e6", "gap_e1", "gap_e4")),
             **judged._asdict()}  # fmt: skip
 
@@ -369,10 +372,12 @@ def as_text(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def grid(judged: pd.DataFrame, position: str = "last", error_term: str = "kept") -> pd.DataFrame:
-    """Return the one table over layers, conditions of training and architectures: verdict (E6 - E1, E6 - E4 in pp)."""
+    """Return the one table over layers, conditions of training and architectures: verdict (E6 - E1, E6 - E4 in pp; E6 / oracle)."""
     rows = judged[(judged["position"] == position) & (judged["error_term"] == error_term)]
     parts = rows["tag"].map(short_tag).str.split(" ", expand=True)  # "L15 topk mixed"
-    text = [f"{v} ({a.value:+.2f}, {b.value:+.2f})" for v, a, b in zip(rows["verdict"], rows["gap_e1"], rows["gap_e4"], strict=True)]
+    shares = [f"; {share:.0%}" if share == share else "" for share in rows["share"]]
+    gaps_ = [f"{a.value:+.2f}, {b.value:+.2f}" for a, b in zip(rows["gap_e1"], rows["gap_e4"], strict=True)]
+    text = [f"{verdict} ({gap}{share})" for verdict, gap, share in zip(rows["verdict"], gaps_, shares, strict=True)]
     table = pd.DataFrame({"layer": rows["layer"], "trained on": parts[2], "architecture": parts[1], "text": text})
     return table.pivot(index=["layer", "trained on"], columns="architecture", values="text").fillna("")
 
