@@ -96,3 +96,11 @@ def test_final_norm_of_the_last_block_is_what_the_model_reads(tiny, tiny_questio
     point = HookPoint("resid_post", tiny.n_layers - 1)
     final, saved = hook_points.run(tiny, pack, reads=[point])
     assert torch.allclose(hook_points.final_norm(tiny, saved[point]), final, atol=1e-5)
+
+
+def test_starting_above_the_last_block_leaves_the_final_norm_alone(tiny, tiny_questions):
+    """An edit of the last block's output skips every block; what is read is the norm of the residual stream given, bit for bit."""
+    pack = pack_of(tiny, tiny_questions)
+    resid = torch.randn(2, pack.n_tokens, tiny.d_model, generator=torch.Generator().manual_seed(0))
+    final, _ = hook_points.run(tiny, pack, start=(tiny.n_layers, resid))
+    assert torch.equal(final, hook_points.final_norm(tiny, resid))
