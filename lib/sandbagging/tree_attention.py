@@ -92,20 +92,23 @@ def _completed(new: Tensor, stored: Tensor, run: Tensor) -> Tensor:
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, tree: Tree) -> Tensor:
     """Return what the tokens run behind the prefix attend to, [batch head token d_head]."""
-    n, (n_blocks, key_width), query_width = tree.n_prefix, tree.keys.shape, tree.queries.shape[1]
-    batch, heads, _, d_head = query.shape
+    n, (n_blocks, query_width) = tree.n_prefix, tree.queries.shape
+    batch, heads, tokens, d_head = query.shape
     kv_heads = key.shape[1]
-    group = heads // kv_heads
-    q = (query * scaling)[:, :, tree.queries.flatten()].view(batch, kv_heads, group, n_blocks, query_width, d_head)
-    k, v = (x[:, :, n:][:, :, tree.keys.flatten()].view(batch, kv_heads, 1, n_blocks, key_width, d_head) for x in (key, value))
-    # One softmax over two sources: the prefix, one matrix product for all blocks at once, and the block itself.
-    flat = (batch, kv_heads, group * n_blocks * query_width)
-    to_prefix = (q.reshape(*flat, d_head) @ key[:, :, :n].transpose(-1, -2)).view(*q.shape[:-1], n)
-    to_own = (q @ k.transpose(-1, -2)).masked_fill(~tree.visible, float("-inf"))
-    weights = torch.softmax(torch.cat([to_prefix, to_own], -1), dim=-1, dtype=torch.float32).to(q.dtype)
-    out = weights[..., n:] @ v
-    out += (weights[..., :n].reshape(*flat, n) @ value[:, :, :n]).view_as(out)
-    return out.view(batch, heads, n_blocks * query_width, d_head)[:, :, tree.slot_of]
+    group = torch.arange(heads // kv_heads, device=query.device)
+    # The query heads that share a key head stand side by side like tokens of one block, so that no key is copied for each of them.
+    q = (query * scaling).reshape(batch, kv_heads, len(group) * tokens, d_head)
+    queries = (tree.queries[:, None] + group[:, None] * tokens).flatten(1)
+    block, slot = tree.slot_of // query_width, tree.slot_of % query_width
+    slots = ((block * len(group) + group[:, None]) * query_width + slot).flatten()
+    k, v = (x[:, :, n:][:, :, tree.keys] for x in (key, value))
+    # One softmax over two sources: the prefix, for which nothing is padded, and the block itself.
+    to_own = (q[:, :, queries] @ k.mT).view(batch, kv_heads, n_blocks, len(group), query_width, -1)
+    to_own = to_own.masked_fill_(~tree.visible[:, None], float("-inf")).flatten(2, 4)[:, :, slots]
+    weights = torch.softmax(torch.cat([q @ key[:, :, :n].mT, to_own], -1), dim=-1, dtype=torch.float32).to(q.dtype)
+    out = (weights[..., n:][:, :, queries] @ v).flatten(2, 3)[:, :, slots]
+    out += weights[..., :n] @ value[:, :, :n]
+    return out.view(batch, heads, tokens, d_head)
 
 
 ALL_ATTENTION_FUNCTIONS.register("tree", tree_attention)
