@@ -43,10 +43,10 @@ def answer_logprobs(model, pack: Pack, final: Tensor) -> Answers:
     for b in range(len(final)):
         for begin in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[begin : begin + ROWS_AT_ONCE].to(device)
-            every = unembed(final[b, chunk]).float().log_softmax(-1)  # one pass; logsumexp takes four
+            logits = unembed(final[b, chunk]).float()
             here = ((row_of >= begin) & (row_of < begin + ROWS_AT_ONCE)).nonzero().squeeze(1).to(device)
             at = row_of.to(device)[here] - begin
-            log_p[b, here] = every[at, pack.target.to(device)[here]]
+            log_p[b, here] = logits[at, pack.target.to(device)[here]] - torch.logsumexp(logits, -1)[at]
     shape = (len(final), len(pack.question_ids), pack.n_options)
     option = pack.target_option.to(device)
     total = torch.zeros(len(final), shape[1] * shape[2], device=device).index_add_(1, option, log_p)
