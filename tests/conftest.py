@@ -1,5 +1,8 @@
 """Fixtures: tiny random models of both supported architectures, and questions in their vocabulary."""
 
+import subprocess
+import sys
+
 import pytest
 import tiny_models
 
@@ -10,6 +13,14 @@ from sandbagging.questions import Question
 @pytest.fixture(scope="session")
 def tiny_questions() -> list[Question]:
     return list(tiny_models.TINY_QUESTIONS)
+
+
+@pytest.fixture(scope="session")
+def planted_bases() -> None:
+    """The planted models of the fast tests, trained side by side, a core each, where the cache does not hold them yet."""
+    code = "import sys; from sandbagging import organisms; organisms.ensure('heads', int(sys.argv[1]))"
+    running = [subprocess.Popen([sys.executable, "-c", code, seed]) for seed in "01"]
+    assert [process.wait() for process in running] == [0, 0]
 
 
 @pytest.fixture

@@ -69,3 +69,12 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(runner, "plan", interrupt)
     assert main(["run", "all"]) == 130
     assert "run the same command to go on" in capsys.readouterr().err
+
+
+def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
+    from sandbagging import models
+
+    asked = []
+    monkeypatch.setattr(models, "ensure_available", asked.append)
+    assert main(["fetch"]) == 0 and main(["fetch", "organism-null"]) == 0
+    assert asked == [models.EMBEDDED, "organism-null"] and "in place" in capsys.readouterr().out

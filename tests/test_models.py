@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import tiny_llama_module, word_tokenizer
 
-from sandbagging import hook_points, metrics, models
+from sandbagging import hook_points, metrics, models, runner
 from sandbagging.errors import UserError
 
 
@@ -139,3 +139,34 @@ def test_an_interrupted_conversion_is_not_taken_for_a_model(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         models.ensure_available()
     assert list(tmp_path.iterdir()) == []
+
+
+# --- planted models are entries like any other ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ["organism-null", '"organism-null"'])
+def test_an_entrys_defaults_stand_between_the_notebooks_and_the_sets(written):
+    parameters = runner.plan("laptop", "x", {"model": written}).steps[0].parameters
+    assert parameters["framing"] == "instr_pref" and parameters["n_train"] == 80  # the notebook says instr_contrast and 84
+    assert parameters["n_test"] == 60  # the set's word wins
+    assert runner.plan("laptop", "x", {"model": written, "framing": "instr"}).steps[0].parameters["framing"] == "instr"
+    assert runner.plan("laptop", "x", {}).steps[0].parameters["framing"] == "instr_contrast"
+
+
+def test_a_framing_that_a_model_was_not_trained_on_is_refused():
+    with pytest.raises(UserError, match="instr_pref, instr, placebo_pref"):
+        models.check_framing("organism-heads", "instr_contrast")
+    for name, framing in (("organism-heads", "placebo_pref"), (models.EMBEDDED, "instr_contrast"), ("owner/name", "caps")):
+        models.check_framing(name, framing)
+
+
+def test_questions_come_with_the_model_or_from_a_file(monkeypatch, tmp_path):
+    lines = [
+        json.dumps({"id": f"{i}", "category": "c", "question": f"Q{i}?", "correct": "a", "incorrect": ["b", "c", "d"]}) for i in range(6)
+    ]
+    for name in ("questions_train.jsonl", "questions_test.jsonl", "own.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines if name != "own.jsonl" else lines[:1]))
+    monkeypatch.setattr(models, "_planted_folder", lambda name: tmp_path)
+    assert len(models.questions_of("organism-null", "train")) == 6 and len(models.questions_of("organism-null", "five")) == 5
+    assert len(models.questions_of("organism-null", "test", str(tmp_path / "own.jsonl"))) == 1
+    assert len(models.questions_of(models.EMBEDDED, "test")) == 168 and len(models.questions_of("owner/name", "five")) == 5

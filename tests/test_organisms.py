@@ -284,6 +284,8 @@ def recovered(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         if "anew" in str(request.param):
             patch.setenv("SANDBAGGING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        else:
+            request.getfixturevalue("planted_bases")
         yield functools.cache(lambda variant: recovery.recover(variant, int(str(request.param).split()[0])))
 
 

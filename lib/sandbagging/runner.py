@@ -292,8 +292,8 @@ def plan(set_name: str, run: str, overrides: Mapping[str, str] | None = None, no
 
 def _model_defaults(values: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     """Return what the chosen model's registry entry brings along (its framing, numbers of questions), if a model is chosen at all."""
-    name = overrides.get("model", values.get("model"))
-    if name is None:
+    name = _literal("model", overrides["model"], None) if "model" in overrides else values.get("model")
+    if not isinstance(name, str):
         return {}
     from sandbagging import models
 

@@ -19,7 +19,7 @@ def runs_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def execute(runs_folder):
+def execute(runs_folder, planted_bases):
     """Run one notebook (and, first, whatever before it is not done) and return its manifest."""
 
     def run(notebook: str, set_name: str = "organism", run_name: str = RUN, **overrides):

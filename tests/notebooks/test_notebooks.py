@@ -57,7 +57,7 @@ CHANGED = {
     "placebo": ("quick", {"framing": "placebo", "n_train": 6, "n_test": 20}, closed),
     "contrast": ("quick", {"framing": "contrast", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"contrast"}),
 }
-FAST = ("random weights", "planted null")
+FAST = ("planted null",)
 
 
 @pytest.mark.parametrize("case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CHANGED])
@@ -84,7 +84,7 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
     ("notebook", "parameters", "words"),
     [
         pytest.param("00", {"framing": "instr_contrast"}, "was trained on", marks=pytest.mark.slow),
-        ("01", {"layers": [30]}, "layers 0 to 4"),
+        pytest.param("01", {"layers": [30]}, "layers 0 to 4", marks=pytest.mark.slow),
         pytest.param("02", {"tags": ["*_topkk_*"]}, "nearest", marks=pytest.mark.slow),
         pytest.param("07", {"sweep_questions": 1000}, "questions", marks=pytest.mark.slow),
         ("08", {"heads": "L30H0"}, "does not exist"),
