@@ -221,10 +221,13 @@ def test_what_comes_to_the_same_x_is_run_once(trained, monkeypatch):
     seen, measure = [], metrics.measure
     monkeypatch.setattr(metrics, "measure", lambda *a, **k: seen.append(len(k["start"][1])) or measure(*a, **k))
     pushed = site.x + 1
-    new = {("E6", "kept", 0): pushed, ("E4", "kept", 0): pushed.clone(), ("noise", "", 0): site.x - 1}
-    found = controls.effects(model, site, new).pivot_table(index="question_id", columns="intervention", values="value")
+    new = {("E6", "kept", 0): pushed, ("E4", "kept", 0): pushed.clone(), ("noise", "", 0): site.x - 1, ("delta+", "kept", 0): site.x + 0}
+    found = controls.effects(model, site, new)
+    wide = found.pivot_table(index="question_id", columns="intervention", values="value")
     assert sum(seen) == 2
-    assert (found["E6"] == found["E4"]).all() and (found["E6"] != found["noise"]).any()
+    assert (wide["E6"] == wide["E4"]).all() and (wide["E6"] != wide["noise"]).any()
+    unmoved = found[found["intervention"] == "delta+"]
+    assert (unmoved["value"] == unmoved["baseline"]).all()
 
 
 @pytest.mark.parametrize("position", ["last", "all"])

@@ -297,22 +297,22 @@ def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
 def effects(model, site: Site, new: dict[Key, Tensor], *, tag: str = "", progress: Progress | None = None) -> pd.DataFrame:
     """Return the per-question effects of replacing the site's rows by each new x [row d_model], seeds and variants as batches.
 
-    Interventions that come to the same x (all swaps with empty medians do) are run once.
+    Interventions that come to the same x (all swaps with empty medians do) are run once, and those that leave x as it was not at all.
     Columns: question_id, condition, layer, tag, position, error_term, intervention, seed, metric, baseline, value.
     """
     run = site.part.run.to(site.resid.device)
     size = max(1, TOKENS_AT_ONCE // site.part.n_tokens)
-    distinct, which = _distinct(list(new.values()))
-    values: dict[str, list] = {m: [] for m in METRICS}
-    for begin in range(0, len(distinct), size):
+    distinct, which = _distinct([site.x, *new.values()])
+    values = {m: [site.baseline[m]] for m in METRICS}
+    for begin in range(1, len(distinct), size):
         batch = torch.stack(distinct[begin : begin + size])
         edited = interventions.replace_rows(site.resid, site.rows, batch)[:, run]
         found = metrics.measure(model, site.part, METRICS, start=(site.layer + 1, edited), stored=site.stored)
         for m in METRICS:
             values[m] += list(found[m])
         if progress:
-            progress(f"{tag or 'no SAE'} L{site.layer} {site.position}", min(begin + size, len(distinct)), len(distinct))
-    tables = [_rows(site, key, tag, {m: values[m][i] for m in METRICS}) for key, i in zip(new, which, strict=True)]
+            progress(f"{tag or 'no SAE'} L{site.layer} {site.position}", min(begin + size, len(distinct)) - 1, len(distinct) - 1)
+    tables = [_rows(site, key, tag, {m: values[m][i] for m in METRICS}) for key, i in zip(new, which[1:], strict=True)]
     return pd.concat(tables, ignore_index=True)
 
 

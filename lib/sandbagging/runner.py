@@ -7,6 +7,7 @@
 """
 
 import ast
+import base64
 import contextlib
 import difflib
 import fcntl
@@ -530,8 +531,16 @@ def _publish(partial: Path, target: Path) -> None:
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             _hide_folders(output)
+            _shrink_picture(output)
     files.write_bytes(target, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
     partial.unlink()
+
+
+def _shrink_picture(output: dict[str, Any]) -> None:
+    """Replace a figure that a cell shows by the same with fewer colours: an executed notebook is mostly pictures."""
+    if "image/png" in output.get("data", {}):
+        png = base64.b64decode("".join(output["data"]["image/png"]))
+        output["data"]["image/png"] = base64.b64encode(runs.small_png(png)).decode()
 
 
 def _hide_folders(output: dict[str, Any]) -> None:
