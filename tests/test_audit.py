@@ -71,7 +71,7 @@ def specimen(sound, folder, name, source="v4_tiny_topk_k8_L3_mixed", config=None
 
 def pickled(path):
     (path / WEIGHTS).unlink()
-    (path / "sae_weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    (path / "sae_weights.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'touch never_made'\ntR.")
 
 
 def stretched(w):

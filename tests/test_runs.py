@@ -274,7 +274,7 @@ def test_begin_refuses_the_committed_run_and_odd_names(repository):
     for run in ("reference", "reference/null_model"):
         with pytest.raises(UserError, match="committed"):
             runs.begin("07_heads", run=run, parameters={"k": 2})
-    for run in ("", "../a", "/tmp/a", "a b", "parameters", ".hidden", "a//b", 3):
+    for run in ("", "../a", "/a", "a b", "parameters", ".hidden", "a//b", 3):
         with pytest.raises(UserError, match="name"):
             runs.run_folder(run)
 
