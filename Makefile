@@ -23,7 +23,7 @@ help:
 	@echo 'make test        set up and run the tests'
 	@echo 'make test-slow   run the tests that take long'
 	@echo 'make bench       time this library beside its peers'
-	@echo 'make refresh     compute the committed reference run again (up to 100 minutes)'
+	@echo 'make refresh     compute the committed reference run again (up to two hours)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''
 	@echo 'SET=laptop       parameter set for findings: quick, laptop, or a file in papermill_runs/parameters'

@@ -35,7 +35,8 @@ def test_made_by_this_code_with_this_set(run):
         assert manifest["library"] == runs.library_hashes(runs.notebook_of(artefact)), f"{run}/{artefact} is stale: make refresh"
         for name, value in manifest["parameters"].items():
             assert name not in values or values[name] == value, f"{run}/{artefact}: {name}"
-        assert manifest["commit"] and manifest["versions"] and manifest["device"] and manifest["seed"] == 0
+        assert manifest["commit"] and manifest["versions"] and manifest["device"]
+        assert manifest["seed"] == 0 or manifest["parameters"]["seeds"] == [0, 1, 2]  # notebook 11 makes planted models of several seeds
 
 
 @pytest.mark.parametrize("run", SETS)
