@@ -69,6 +69,26 @@ def test_progress_counts_every_set(tiny_llama, tiny_questions):
     assert seen[-1] == ("sweep", 16, 16) and [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
+def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, tiny_questions, tmp_path, monkeypatch):
+    pack, heads = pack_of(tiny_llama, tiny_questions), circuits.all_heads(tiny_llama)
+    whole = circuits.ablate_sets(tiny_llama, pack, heads)
+
+    def stop(label, done, total):
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path, progress=stop)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads_L00.npz", "heads_L01.npz"]  # 4 heads a layer; the third was cut off
+    ran = []
+    real = hook_points.run
+    monkeypatch.setattr(hook_points, "run", lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k))
+    again = circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path)
+    assert set(ran) == {None, 2, 3}  # the clean run, and the layers that were missing
+    for name in circuits.METRICS:
+        assert np.array_equal(again.value[name], whole.value[name]) and np.array_equal(again.baseline[name], whole.baseline[name])
+
+
 def test_a_head_that_does_not_exist_is_refused(tiny_llama, tiny_questions):
     with pytest.raises(UserError, match="L4H0 does not exist"):
         circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), [((4, 0),)])

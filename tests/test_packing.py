@@ -129,7 +129,7 @@ def test_tokenizer_that_merges_across_the_boundary_is_refused():
         def __call__(self, text, add_special_tokens=True):
             return type("Ids", (), {"input_ids": [ord(c) for c in text.replace(": ", ";")]})()
 
-    with pytest.raises(UserError, match="'dog' of q-1"):
+    with pytest.raises(UserError, match="prompt of q-1 otherwise once the answer 'dog'"):
         packing.encode(Merging(), "q-1", "Answer:", ["dog"])
 
 
@@ -140,3 +140,18 @@ def test_beginning_of_sequence_is_counted():
     with pytest.raises(UserError, match="two beginning-of-sequence"):
         packing.encode(tokenizer, "q-1", "<bos> Answer:", ["dog"])
     assert packing.encode(word_tokenizer(), "q-1", "Answer:", ["dog"]).prompt.count(1) == 0
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_space_is_read_right():
+    """As Llama 2 and TinyLlama do: alone, " dog" would get two spaces, so answers are tokenised behind their prompt."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<unk>": 0, "▁Answer:": 1, "▁dog": 2, "▁blue": 3, "▁whale": 4, "▁": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert fast(" dog", add_special_tokens=False).input_ids == [5, 2]  # two spaces: another text
+    item = packing.encode(fast, "q-1", "Answer:", ["dog", "blue whale"])
+    assert (item.prompt, item.options) == ([1], [[2], [3, 4]])

@@ -6,15 +6,16 @@ An effect is m(condition, heads replaced) - m(condition), per question; in the s
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sandbagging import hook_points, interventions, metrics, statistics
+from sandbagging import files, hook_points, interventions, metrics, statistics, tree_attention
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.hook_points import Edit, HookPoint
 from sandbagging.interventions import Head, head_name
 from sandbagging.models import check_layers
 from sandbagging.packing import Pack
@@ -69,46 +70,89 @@ def set_name(heads: Iterable[Head]) -> str:
 
 
 def ablate_sets(model, pack: Pack, sets: Sequence[Heads], *, replacement: str = "zero", bank: Mapping[int, Tensor] | None = None,
-                names: Sequence[str] = METRICS, progress: Progress | None = None, label: str = "heads") -> Effects:  # fmt: skip
+                names: Sequence[str] = METRICS, keep: Path | None = None, progress: Progress | None = None,
+                label: str = "heads") -> Effects:  # fmt: skip
     """Return the effect of replacing each set of heads, one set at a time, on every question of a pack.
 
     1. One clean run keeps the residual stream at the input of every layer.
     2. Sets that begin at the same layer start there as one batch: nothing below is computed again.
+    3. `keep` names a folder for what is finished: called again after an interruption, only the layers that are missing are run.
     Raises UserError for heads that do not exist.
+    """
+    return run_sets(model, pack, sets, lambda batch: interventions.ablate_each(model, batch, replacement, bank), names=names,
+                    keep=keep, progress=progress, label=label)  # fmt: skip
+
+
+def run_sets(model, pack: Pack, sets: Sequence[Heads], edits_of: Callable[[list[Heads]], Mapping[HookPoint, Edit]], *,
+             names: Sequence[str] = METRICS, run: Tensor | None = None, keep: Path | None = None, progress: Progress | None = None,
+             label: str = "heads") -> Effects:  # fmt: skip
+    """Return what edits of sets of heads do to every question; `edits_of` gives the edits under which row i has set i edited.
+
+    `run` names the tokens that the edits reach [token]: only these are run again. Otherwise as `ablate_sets`.
     """
     sets = [tuple(sorted(heads)) for heads in sets]
     for heads in sets:
         interventions.check_heads(model, heads)
-    lowest = [min((layer for layer, _ in heads), default=0) for heads in sets]
-    points = {layer: HookPoint("resid_post", layer - 1) for layer in set(lowest) if layer > 0}
-    final, saved = hook_points.run(model, pack, reads=list(points.values()))
-    baseline = _metrics(model, pack, final, names)
+    lowest = np.array([min((layer for layer, _ in heads), default=0) for heads in sets])
+    layers = sorted(set(lowest.tolist()))
+    kept = {layer: keep / f"{label.replace(' ', '_')}_L{layer:02d}.npz" for layer in layers} if keep else {}
+    missing = [layer for layer in layers if not (layer in kept and kept[layer].exists())]
+    clean = _clean(model, pack, missing, names, run)
     value = {name: np.empty((len(sets), len(pack.question_ids))) for name in names}
     done = 0
-    for batch in _batches(lowest, max(1, TOKENS_AT_ONCE // pack.n_tokens)):
-        layer = lowest[batch[0]]
-        start = None if layer == 0 else (layer, saved[points[layer]].expand(len(batch), -1, -1))
-        edits = interventions.ablate_each(model, [sets[i] for i in batch], replacement, bank)
-        final, _ = hook_points.run(model, pack, edits=edits, start=start, batch=len(batch))
-        for name, rows in _metrics(model, pack, final, names).items():
-            value[name][batch] = rows
-        done += len(batch)
+    for layer in layers:
+        here = np.flatnonzero(lowest == layer)
+        if layer not in missing:
+            found = np.load(kept[layer])
+        else:
+            found = _run_layer(model, clean, layer, [sets[i] for i in here], edits_of, names,
+                               lambda n, done=done: progress and progress(label, done + n, len(sets)))  # fmt: skip
+            if keep:
+                with files.atomic_path(kept[layer]) as path:
+                    np.savez(path, **found)
+        for name in names:
+            value[name][here] = found[name]
+        done += len(here)
         if progress:
             progress(label, done, len(sets))
-    return Effects(sets, pack.question_ids, {name: rows[0] for name, rows in baseline.items()}, value)
+    return Effects(sets, pack.question_ids, clean.baseline, value)
+
+
+class _Clean(NamedTuple):
+    """What a clean run leaves behind for the edited ones."""
+
+    pack: Pack  # the tokens to run
+    resid: dict[int, Tensor]  # layer -> the residual stream at its input, [1 token d_model]
+    stored: tree_attention.KeysValues  # of the whole pack, where only a part is run
+    baseline: dict[str, np.ndarray]
+
+
+def _clean(model, pack: Pack, layers: Sequence[int], names: Sequence[str], run: Tensor | None) -> _Clean:
+    points = {layer: HookPoint("resid_post", layer - 1) for layer in layers if layer > 0}
+    stored: tree_attention.KeysValues = {}
+    final, saved = hook_points.run(model, pack, reads=list(points.values()), stored=stored, store=run is not None)
+    part = pack if run is None else pack.part(run)
+    resid = {layer: saved[point] if run is None else saved[point][:, run.to(model.device)] for layer, point in points.items()}
+    return _Clean(part, resid, stored, {name: rows[0] for name, rows in _metrics(model, pack, final, names).items()})
+
+
+def _run_layer(model, clean: _Clean, layer: int, sets: Sequence[Heads], edits_of: Callable, names: Sequence[str],
+               progress: Callable[[int], object]) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return the metrics [set question] of sets that all begin at one layer, run in batches of TOKENS_AT_ONCE tokens."""
+    size = max(1, TOKENS_AT_ONCE // clean.pack.n_tokens)
+    found = []
+    for begin in range(0, len(sets), size):
+        batch = sets[begin : begin + size]
+        start = None if layer == 0 else (layer, clean.resid[layer].expand(len(batch), -1, -1))
+        final, _ = hook_points.run(model, clean.pack, edits=edits_of(batch), start=start, batch=len(batch), stored=clean.stored)
+        found.append(_metrics(model, clean.pack, final, names))
+        progress(begin + len(batch))
+    return {name: np.concatenate([rows[name] for rows in found]) for name in names}
 
 
 def _metrics(model, pack: Pack, final: Tensor, names: Sequence[str]) -> dict[str, np.ndarray]:
     answers = metrics.answer_logprobs(model, pack, final)
     return {name: metrics.METRICS[name](answers).cpu().double().numpy() for name in names}
-
-
-def _batches(lowest: Sequence[int], size: int) -> Iterable[list[int]]:
-    """Yield the indices of sets in batches that share their lowest layer, bottom up."""
-    order = sorted(range(len(lowest)), key=lambda i: lowest[i])
-    for _, same in itertools.groupby(order, key=lambda i: lowest[i]):
-        same = list(same)
-        yield from (same[i : i + size] for i in range(0, len(same), size))
 
 
 def unit_of(metric: str) -> tuple[str, float]:

@@ -80,15 +80,12 @@ def run(
     if start is not None:
         first, resid = start[0], start[1].to(model.device)
         batch = len(resid)
-    names, device = NAMES[model.architecture], model.device
-    ids = pack.input_ids.to(device)[None].expand(batch, -1)
-    kwargs = {"position_ids": pack.position_ids.to(device)[None], "use_cache": False, "logits_to_keep": 1}
+    names, inputs = NAMES[model.architecture], _inputs(model, pack, batch)
     if dense:
-        kwargs["attention_mask"] = pack.dense_mask().to(device).expand(batch, 1, -1, -1)
+        inputs["attention_mask"] = pack.dense_mask().to(model.device).expand(batch, 1, -1, -1)
     else:
-        # A mask of four axes is handed on unread, so that transformers builds none of its own.
-        kwargs |= {"attention_mask": torch.ones(batch, 1, 1, 1, device=device), "tree": tree_attention.tree_of(pack, device, stored, store)}
-    with torch.no_grad(), model.lm.trace(input_ids=ids, **kwargs):
+        inputs["tree"] = tree_attention.tree_of(pack, model.device, stored, store)
+    with torch.no_grad(), model.lm.trace(**inputs):
         for layer, block in enumerate(attrgetter(names.blocks)(model.lm)):
             if layer < first:
                 block.skip(resid)
@@ -107,7 +104,49 @@ def run(
     return final, saved
 
 
+def _inputs(model, pack: Pack, batch: int) -> dict[str, object]:
+    """Return what a forward call of the whole pack is given, but for the tree."""
+    return {
+        "input_ids": pack.input_ids.to(model.device)[None].expand(batch, -1),
+        "position_ids": pack.position_ids.to(model.device)[None],
+        # A mask of four axes is handed on unread, so that transformers builds none of its own.
+        "attention_mask": torch.ones(batch, 1, 1, 1, device=model.device),
+        "use_cache": False,
+        "logits_to_keep": 1,
+    }
+
+
+def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Return z of every layer [token head*d_head] and the gradient of an objective by it, from one forward and one backward pass.
+
+    `objective` maps the residual stream after the final norm [batch token d_model] to one number.
+    """
+    names, saved = NAMES[model.architecture], {}
+    inputs = _inputs(model, pack, 1) | {"tree": tree_attention.tree_of(pack, model.device)}
+    with torch.enable_grad(), model.lm.trace(**inputs):
+        for layer, block in enumerate(attrgetter(names.blocks)(model.lm)):
+            heads = attrgetter(names.output_projection)(block)
+            if layer == 0:
+                # The weights ask for no gradient, so the graph begins here.
+                heads.input = heads.input.detach().requires_grad_()
+            saved[layer] = heads.input.save()
+        final = attrgetter(names.final_norm)(model.lm).output.save()
+    with torch.enable_grad():
+        found = torch.autograd.grad(objective(final), list(saved.values()))
+    return {layer: z[0].detach() for layer, z in saved.items()}, {layer: g[0] for layer, g in zip(saved, found, strict=True)}
+
+
 def final_norm(model, resid: Tensor) -> Tensor:
     """Return the residual stream after the last block, normed as the model does before the unembedding."""
     with torch.no_grad():
         return attrgetter(NAMES[model.architecture].final_norm)(model.module)(resid)
+
+
+def through_frozen_norm(model, part: Tensor, stream: Tensor) -> Tensor:
+    """Return what a part [row d_model] of the residual stream [row d_model] becomes in the final norm, at the whole stream's scale."""
+    norm = attrgetter(NAMES[model.architecture].final_norm)(model.module)
+    if isinstance(norm, torch.nn.LayerNorm):
+        part, stream, epsilon = part - part.mean(-1, keepdim=True), stream - stream.mean(-1, keepdim=True), norm.eps
+    else:
+        epsilon = norm.variance_epsilon
+    return part / (stream.pow(2).mean(-1, keepdim=True) + epsilon).sqrt() * norm.weight

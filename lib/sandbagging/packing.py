@@ -82,9 +82,8 @@ class Pack:
 def encode(tokenizer, question_id: str, prompt: str, options: Sequence[str], special: bool = True) -> Encoded:
     """Return the token ids of a prompt and of " " + each option.
 
-    Raises UserError if the prompt ends in a space, if tokenising prompt and answer together gives other tokens than
-    tokenising them apart (log p of the answer would then belong to another text), or if a beginning-of-sequence token
-    stands twice.
+    Raises UserError if the prompt ends in a space, if its last tokens change when the answer is put behind it (log p of the
+    answer would then belong to another text), or if a beginning-of-sequence token stands twice.
     """
     if prompt != prompt.rstrip():
         raise UserError(f"The prompt of {question_id} ends in white space; answers are scored as ' ' + answer, so end it at the colon.")
@@ -94,13 +93,14 @@ def encode(tokenizer, question_id: str, prompt: str, options: Sequence[str], spe
         raise UserError(f"The prompt of {question_id} begins with two beginning-of-sequence tokens; remove the one in its text.")
     option_ids = []
     for option in options:
-        ids = tokenizer(" " + option, add_special_tokens=False).input_ids
-        if tokenizer(f"{prompt} {option}", add_special_tokens=special).input_ids != prompt_ids + ids:
+        # Tokenised together, since a tokenizer that begins every text with a space of its own gives " " + option alone two of them.
+        ids = tokenizer(f"{prompt} {option}", add_special_tokens=special).input_ids
+        if ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
             raise UserError(
-                f"This tokenizer splits the answer {option!r} of {question_id} otherwise behind its prompt than alone, "
-                "so its probability cannot be read; choose another framing, answer or model."
+                f"This tokenizer splits the prompt of {question_id} otherwise once the answer {option!r} stands behind it, "
+                "so the answer's probability cannot be read; choose another framing, answer or model."
             )
-        option_ids.append(ids)
+        option_ids.append(ids[len(prompt_ids) :])
     return Encoded(question_id, prompt_ids, option_ids)
 
 

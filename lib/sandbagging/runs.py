@@ -32,6 +32,7 @@ REPOSITORY = PACKAGE.parents[1]
 MANIFEST = "manifest.json"
 PROGRESS = ".progress.json"
 UNFINISHED = ".unfinished.json"  # what a resumable step was begun with
+SCRATCH = ".scratch"
 LOCK = ".lock"
 SECONDS_BETWEEN_PROGRESS = 0.5
 
@@ -347,6 +348,11 @@ class Step:
         """The folder that this step writes."""
         return run_folder(self.run) / self.artefact
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what a resumable step has finished so far; it is no part of the artefact and goes when the step is done."""
+        return self.folder / SCRATCH
+
     def input(self, artefact: str) -> Path:
         """Return the folder of an input; UserError if `begin` was not told that it is read."""
         if artefact not in self.inputs:
@@ -436,6 +442,7 @@ class Step:
         }
         files.write_json(self.folder / MANIFEST, manifest)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
         print(f"{self.artefact} is done: {len(outputs)} files in the run {self.run}, {seconds:.0f} s.")
 
     def _seed(self) -> Any:

@@ -1,0 +1,127 @@
+"""A second route to the same heads: put a head's output of the genuine run into the sandbag run, and see what comes back.
+
+Direction, always: from the genuine run into the sandbag run. An effect is m(sandbag, heads patched) - m(sandbag), so a positive
+one restores the right answer, as in ablation.
+
+1. `patch_sets` is exact: one run per set of heads (Vig et al. 2020, arXiv:2004.12265; Wang et al. 2022, arXiv:2211.00593).
+2. `attribution` is its linear approximation, two passes for all heads: the gradient of m in the sandbag run times the change of z
+   (Nanda 2023, "Attribution patching"; Syed et al. 2023, arXiv:2310.10348). With 0 in the place of the genuine z it
+   approximates zero-ablation.
+
+Both need prompts that match token by token, which the framing `contrast` gives: there the two prompts differ in one token.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sandbagging import circuits, hook_points, interventions, metrics
+from sandbagging.circuits import Effects, Heads, Progress
+from sandbagging.errors import UserError
+from sandbagging.hook_points import Edit, HookPoint
+from sandbagging.packing import Pack
+
+
+def reached(genuine: Pack, sandbag: Pack) -> Tensor:
+    """Return the indices of the tokens at or behind which the two packs differ, [token]: elsewhere both runs are the same.
+
+    Raises UserError where the two do not match token by token.
+    """
+    same_form = genuine.question_ids == sandbag.question_ids and genuine.n_tokens == sandbag.n_tokens
+    if not same_form or any(not torch.equal(getattr(genuine, a), getattr(sandbag, a)) for a in ("block", "branch", "position_ids")):
+        raise UserError(
+            "Patching needs genuine and sandbag prompts that match token by token, and with this framing and tokenizer they do not; "
+            "choose the framing contrast."
+        )
+    differ = genuine.input_ids != sandbag.input_ids
+    first = torch.full((len(genuine.question_ids),), genuine.n_tokens)
+    at = differ.nonzero().squeeze(1)
+    inside = at[genuine.block[at] >= 0]
+    first.scatter_reduce_(0, genuine.block[inside], inside, "amin")
+    index = torch.arange(genuine.n_tokens)
+    in_prefix = index >= (at[genuine.block[at] < 0].min() if (genuine.block[at] < 0).any() else genuine.n_tokens)
+    behind = index >= torch.where(genuine.block >= 0, first[genuine.block.clamp_min(0)], genuine.n_tokens)
+    wanted = behind | in_prefix
+    wanted[genuine.read_at] = True  # a part of a pack runs what is read, whatever the edit reaches
+    return wanted.nonzero().squeeze(1)
+
+
+def patch_sets(model, genuine: Pack, sandbag: Pack, sets: Sequence[Heads], *, names: Sequence[str] = circuits.METRICS,
+               progress: Progress | None = None, label: str = "patching") -> Effects:  # fmt: skip
+    """Return the effect, on sandbag prompts, of giving each set of heads its z of the genuine run, at all positions.
+
+    Raises UserError where the prompts do not match token by token.
+    """
+    rows = reached(genuine, sandbag)
+    layers = sorted({layer for heads in sets for layer, _ in heads})
+    points = {layer: HookPoint("z", layer) for layer in layers}
+    _, saved = hook_points.run(model, genuine, reads=list(points.values()))
+    source = {layer: saved[point][0, rows.to(model.device)] for layer, point in points.items()}
+
+    def edits_of(batch: list[Heads]) -> Mapping[HookPoint, Edit]:
+        return {points[layer]: _patch(model, source[layer], [[h for at, h in heads if at == layer] for heads in batch])
+                for layer in sorted({layer for heads in batch for layer, _ in heads})}  # fmt: skip
+
+    return circuits.run_sets(model, sandbag, sets, edits_of, names=names, run=rows, progress=progress, label=label)
+
+
+def _patch(model, source: Tensor, by_row: Sequence[Sequence[int]]) -> Edit:
+    """Return the edit that gives the heads named for row i the z of `source` [token head*d_head]."""
+
+    def edit(z: Tensor) -> Tensor:
+        z = z.clone()
+        for row, heads in enumerate(by_row):
+            for head in heads:
+                columns = interventions.head_columns(model, head)
+                z[row, :, columns] = source[:, columns]
+        return z
+
+    return edit
+
+
+def attribution(model, sandbag: Sequence[Pack], genuine: Sequence[Pack] | None = None, metric: str = metrics.PRIMARY) -> np.ndarray:
+    """Return the first-order estimate, [layer head], of each head's mean effect: sum over tokens of gradient x (new z - z).
+
+    New z is that of the genuine packs, or 0 without them (zero-ablation). Packs are parts of the questions, one backward pass each,
+    which bounds the memory; the mean is over all questions. The unit is the metric's (0 to 1).
+    """
+    total, n = np.zeros((model.n_layers, model.n_heads)), 0
+    for i, pack in enumerate(sandbag):
+        z, slope = hook_points.gradients(model, pack, lambda final, pack=pack: _summed(model, pack, final, metric))
+        new = None
+        if genuine is not None:
+            reached(genuine[i], pack)  # refuses prompts that do not match
+            new = hook_points.run(model, genuine[i], reads=[HookPoint("z", layer) for layer in z])[1]
+        for layer in z:
+            change = -z[layer] if new is None else new[HookPoint("z", layer)][0] - z[layer]
+            by_column = (slope[layer] * change).double().sum(0)
+            total[layer] += by_column.view(model.n_heads, model.d_head).sum(-1).cpu().numpy()
+        n += len(pack.question_ids)
+    return total / n
+
+
+def _summed(model, pack: Pack, final: Tensor, metric: str) -> Tensor:
+    return metrics.METRICS[metric](metrics.answer_logprobs(model, pack, final)).sum()
+
+
+def in_parts(model, questions: Sequence, condition: str, framing: str, size: int = 10) -> list[Pack]:
+    """Return the questions of one condition as packs of at most `size` questions, which bounds the memory of a backward pass."""
+    return [metrics.prepare(model, questions[i : i + size], condition, framing) for i in range(0, len(questions), size)]
+
+
+def agreement(found: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5) -> pd.DataFrame:
+    """Return how well each method's effects [head] agree with the exact ones: rows method, spearman, p, shared_top.
+
+    spearman: Spearman's rank correlation over heads, with its two-sided p; shared_top: how many of the n_top largest are the same.
+    """
+    best = set(np.argsort(-exact, kind="stable")[:n_top])
+    rows = []
+    for name, effects in found.items():
+        rank = stats.spearmanr(effects, exact)
+        shared = len(best & set(np.argsort(-effects, kind="stable")[:n_top]))
+        rows.append({"method": name, "spearman": float(rank.statistic), "p": float(rank.pvalue), "shared_top": shared})
+    return pd.DataFrame(rows)

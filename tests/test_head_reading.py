@@ -1,0 +1,74 @@
+"""What heads look at and write, against ordinary forward calls."""
+
+import numpy as np
+import pytest
+import torch
+
+from sandbagging import circuits, head_reading, hook_points, metrics
+from sandbagging.errors import UserError
+from sandbagging.hook_points import HookPoint
+
+FRAMING = "instr_pref"
+
+
+def test_attention_patterns_are_causal_weights_that_make_z(tiny, tiny_questions):
+    """Rows sum to 1, no token looks ahead, and weights times values are the head's z."""
+    _, item = metrics.encode(tiny, tiny_questions[0], "sandbag", FRAMING)
+    found = head_reading.attention_patterns(tiny, item.prompt, [(1, 2), (3, 0)])
+    pack = metrics.prepare(tiny, tiny_questions[:1], "sandbag", FRAMING)
+    for (layer, head), weights in found.items():
+        torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
+        assert weights.triu(1).abs().max() == 0
+        _, saved = hook_points.run(tiny, pack, reads=[HookPoint("z", layer)])
+        z = saved[HookPoint("z", layer)][0, : len(item.prompt), head * tiny.d_head : (head + 1) * tiny.d_head]
+        torch.testing.assert_close(weights @ values(tiny, item.prompt, layer, head), z, rtol=1e-3, atol=1e-4)
+    assert tiny.module.config._attn_implementation == "tree"
+
+
+def values(model, ids, layer, head) -> torch.Tensor:
+    """The value vectors that a query head reads, [key d_head], by a plain hook on the projection."""
+    caught = {}
+    if model.architecture == "llama":
+        attention = model.module.model.layers[layer].self_attn
+        handle = attention.v_proj.register_forward_hook(lambda m, i, out: caught.update(v=out[0]))
+    else:
+        attention = model.module.gpt_neox.layers[layer].attention
+        handle = attention.query_key_value.register_forward_hook(lambda m, i, out: caught.update(v=out[0]))
+    with torch.no_grad():
+        model.module(torch.tensor([ids]))
+    handle.remove()
+    if model.architecture == "llama":
+        group = head // (model.n_heads // model.n_kv_heads)
+        return caught["v"][:, group * model.d_head : (group + 1) * model.d_head]
+    return caught["v"].view(len(ids), model.n_heads, 3, model.d_head)[:, head, 2]
+
+
+def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questions):
+    """All heads, plus everything else in the stream sent through the same frozen norm, give the logits of the model."""
+    pack = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING)
+    every = [s[0] for s in circuits.all_heads(tiny)]
+    pushed = head_reading.logit_attribution(tiny, pack, every)
+    final, saved = hook_points.run(tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)])
+    stream = saved[HookPoint("resid_post", tiny.n_layers - 1)][0, pack.last]
+    heads = sum(head_reading.head_writes(tiny, pack, every).values())
+    whole = hook_points.through_frozen_norm(tiny, stream, stream)
+    bias = getattr(tiny.module.gpt_neox.final_layer_norm, "bias", 0) if tiny.architecture == "gpt_neox" else 0
+    torch.testing.assert_close(whole + bias, final[0, pack.last], rtol=1e-4, atol=1e-4)
+    logits = hook_points.unembedding(tiny.module)(final[0, pack.last])
+    rest = hook_points.unembedding(tiny.module)(whole - heads + bias)
+    for i, question in enumerate(tiny_questions):
+        tokens = [tiny.tokenizer(" " + option, add_special_tokens=False).input_ids[0] for option in question.options]
+        total = sum(p[i] for p in pushed.values()) + rest[i, tokens].detach().numpy()
+        np.testing.assert_allclose(total, logits[i, tokens].detach().numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_logit_table_has_both_sides_and_their_difference(tiny_llama, tiny_questions):
+    pack = metrics.prepare(tiny_llama, tiny_questions, "sandbag", FRAMING)
+    table = head_reading.logit_table(tiny_llama, {"sandbag": pack}, [(2, 1)]).set_index("to")["value"]
+    assert table["correct - wrong"] == pytest.approx(table["correct"] - table["wrong"])
+    assert list(table.index) == ["correct", "wrong", "correct - wrong"]
+
+
+def test_a_head_that_does_not_exist_is_refused(tiny_llama):
+    with pytest.raises(UserError, match="L9H0 does not exist"):
+        head_reading.attention_patterns(tiny_llama, [1, 2, 3], [(9, 0)])
