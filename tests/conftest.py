@@ -39,3 +39,12 @@ def tiny_neox() -> models.Model:
 def tiny(request) -> models.Model:
     """Each supported architecture in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny Llama on disk."""
+    tokenizer = tiny_models.word_tokenizer()
+    tiny_models.tiny_llama_module(len(tokenizer)).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"

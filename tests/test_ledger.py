@@ -256,10 +256,17 @@ def gate(opened: bool = True) -> dict:
     return {"open": opened, "gap_p_full": gap.as_dict(), "gap_choice_len": gap.as_dict(), "genuine_choice_len": 0.5, "reason": "made up"}
 
 
+NO_MODELS = pd.DataFrame(columns=["model", "weights", "gate", *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n"))])
+
+
+def findings(**changes) -> pd.DataFrame:
+    return ledger.findings(ledger.rows(artefacts(**changes)))
+
+
 def artefacts(**changes) -> ledger.Artefacts:
     made = ledger.Artefacts(
         model="smollm2-135m-instruct", random_weights=False, gate=gate(), scores=scores(), separation=separation(),
-        cells=cells(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(),
+        cells=cells(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(), models=NO_MODELS,
         summary=circuit_summary(),
     )  # fmt: skip
     return made._replace(**changes)
@@ -267,7 +274,7 @@ def artefacts(**changes) -> ledger.Artefacts:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return ledger.rows(artefacts())
+    return findings()
 
 
 def by_claim(table: pd.DataFrame, claim: str) -> pd.Series:
@@ -313,7 +320,7 @@ def test_rows_hold_the_numbers_of_the_artefacts(table):
 
 
 def test_numbers_on_the_claims_own_model_are_judged_by_size():
-    table = ledger.rows(artefacts(model="llama-3.2-1b"))
+    table = findings(model="llama-3.2-1b")
     assert by_claim(table, "joint_effect")["verdict"] == REPLICATED  # 12 pp beside 13.71 [11.28, 16.24]
     assert by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED  # 0.5 [0.1, 0.9] beside 6.7 of 5 questions
     assert by_claim(table, "five_heads")["verdict"] == NOT_REPLICATED
@@ -323,7 +330,7 @@ def test_numbers_on_the_claims_own_model_are_judged_by_size():
 
 
 def test_a_closed_gate_leaves_nothing_to_judge():
-    table = ledger.rows(artefacts(gate=gate(False)))
+    table = findings(gate=gate(False))
     told = table[~table["claim"].isin(ledger.WITHOUT_GATE)]
     assert told["verdict"].eq(NOT_TESTABLE).all() and told["why"].str.contains("no sandbagging to explain").all()
 
@@ -366,8 +373,27 @@ def test_missing_parts_are_told():
 
 
 def test_random_weights_are_never_the_claims_model():
-    table = ledger.rows(artefacts(model="llama-3.2-1b", random_weights=True))
+    table = findings(model="llama-3.2-1b", random_weights=True)
     assert set(table["verdict"]) <= OF_ANOTHER_MODEL and table["measured_on"].str.contains("random weights").all()
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.4, 1.6, NOT_REPLICATED), (-2.0, -0.5, REPLICATED), (-0.5, 0.7, CANNOT_BE_SAID)])
+def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
+    """The card: about zero or negative on Pythia-160M. Notebook 09's row of it counts, with real weights and an open gate."""
+    row = {"model": "pythia-160m", "weights": "real", "gate": "open", "specific_portion": (low + high) / 2, "specific_portion_low": low,
+           "specific_portion_high": high, "specific_portion_n": 60}  # fmt: skip
+    found = by_claim(findings(models=pd.DataFrame([row])), "specific_portion_pythia_160m")
+    assert found["verdict"] == expected and found["measured_on"] == "pythia-160m" and found["n"] == 60
+    for change in ({"weights": "random"}, {"gate": "closed"}, {"specific_portion": float("nan")}, {"model": "pythia-410m"}):
+        other = by_claim(findings(models=pd.DataFrame([row | change])), "specific_portion_pythia_160m")
+        assert other["measured_on"] != "pythia-160m" and other["verdict"] in OF_ANOTHER_MODEL
+
+
+def test_statements_stand_on_the_ledger_and_are_no_findings():
+    table = ledger.rows(artefacts())
+    rest = table[table["verdict"] == ledger.NO_FINDING].set_index("claim")
+    assert rest.loc["d_in", "published"] == 2048 and rest.loc["sae_layers", "published"] == "4 8 12"
+    assert rest["measured"].isna().all() and set(rest.index).isdisjoint(ledger.findings(table)["claim"])
 
 
 def test_every_row_is_shown_in_one_group(table):

@@ -5,19 +5,10 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import tiny_llama_module, word_tokenizer
+from tiny_models import tiny_llama_module
 
 from sandbagging import hook_points, metrics, models, runner
 from sandbagging.errors import UserError
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A tiny Llama on disk."""
-    tokenizer = word_tokenizer()
-    tiny_llama_module(len(tokenizer)).save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
 
 
 def test_local_folder(folder, tiny_questions):

@@ -26,7 +26,8 @@ def whole_run_patched(model, genuine, sandbag, heads) -> np.ndarray:
             z = z.clone()
             for at, head in heads:
                 if at == layer:
-                    z[..., interventions.head_columns(model, head)] = saved[HookPoint("z", layer)][..., interventions.head_columns(model, head)]
+                    columns = interventions.head_columns(model, head)
+                    z[..., columns] = saved[HookPoint("z", layer)][..., columns]
             return z
 
         return edit
@@ -96,6 +97,7 @@ def test_prompts_of_other_lengths_are_refused(tiny_llama, tiny_questions):
 
 def test_agreement_counts_ranks_and_the_top():
     exact = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-    table = patching.agreement({"same order": exact**3, "reversed": -exact, "top swapped": exact[[1, 0, 2, 3, 4, 5]]}, exact, 2).set_index("method")
+    methods = {"same order": exact**3, "reversed": -exact, "top swapped": exact[[1, 0, 2, 3, 4, 5]]}
+    table = patching.agreement(methods, exact, 2).set_index("method")
     assert table["spearman"].round(6).tolist() == [1, -1, pytest.approx(1 - 6 * 2 / (6 * 35), abs=1e-6)]
     assert table["shared_top"].tolist() == [2, 0, 2]

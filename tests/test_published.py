@@ -57,3 +57,60 @@ def test_slips_of_the_card_are_marked(entries, value):
     assert value["jumprelu_sae_count"] + value["topk_sae_count"] != value["sae_count"] and "slip" in note["topk_sae_count"]
     assert value["jumprelu_wins"] + value["topk_wins"] != 27 and "unaccounted" in note["topk_wins"]
     assert "16384" in note["d_sae"] and "42 of 50" in note["neutral_questions"]
+
+
+# Typed from the card and its sister cards, section by section: (section, unit, figures). Figures that belong together stand together.
+CARD = [
+    ("What this repo contains", "SAEs", [42, 9, 27]),
+    ("What this repo contains", "layers", [[4, 8, 12]]),
+    ("What this repo contains", "conditions", [3]),
+    ("Architecture and training", "dimensions", [2048]),
+    ("Architecture and training", "latents", [8192, 64]),
+    ("Architecture and training", "latents per dimension", [4]),
+    ("Architecture and training", "epochs", [300]),
+    ("Architecture and training", "activations", [128]),
+    ("Architecture and training", "per step", [3e-4]),
+    ("Architecture and training", "loss per unit of L1", [1e-3]),
+    ("Architecture and training", "activation", [0]),
+    ("Architecture and training", "s per SAE", [40, 500]),
+    ("§24, §26, §31", "pp", [0.15]),
+    ("§24, §26, §31", "cells", [9]),
+    ("§24, §26, §31", "layers", [[7, 15, 22], [5, 11, 16]]),
+    ("§28", "pp", [13.71, 11.28, 16.24]),
+    ("§28.4", "pp", [14.85, 3.71]),
+    ("§28.4", "draws", [20]),
+    ("§28.2", "pp", [13.88, 22.55]),
+    ("§28.2", "%", [39]),
+    ("§28.2", "heads", [["L0H6", "L8H14", "L4H3"], ["L0H3", "L1H26"]]),
+    ("Where the deception circuit lives", "heads", [["L0H6", "L0H3", "L1H26", "L4H3", "L8H14"], 4]),
+    ("§29 / U6", "pp", [5.99]),
+    ("§29 / U6", "questions", [42]),
+    ("§30", "pp", [7.72]),
+    ("§30", "%", [56]),
+    ("§32", "pairs", [22, 4]),
+    ("§32", "%", [81]),
+    ("§32", "Cohen's d", [9.76, 4.69]),
+    ("§32", "ratio", [20, 50]),
+    ("edited-model card", "pp", [6.7, 7.3, 6.5, 4.9, 5.0, 18.3]),
+    ("edited-model card", "probability", [0.536, 0.368, 0.551]),
+    ("edited-model card", "weights", [655360]),
+    ("edited-model card", "%", [0.053]),
+    ("TinyLlama card", "SAEs", [18]),
+]
+COUNTS = [("§28", 50), ("§28.4", 20), ("§32", 27), ("§29 / U6", 50), ("edited-model card", 5), ("§24, §26, §31", 9)]  # the card's n
+
+
+@pytest.mark.parametrize(("section", "unit", "figures"), CARD)
+def test_every_figure_of_the_card_stands_on_the_ledger(entries, section, unit, figures):
+    there = [e[name] for e in entries if (e["section"], e["unit"]) == (section, unit) for name in ("value", "low", "high")]
+    assert [figure for figure in figures if figure not in there] == []
+
+
+@pytest.mark.parametrize(("section", "n"), COUNTS)
+def test_every_count_of_the_card_stands_on_the_ledger(entries, section, n):
+    assert n in [e["n"] for e in entries if e["section"] == section]
+
+
+def test_models_about_zero_stand_on_the_ledger(entries):
+    about_zero = {e["model"] for e in entries if e["section"] == "§30" and e["value"] is None}
+    assert about_zero == {"tinyllama", "pythia-160m", "pythia-410m"}

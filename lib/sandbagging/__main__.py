@@ -1,4 +1,4 @@
-"""The command line: python -m sandbagging run | status | compare | models | fetch | train | audit | release."""
+"""The command line: python -m sandbagging run | status | compare | models | fetch | train | audit | release | export-ablated."""
 
 import argparse
 import sys
@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", default="laptop", dest="set_name", metavar="SET", help="parameter set (default: laptop)")
     run.add_argument("--run", default=None, metavar="NAME", help="name of the run's folder (default: mine-SET)")
     run.add_argument("-p", action="append", default=[], dest="overrides", metavar="NAME=VALUE", help="one changed parameter; repeatable")
+    run.add_argument("--random-weights", action="store_true", help="the model's true shape with weights drawn at random; no download")
     run.add_argument("--refresh", action="store_true", help="allow writing the committed reference run (make refresh)")
     status = commands.add_parser("status", help="say which notebooks of a run are done and still hold")
     status.add_argument("run", metavar="NAME")
@@ -50,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--run", default="mine-grid42", metavar="NAME", help="the run that trained them (default: mine-grid42)")
     release.add_argument("folder", metavar="FOLDER", help="a new folder to write")
     release.add_argument("--upload", default=None, metavar="OWNER/NAME", help="upload it there, with the token in HF_TOKEN")
+    export = commands.add_parser("export-ablated", help="write a model whose heads are zeroed in its weights")
+    export.add_argument("folder", metavar="FOLDER", help="a new folder to write")
+    export.add_argument("--model", default=None, metavar="MODEL", help="default: the embedded model, or that of --run")
+    export.add_argument("--heads", nargs="+", default=[], metavar="HEAD", help="such as L17H6 L2H0; default: the heads of --run")
+    export.add_argument("--run", default=None, metavar="NAME", help="take model and heads from this run's notebook 07 or 08")
+    export.add_argument("--random-weights", action="store_true", help="the model's shape with weights drawn at random")
     return parser
 
 
@@ -61,7 +68,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     name = arguments.run or f"mine-{arguments.set_name}"
     chosen = None if "all" in arguments.notebooks else arguments.notebooks
-    plan = runner.plan(arguments.set_name, name, runner.parse_overrides(arguments.overrides), chosen)
+    overrides = runner.parse_overrides(arguments.overrides) | ({"random_weights": "true"} if arguments.random_weights else {})
+    plan = runner.plan(arguments.set_name, name, overrides, chosen)
     runner.execute(plan, refresh=arguments.refresh)
     table = runner.headline(name)
     if table and (chosen is None or any(step.notebook.artefact == "10_ledger" for step in plan.steps)):
@@ -86,7 +94,7 @@ def _models(arguments: argparse.Namespace) -> None:
 
     for name, entry in models.REGISTRY.items():
         print(f"{name:<24}{entry.hub_id or ('trained here' if entry.planted else 'in the package index'):<52}{entry.note}".rstrip())
-    print("Any hub id (owner/name) or local folder of a Llama-architecture model works too.")
+    print("Any hub id (owner/name) or local folder of a Llama or GPT-NeoX model works too.")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
@@ -145,8 +153,22 @@ def _release(arguments: argparse.Namespace) -> None:
         print(release.upload(folder, arguments.upload))
 
 
+def _export_ablated(arguments: argparse.Namespace) -> None:
+    from sandbagging import export, interventions, models
+
+    model, heads, random_weights, seed = arguments.model, " ".join(arguments.heads), arguments.random_weights, 0
+    if arguments.run:
+        of_run = export.of_run(arguments.run)
+        model, heads = model or of_run.model, heads or of_run.heads
+        random_weights, seed = random_weights or of_run.random_weights, of_run.seed
+    log = export.export_ablated(model or models.EMBEDDED, interventions.parse_heads(heads) if heads else [], arguments.folder,
+                                random_weights=random_weights, seed=seed)  # fmt: skip
+    print(f"{log['weights_zeroed']:,} weights ({log['share_of_parameters']:.3%} of {log['model']}) are zero in {arguments.folder}: "
+          f"{' '.join(log['heads'])}")  # fmt: skip
+
+
 COMMANDS = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
-            "release": _release}  # fmt: skip
+            "release": _release, "export-ablated": _export_ablated}  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> int:

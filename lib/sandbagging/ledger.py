@@ -36,8 +36,8 @@ ALIASES = {
     "llama-3.2-1b": ("llama-3.2-1b", "meta-llama/Llama-3.2-1B"),
     "smollm2-135m": ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
     "tinyllama": ("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
-    "pythia-160m": ("EleutherAI/pythia-160m",),
-    "pythia-410m": ("EleutherAI/pythia-410m",),
+    "pythia-160m": ("pythia-160m", "EleutherAI/pythia-160m"),
+    "pythia-410m": ("pythia-410m", "EleutherAI/pythia-410m"),
 }
 DEQUANTISED = ("smollm2-135m-instruct",)  # its weights come out of a file of 4 bits a weight (Q4_1)
 ALPHA = 0.05
@@ -45,6 +45,7 @@ BOUND_PP = 0.15  # the card's bound on the specificity gap
 AGREES = 0.5  # a replication is shown to be at least half and at most one and a half times the published effect
 NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts"}
 
+NO_FINDING = "no finding"  # how things were made and what a release holds: nothing here can confirm or refute it
 REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID = "replicated", "not replicated", "cannot be said"
 SAME_DIRECTION, OPPOSITE, NOT_TESTABLE = "same direction", "opposite", "not testable here"
 
@@ -206,6 +207,7 @@ class Artefacts(NamedTuple):
     heads: list[tuple[int, int]]
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
+    models: pd.DataFrame  # 09: one row per model
     summary: dict  # 08: joint, joint_neutral, joint_genuine, specific_portion, random_uniform, survives, ...
 
     @classmethod
@@ -224,6 +226,7 @@ class Artefacts(NamedTuple):
             heads=_head_tuples(summary["heads"]),
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
             draws=step.read_table("08_circuit", "draws.csv"),
+            models=step.read_table("09_models", "models.csv"),
             summary=summary,
         )
 
@@ -256,6 +259,7 @@ class Measurement(NamedTuple):
     heads: tuple[str, ...] = ()
     why: str = ""  # why it cannot be measured, or what to know about the number
     scale: float = 1.0  # the ledger shows published and measured numbers times this; the rule reads shares
+    own_model: str = ""  # the claim's own model, where notebook 09 measured it there and not on the run's model
 
 
 def joint_by_question(circuit: pd.DataFrame, condition: str, intervention: str = "joint", metric: str = metrics.PRIMARY) -> pd.Series:
@@ -428,6 +432,18 @@ def _bare(value: float, unit: str) -> Estimate:
     return Estimate(float(value), nan, nan, 0, unit, "no interval")
 
 
+def _portion_of(a: Artefacts, claim_model: str) -> Measurement:
+    """The sandbag-specific portion on the claim's own model, where notebook 09 has it, else on this run's."""
+    own = a.models[a.models["model"].isin(ALIASES[claim_model]) & (a.models["weights"] == "real") & (a.models["gate"] == "open")]
+    own = own.dropna(subset=["specific_portion"])
+    if own.empty:
+        why = "the same portion here, in another model and with other heads"
+        return Measurement(a.recorded("specific_portion"), kind="at most", why=why)
+    row = own.iloc[0]
+    ends = (float(row[f"specific_portion{end}"]) for end in ("", "_low", "_high"))
+    return Measurement(Estimate(*ends, int(row["specific_portion_n"]), "pp"), kind="at most", own_model=row["model"])
+
+
 def measurements(a: Artefacts) -> dict[str, Measurement]:
     """Return what the run says about every claim that was found by an experiment."""
     joint, specific = a.recorded("joint"), a.recorded("specific_portion")
@@ -436,7 +452,6 @@ def measurements(a: Artefacts) -> dict[str, Measurement]:
     quarter = (int(a.sweep["layer"].max()) + 1) / 4
     early = sum(layer < quarter for layer, _ in a.heads)
     swap = _swap_gap(a)
-    at_most = Measurement(specific, kind="at most", why="the same portion here, in another model and with other heads")
     words = {
         "five_heads": Measurement(heads=names),
         "early_heads": _share(early, len(a.heads), len(a.heads), 0.25, "by chance the share is 1 in 4"),
@@ -458,7 +473,7 @@ def measurements(a: Artefacts) -> dict[str, Measurement]:
         "p_sandbag_after": _after(a),
     }
     words |= {f"swap_gap_{which}": swap for which in ("all", "llama", "smollm2", "tinyllama")}
-    words |= {f"specific_portion_{which}": at_most for which in ("tinyllama", "pythia_160m", "pythia_410m")}
+    words |= {f"specific_portion_{name.replace('-', '_')}": _portion_of(a, name) for name in ("tinyllama", "pythia-160m", "pythia-410m")}
     words |= {f"single_effect_{name}": _single_head(a, name) for name in ("L0H3", "L0H6", "L1H26", "L4H3", "L8H14")}
     return words | _separation(a)
 
@@ -474,8 +489,10 @@ WITHOUT_GATE = (*SEPARATION, "p_genuine", "p_sandbag")
 
 def judge(entry: dict, found: Measurement, a: Artefacts) -> Verdict:
     """Return the verdict on one claim of `published`, from what the run measured."""
-    same = same_model(entry["model"], a.model) and not a.random_weights
-    if not a.gate["open"] and entry["claim"] not in WITHOUT_GATE:
+    same = bool(found.own_model) or (same_model(entry["model"], a.model) and not a.random_weights)
+    if entry["kind"] != "finding":
+        return Verdict(NO_FINDING, "how things were made, or what the release holds")
+    if not a.gate["open"] and not found.own_model and entry["claim"] not in WITHOUT_GATE:
         return Verdict(NOT_TESTABLE, "the gate is closed: no sandbagging to explain")
     if isinstance(entry["value"], list):
         return heads_verdict(entry["value"], found.heads, same)
@@ -496,23 +513,27 @@ def _published_estimate(entry: dict, per: float = 1.0) -> Estimate:
 
 
 def rows(a: Artefacts) -> pd.DataFrame:
-    """Return the ledger: one row per published finding, columns `COLUMNS`."""
+    """Return the ledger: one row per published figure, columns `COLUMNS`."""
     found, table = measurements(a), []
     for entry in published():
-        if entry["kind"] != "finding":
-            continue
         here = found.get(entry["claim"], Measurement(why="this suite does not measure it"))
         word = judge(entry, here, a)
         shown = here.estimate or Estimate(nan, nan, nan, 0)
         value = shown.value * here.scale if not here.heads else " ".join(here.heads)
         table.append({
             "claim": entry["claim"], "section": entry["section"], "model": entry["model"],
-            "published": " ".join(entry["value"]) if isinstance(entry["value"], list) else entry["value"],
-            "published_low": entry["low"], "published_high": entry["high"], "measured_on": a.measured_on, "measured": value,
+            "published": " ".join(map(str, entry["value"])) if isinstance(entry["value"], list) else entry["value"],
+            "published_low": entry["low"], "published_high": entry["high"],
+            "measured_on": "" if word.verdict == NO_FINDING else here.own_model or a.measured_on, "measured": value,
             "measured_low": shown.low * here.scale, "measured_high": shown.high * here.scale,
             "n": shown.n or len(here.heads) or None, "unit": entry["unit"], "verdict": word.verdict, "why": word.why,
         })  # fmt: skip
     return pd.DataFrame(table, columns=COLUMNS)
+
+
+def findings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the ledger's rows that were found by an experiment."""
+    return table[table["verdict"] != NO_FINDING]
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
@@ -533,7 +554,8 @@ GROUPS = {
 
 def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
     """Return one group of the ledger to read: claim, section, model, and published and measured numbers with intervals as text."""
-    part = table[table["section"].isin(GROUPS[group])]
+    part = findings(table)
+    part = part[part["section"].isin(GROUPS[group])]
     texts = {side: [_cell(row, side) for row in part.to_dict("records")] for side in ("published", "measured")}
     counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
     return part.assign(**texts, n=counts)[["claim", "section", "model", "published", "measured", "unit", "n", "verdict", "why"]]
@@ -549,11 +571,12 @@ def _cell(row: dict, side: str) -> str:
 
 def tally(table: pd.DataFrame) -> pd.DataFrame:
     """Return how many claims got each verdict, a row per model that the claims are about."""
-    return pd.crosstab(table["model"], table["verdict"])
+    return pd.crosstab(findings(table)["model"], findings(table)["verdict"])
 
 
 def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> str:
     """Return in words what the verdicts of the ledger and of the headline say together."""
+    table = findings(table)
     own, other = _by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID)), _by_verdict(table, (SAME_DIRECTION, OPPOSITE))
     n_open = int((table["verdict"] == NOT_TESTABLE).sum())
     said = [f"Of {len(table)} published findings, {n_open} are not testable here."]

@@ -79,7 +79,7 @@ def style() -> dict:
     }
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw under `style()` without touching the caller's settings or leaving a figure open."""
 
     @functools.wraps(draw)
@@ -95,7 +95,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 # --- baseline -------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def gap_by_framing(table: pd.DataFrame) -> Figure:
     """Gap genuine − sandbag in pp per framing and metric; columns framing, metric, value, low, high, n."""
     _need(table, "gap table", "framing", "metric", "value", "low", "high", "n")
@@ -104,11 +104,11 @@ def gap_by_framing(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("gap, genuine − sandbag (pp)")
     ax.set_ylabel("framing")
     ax.legend(title="metric", loc="best")
-    _title(fig, "Sandbagging gap by framing")
-    return _caption(fig, _n(table["n"]), CI)
+    title(fig, "Sandbagging gap by framing")
+    return caption(fig, count(table["n"]), CI)
 
 
-@_styled
+@styled
 def paired_scores(scores: pd.DataFrame, metric: str = "p_full", other: str = "sandbag") -> Figure:
     """Each question under genuine against another condition (probability), and its paired differences in pp."""
     _need(scores, "scores", "question_id", "condition", metric)
@@ -119,8 +119,8 @@ def paired_scores(scores: pd.DataFrame, metric: str = "p_full", other: str = "sa
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 4.0))
     _scatter_of_pairs(left, wide["genuine"], wide[other], metric, other)
     _histogram_of_gaps(right, wide["genuine"], wide[other], metric, other)
-    _title(fig, f"Every question under genuine and {other} prompts")
-    return _caption(fig, f"n = {len(wide)} questions.", "Points below the diagonal score lower on the vertical axis's prompts.")
+    title(fig, f"Every question under genuine and {other} prompts")
+    return caption(fig, f"n = {len(wide)} questions.", "Points below the diagonal score lower on the vertical axis's prompts.")
 
 
 def _scatter_of_pairs(ax: Axes, genuine: pd.Series, other: pd.Series, metric: str, name: str) -> None:
@@ -147,20 +147,20 @@ def _histogram_of_gaps(ax: Axes, genuine: pd.Series, other: pd.Series, metric: s
     ax.set_ylabel("questions")
 
 
-@_styled
+@styled
 def metric_by_condition(summary: pd.DataFrame) -> Figure:
     """Mean of each metric per condition; columns condition, metric, value, low, high, n."""
     _need(summary, "summary", "condition", "metric", "value", "low", "high", "n")
     _once(summary, "summary", ["condition", "metric"], "framing")
     fig = _panels_by_condition(summary, "value", lambda metric: UNITS.get(metric, metric))
-    _title(fig, "Scores by condition")
-    return _caption(fig, _n(summary["n"]), CI)
+    title(fig, "Scores by condition")
+    return caption(fig, count(summary["n"]), CI)
 
 
 # --- activations and SAEs ---------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def norm_by_position(norms: pd.DataFrame) -> Figure:
     """Mean residual norm against token position, one line per layer, log axis; columns position, layer, norm."""
     _need(norms, "norms", "position", "layer", "norm")
@@ -175,12 +175,12 @@ def norm_by_position(norms: pd.DataFrame) -> Figure:
     ax.set_xlabel("token position in the prompt (0 = first token)")
     ax.set_ylabel("mean L2 norm of resid_post\n(model units, log scale)")
     ax.legend()
-    _title(fig, "Size of the residual stream by position")
-    count = _n(norms["n"], "tokens per point") if "n" in norms else f"n = {len(norms)} position × layer values."
-    return _caption(fig, count)
+    title(fig, "Size of the residual stream by position")
+    how_many = count(norms["n"], "tokens per point") if "n" in norms else f"n = {len(norms)} position × layer values."
+    return caption(fig, how_many)
 
 
-@_styled
+@styled
 def training_curves(history: pd.DataFrame) -> Figure:
     """Small multiples of fvu, loss and l0 (those present) against the training step, a line per tag."""
     _need(history, "training history", "tag", "step", "fvu")
@@ -199,11 +199,11 @@ def training_curves(history: pd.DataFrame) -> Figure:
             ax.set_yscale("log")
         ax.xaxis.set_major_locator(MaxNLocator(4))
     _legend_beside(fig, axes[0][0])
-    _title(fig, "Training of the SAEs")
-    return _caption(fig, f"n = {len(tags)} SAEs; one line each.")
+    title(fig, "Training of the SAEs")
+    return caption(fig, f"n = {len(tags)} SAEs; one line each.")
 
 
-@_styled
+@styled
 def sae_quality(metrics: pd.DataFrame) -> Figure:
     """Held-out quality per tag: FVU at all and last tokens, l0, dead latents, loss recovered (those present).
 
@@ -229,11 +229,11 @@ def sae_quality(metrics: pd.DataFrame) -> Figure:
     axes[0][0].set_yticks(place, metrics["tag"], fontsize=8)
     axes[0][0].set_ylabel("SAE (tag)")
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _title(fig, "Quality of the SAEs on held-out questions")
-    return _caption(fig, f"n = {len(metrics)} SAEs; FVU is 0 for a perfect and 1 for a constant reconstruction.")
+    title(fig, "Quality of the SAEs on held-out questions")
+    return caption(fig, f"n = {len(metrics)} SAEs; FVU is 0 for a perfect and 1 for a constant reconstruction.")
 
 
-@_styled
+@styled
 def seen_and_held_out(metrics: pd.DataFrame, n_train: int, n_test: int) -> Figure:
     """FVU of each SAE on questions that it was trained on and on held-out ones; columns tag, fvu_train, fvu_same."""
     _need(metrics, "SAE metrics", "tag", "fvu_train", "fvu_same")
@@ -247,11 +247,11 @@ def seen_and_held_out(metrics: pd.DataFrame, n_train: int, n_test: int) -> Figur
     ax.set_xlabel("FVU over all question tokens (share of variance)")
     ax.set_xlim(left=0)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _title(fig, "Seen and held out")
-    return _caption(fig, f"n = {len(metrics)} SAEs, each on prompts of its own training condition, shared prefix left out.")
+    title(fig, "Seen and held out")
+    return caption(fig, f"n = {len(metrics)} SAEs, each on prompts of its own training condition, shared prefix left out.")
 
 
-@_styled
+@styled
 def chosen_latents(table: pd.DataFrame) -> Figure:
     """d_z on test questions of one latent per SAE, chosen on train questions; columns tag, pair, value, low, high, n."""
     _need(table, "table of chosen latents", "tag", "pair", "value", "low", "high", "n")
@@ -261,11 +261,11 @@ def chosen_latents(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("d_z of the chosen latent on test questions (SD units; positive: larger in genuine prompts)")
     ax.set_ylabel("SAE (tag)")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _title(fig, "The latent chosen on train questions")
-    return _caption(fig, _n(table["n"], "test prompt pairs"), CI)
+    title(fig, "The latent chosen on train questions")
+    return caption(fig, count(table["n"], "test prompt pairs"), CI)
 
 
-@_styled
+@styled
 def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
     """|d_max| per tag and pair beside the 95th percentile of its sign-flip null; n is the number of prompt pairs.
 
@@ -285,9 +285,9 @@ def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
     axes[0][0].set_yticks(list(place.values()), [_diff_means_name(t) for t in tags], fontsize=8)
     axes[0][0].set_ylabel("SAE (tag)")
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _title(fig, "Best single latent")
-    count = f"n = {n} prompt pairs." if n else _n(table["n"], "prompt pairs") if "n" in table else f"n = {len(tags)} tags."
-    return _caption(fig, count, "Upright stroke: 95th percentile of d_max when conditions are exchanged at random within pairs.")
+    title(fig, "Best single latent")
+    how_many = f"n = {n} prompt pairs." if n else count(table["n"], "prompt pairs") if "n" in table else f"n = {len(tags)} tags."
+    return caption(fig, how_many, "Upright stroke: 95th percentile of d_max when conditions are exchanged at random within pairs.")
 
 
 def _dots_with_null(ax: Axes, part: pd.DataFrame, place: pd.Series, name: str, look: tuple[str, str]) -> None:
@@ -301,7 +301,7 @@ def _diff_means_name(tag: str) -> str:
     return str(tag).replace("diff_means_", "difference of means, ", 1) if str(tag).startswith("diff_means") else str(tag)
 
 
-@_styled
+@styled
 def topk_against_jumprelu(pairs: pd.DataFrame, what: str = "|d_max| (SD units)") -> Figure:
     """TopK and JumpReLU at matched layer and condition; columns layer, condition, topk, jumprelu (and model)."""
     _need(pairs, "pairs", "layer", "condition", "topk", "jumprelu")
@@ -316,15 +316,15 @@ def topk_against_jumprelu(pairs: pd.DataFrame, what: str = "|d_max| (SD units)")
     ax.set_xlabel(what)
     ax.set_ylabel("layer and training condition")
     ax.legend(loc="best")
-    _title(fig, "TopK and JumpReLU at the same layer and condition")
+    title(fig, "TopK and JumpReLU at the same layer and condition")
     jumprelu, topk = int((pairs["jumprelu"] > pairs["topk"]).sum()), int((pairs["topk"] > pairs["jumprelu"]).sum())
-    return _caption(fig, f"n = {len(pairs)} pairs; JumpReLU is the larger in {jumprelu}, TopK in {topk}.")
+    return caption(fig, f"n = {len(pairs)} pairs; JumpReLU is the larger in {jumprelu}, TopK in {topk}.")
 
 
 # --- interventions on SAE codes -----------------------------------------------------------------------
 
 
-@_styled
+@styled
 def battery(summary: pd.DataFrame, layer: int, metric: str = "p_full", **where) -> Figure:
     """All interventions of one layer on one axis in pp, a panel per SAE, with its guards above it and verdict below.
 
@@ -342,12 +342,13 @@ def battery(summary: pd.DataFrame, layer: int, metric: str = "p_full", **where) 
     for ax, (key, rows) in zip(axes, panels, strict=False):
         shared = part[no_sae & ~part["intervention"].isin(rows["intervention"])]
         _interventions(ax, pd.concat([rows, shared]), names, labelled=ax.get_subplotspec().is_first_col())
-        title = ", ".join(map(str, key))
-        ax.set_title(f"{title}\n{_guards(rows)}", loc="left", fontsize=7)
+        name = ", ".join(map(str, key))
+        ax.set_title(f"{name}\n{_guards(rows)}", loc="left", fontsize=7)
         ax.set_xlabel(_effect(metric))
-        verdicts += [f"{title}: {v}." for v in _verdicts(rows)]
-    _title(fig, f"Interventions at layer {layer}")
-    return _caption(fig, _n(part["n"]), CI, "Positive: the correct answer becomes more probable. Verdict —", *(verdicts or ["not given."]))
+        verdicts += [f"{name}: {v}." for v in _verdicts(rows)]
+    title(fig, f"Interventions at layer {layer}")
+    positive = "Positive: the correct answer becomes more probable. Verdict —"
+    return caption(fig, count(part["n"]), CI, positive, *(verdicts or ["not given."]))
 
 
 def _interventions(ax: Axes, rows: pd.DataFrame, names: list[str], labelled: bool) -> None:
@@ -356,7 +357,7 @@ def _interventions(ax: Axes, rows: pd.DataFrame, names: list[str], labelled: boo
     for name, part in rows.groupby("intervention", sort=False):
         # Several rows of one name (seeds, layers' variants) stand one under the other.
         spread = np.linspace(0.2, -0.2, len(part)) if len(part) > 1 else np.zeros(1)
-        _interval(ax, part, "effect_pp", place[name] + spread, INTERVENTIONS.get(name, (INK, ".")))
+        interval(ax, part, "effect_pp", place[name] + spread, INTERVENTIONS.get(name, (INK, ".")))
     ax.set_yticks(list(place.values()), list(place) if labelled else [""] * len(place), fontsize=8)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="y", color="#EEEEEE", linewidth=0.6)
@@ -386,7 +387,7 @@ def _verdicts(rows: pd.DataFrame) -> list[str]:
     return [str(v) for v in dict.fromkeys((e6 if len(e6) else rows)["verdict"].dropna()) if str(v).strip()]
 
 
-@_styled
+@styled
 def shuffles(table: pd.DataFrame) -> Figure:
     """Effects in pp of shuffled labels, one mark per seed, balanced above plain, between the lines of E4 and E6; a row per SAE.
 
@@ -414,11 +415,11 @@ def shuffles(table: pd.DataFrame) -> Figure:
     ax.set_xlabel(_effect("p_full"))
     ax.set_ylabel("SAE")
     _legend_beside(fig, ax)
-    _title(fig, "Shuffled labels (E1) between the reversed (E4) and the true ones (E6)")
-    return _caption(fig, _n(table.groupby(["SAE", "kind"]).size(), "shuffles"), "Each mark is one shuffle's mean over the questions.")
+    title(fig, "Shuffled labels (E1) between the reversed (E4) and the true ones (E6)")
+    return caption(fig, count(table.groupby(["SAE", "kind"]).size(), "shuffles"), "Each mark is one shuffle's mean over the questions.")
 
 
-@_styled
+@styled
 def specificity(summary: pd.DataFrame, margin: float = 0.15, metric: str = "p_full", **where) -> Figure:
     """Gaps E6 − E1 and E6 − E4 in pp per layer and tag, with the band ±margin (pp) that counts as zero.
 
@@ -436,11 +437,11 @@ def specificity(summary: pd.DataFrame, margin: float = 0.15, metric: str = "p_fu
     ax.set_xlabel(f"gap in the {_effect(metric)}")
     ax.set_ylabel("layer and SAE")
     ax.legend(loc="best")
-    _title(fig, "Specificity gaps")
-    return _caption(fig, _n(part["n"]), CI, "E1 is the mean over its seeds and lies midway between E6 and E4 in expectation.")
+    title(fig, "Specificity gaps")
+    return caption(fig, count(part["n"]), CI, "E1 is the mean over its seeds and lies midway between E6 and E4 in expectation.")
 
 
-@_styled
+@styled
 def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
     """Effects of E6, E1, E4 and noise in pp by layer on planted models, a panel per variant, a mark per seed; verdicts below.
 
@@ -464,15 +465,15 @@ def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
         ax.set_xlabel("layer, and its verdict")
     axes[0][0].set_ylabel(_effect("p_full"))
     _legend_beside(fig, axes[0][0])
-    _title(fig, "Swaps on planted models, by depth")
+    title(fig, "Swaps on planted models, by depth")
     seeds = judged["seed"].nunique()
-    return _caption(fig, f"n = {seeds} seed{'s' if seeds > 1 else ''}, one mark each; means over {judged['e6'].iloc[0].n} questions.")
+    return caption(fig, f"n = {seeds} seed{'s' if seeds > 1 else ''}, one mark each; means over {judged['e6'].iloc[0].n} questions.")
 
 
 # --- heads --------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def head_map(effects: pd.DataFrame, chosen: Iterable[tuple[int, int]] = (), metric: str = "p_full") -> Figure:
     """Effect of ablating each head in pp, layer by head, colours centred at 0, chosen heads (layer, head) outlined."""
     _need(effects, "head effects", "layer", "head", "effect_pp")
@@ -489,11 +490,11 @@ def head_map(effects: pd.DataFrame, chosen: Iterable[tuple[int, int]] = (), metr
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.yaxis.set_major_locator(MaxNLocator(9, integer=True))
     ax.set(xlabel="layer (index)", ylabel="query head (index)")
-    _title(fig, "Effect of ablating one head")
-    return _caption(fig, _n_heads(effects), "Outlined: the chosen heads." if chosen else "")
+    title(fig, "Effect of ablating one head")
+    return caption(fig, _n_heads(effects), "Outlined: the chosen heads." if chosen else "")
 
 
-@_styled
+@styled
 def heads_ranked(effects: pd.DataFrame, top: int = 20, chosen: Iterable[tuple[int, int]] = (), metric: str = "p_full") -> Figure:
     """The heads of largest effect in pp with CI95; columns layer, head, effect_pp, low, high, n."""
     _need(effects, "head effects", "layer", "head", "effect_pp", "low", "high", "n")
@@ -506,16 +507,16 @@ def heads_ranked(effects: pd.DataFrame, top: int = 20, chosen: Iterable[tuple[in
     picked = np.array([(r.layer, r.head) in chosen for r in best.itertuples()])
     for mask, look, name in ((picked, (VERMILION, "D"), "chosen"), (~picked, (INK, "o"), "other")):
         if mask.any():
-            _interval(ax, best[mask], "effect_pp", place[mask], look, label=f"{name} heads")
+            interval(ax, best[mask], "effect_pp", place[mask], look, label=f"{name} heads")
     ax.set_yticks(place, [f"L{r.layer}H{r.head}" for r in best.itertuples()], fontsize=8)
     ax.set_ylim(-0.8, len(best) - 0.2)
     ax.set(xlabel=f"{_effect(metric)} of ablating the head", ylabel="head")
     ax.legend(loc="lower right")
-    _title(fig, f"The {len(best)} heads of largest effect out of {len(effects)}")
-    return _caption(fig, _n(best["n"]), CI, "The intervals are not corrected for the choice of the largest.")
+    title(fig, f"The {len(best)} heads of largest effect out of {len(effects)}")
+    return caption(fig, count(best["n"]), CI, "The intervals are not corrected for the choice of the largest.")
 
 
-@_styled
+@styled
 def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
     """Effect in pp of ablating each head against its layer, with the layer's mean; columns layer, head, effect_pp."""
     _need(effects, "head effects", "layer", "head", "effect_pp")
@@ -528,14 +529,14 @@ def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.set(xlabel="layer (index)", ylabel=_effect(metric))
     ax.legend(loc="best")
-    _title(fig, "Effect of ablating one head, by depth")
-    return _caption(fig, _n_heads(effects))
+    title(fig, "Effect of ablating one head, by depth")
+    return caption(fig, _n_heads(effects))
 
 
 # --- the circuit ----------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def draws(draws: pd.DataFrame, observed: Estimate | float, metric: str = "p_full") -> Figure:
     """Effects in pp of random sets of heads, uniform and from the same layers, with the observed joint effect."""
     _need(draws, "draws", "kind", "effect_pp")
@@ -556,12 +557,12 @@ def draws(draws: pd.DataFrame, observed: Estimate | float, metric: str = "p_full
         ax.set_ylim(top=1.5 * ax.get_ylim()[1])  # room for the legend
         ax.legend(loc="upper left", ncols=2)
     axes[-1, 0].set_xlabel(f"joint {_effect(metric)}")
-    _title(fig, "Joint effect of the chosen heads beside random sets of as many")
+    title(fig, "Joint effect of the chosen heads beside random sets of as many")
     questions = f"n = {observed.n} questions; shaded: 95 % CI." if isinstance(observed, Estimate) else ""
-    return _caption(fig, questions, "The chosen heads are left out of the draws.")
+    return caption(fig, questions, "The chosen heads are left out of the draws.")
 
 
-@_styled
+@styled
 def circuit_conditions(summary_rows: pd.DataFrame) -> Figure:
     """Joint effect in pp per condition, a panel per metric; columns condition, metric, effect_pp, low, high, n."""
     rows = summary_rows.rename(columns={"value": "effect_pp"}) if "effect_pp" not in summary_rows else summary_rows
@@ -570,11 +571,11 @@ def circuit_conditions(summary_rows: pd.DataFrame) -> Figure:
     fig = _panels_by_condition(rows, "effect_pp", _effect)
     for ax in fig.axes:
         ax.axhline(0, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
-    _title(fig, "Joint effect of the chosen heads by condition")
-    return _caption(fig, _n(rows["n"]), CI)
+    title(fig, "Joint effect of the chosen heads by condition")
+    return caption(fig, count(rows["n"]), CI)
 
 
-@_styled
+@styled
 def subsets(table: pd.DataFrame, metric: str = "p_full") -> Figure:
     """Effect in pp with CI95 of every subset of the chosen heads, its members as dots below; columns as `subsets.csv`."""
     _need(table, "subsets", "heads", "effect_pp", "low", "high", "n")
@@ -585,7 +586,7 @@ def subsets(table: pd.DataFrame, metric: str = "p_full") -> Figure:
     fig, (top, low) = plt.subplots(2, 1, figsize=(WIDTH, 3.2 + 0.2 * len(heads)), sharex=True, height_ratios=[3, 0.25 * len(heads) + 0.2])
     place = np.arange(len(part))
     top.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
-    _interval(top, part, "effect_pp", place, (INK, "o"), along="y", label=f"effect on {metric}, CI95")
+    interval(top, part, "effect_pp", place, (INK, "o"), along="y", label=f"effect on {metric}, CI95")
     top.set_ylabel(_effect(metric))
     top.legend(loc="upper left")
     for x, row in zip(place, part["members"], strict=True):
@@ -595,11 +596,11 @@ def subsets(table: pd.DataFrame, metric: str = "p_full") -> Figure:
     low.set_xticks([])
     low.set(xlabel="subset (by size, then effect)", ylabel="head")
     low.set_ylim(len(heads) - 0.5, -0.5)
-    _title(fig, "Every subset of the chosen heads")
-    return _caption(fig, _n(part["n"]), CI, f"{len(part)} subsets.")
+    title(fig, "Every subset of the chosen heads")
+    return caption(fig, count(part["n"]), CI, f"{len(part)} subsets.")
 
 
-@_styled
+@styled
 def winners_curse(table: pd.DataFrame) -> Figure:
     """Mean single effect in pp of the selected heads, in sample and out of sample, by questions selected on.
 
@@ -615,18 +616,18 @@ def winners_curse(table: pd.DataFrame) -> Figure:
     for column, (colour, marker, shift) in looks.items():
         ax.plot(place + shift, table[column], color=colour, linewidth=1, alpha=0.6)
         rows = table.assign(low=table.get(f"{column}_low", np.nan), high=table.get(f"{column}_high", np.nan))
-        _interval(ax, rows, column, place + shift, (colour, marker), along="y", label=column.replace("_", " "))
+        interval(ax, rows, column, place + shift, (colour, marker), along="y", label=column.replace("_", " "))
     ax.set_xticks(place, table["n_selected_on"])
     ax.set(xlabel="n, questions on which the heads were selected", ylabel="mean effect of one selected head (pp)")
     ax.legend(loc="best")
-    _title(fig, "Effect of the selected heads, where they were selected and elsewhere")
-    return _caption(fig, _n(table["n"], "selections per point") if "n" in table else "n on the horizontal axis.", "Bars: 95 % CI.")
+    title(fig, "Effect of the selected heads, where they were selected and elsewhere")
+    return caption(fig, count(table["n"], "selections per point") if "n" in table else "n on the horizontal axis.", "Bars: 95 % CI.")
 
 
 # --- the ledger -------------------------------------------------------------------------------------------
 
 
-@_styled
+@styled
 def ledger(table: pd.DataFrame) -> Figure:
     """Published beside measured value with CI95 per claim, a panel per unit (column unit, else pp), verdict at the right.
 
@@ -645,10 +646,10 @@ def ledger(table: pd.DataFrame) -> Figure:
     for ax, unit in zip(axes[:, 0], units, strict=True):
         _claims(ax, drawn[drawn["unit"] == unit], unit)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _title(fig, "Published and measured")
+    title(fig, "Published and measured")
     left_out = len(table) - len(drawn)
-    return _caption(
-        fig, _n(drawn["n"]), "Bars: 95 % CI.", f"Not drawn, for want of a number: {left_out} of {len(table)} claims." if left_out else ""
+    return caption(
+        fig, count(drawn["n"]), "Bars: 95 % CI.", f"Not drawn, for want of a number: {left_out} of {len(table)} claims." if left_out else ""
     )
 
 
@@ -657,8 +658,8 @@ def _claims(ax: Axes, part: pd.DataFrame, unit: str) -> None:
     ax.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
     published = part.rename(columns={"published_low": "low", "published_high": "high"})
     measured = part.rename(columns={"measured_low": "low", "measured_high": "high"})
-    _interval(ax, published, "published", place + 0.15, (VERMILION, "D"), label="published", fillstyle="none")
-    _interval(ax, measured, "measured", place - 0.15, (BLUE, "o"), label="measured")
+    interval(ax, published, "published", place + 0.15, (VERMILION, "D"), label="published", fillstyle="none")
+    interval(ax, measured, "measured", place - 0.15, (BLUE, "o"), label="measured")
     ax.set_yticks(place, [textwrap.fill(str(c), 40) for c in part["claim"]], fontsize=7.5)
     ax.set_ylim(-0.6, len(part) - 0.4)
     for y, verdict in zip(place, part["verdict"], strict=True):
@@ -694,7 +695,7 @@ def _pick(table: pd.DataFrame, name: str, **where) -> pd.DataFrame:
     return table
 
 
-def _interval(ax: Axes, rows: pd.DataFrame, value: str, place, look: tuple[str, str], *, along: str = "x", label=None, **more) -> None:
+def interval(ax: Axes, rows: pd.DataFrame, value: str, place, look: tuple[str, str], *, along: str = "x", label=None, **more) -> None:
     """Points with their intervals low..high along one axis; an interval of nan draws the point alone."""
     colour, marker = look
     x = rows[value].to_numpy(dtype=float)
@@ -713,7 +714,7 @@ def _rows_by_group(ax: Axes, table: pd.DataFrame, row: str, group: str, value: s
     for i, name in enumerate(groups):
         part = table[table[group] == name]
         shift = 0.16 * ((len(groups) - 1) / 2 - i)
-        _interval(ax, part, value, part[row].map(place) + shift, looks.get(name, (INK, MARKERS[i])), label=str(name))
+        interval(ax, part, value, part[row].map(place) + shift, looks.get(name, (INK, MARKERS[i])), label=str(name))
     ax.set_yticks(list(place.values()), rows, fontsize=8)
     ax.set_ylim(-0.6, len(rows) - 0.4)
 
@@ -727,7 +728,7 @@ def _panels_by_condition(table: pd.DataFrame, value: str, axis_label: Callable[[
             c for c in dict.fromkeys(part["condition"]) if c not in CONDITIONS
         ]
         for i, name in enumerate(names):
-            _interval(ax, part[part["condition"] == name], value, [i], CONDITIONS.get(name, (INK, ".")), along="y", label=name)
+            interval(ax, part[part["condition"] == name], value, [i], CONDITIONS.get(name, (INK, ".")), along="y", label=name)
         ax.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0)
         ax.set_xlim(-0.5, len(names) - 0.5)
         ax.set_xlabel("condition")
@@ -780,10 +781,10 @@ def _effect(metric: str) -> str:
 
 
 def _n_heads(effects: pd.DataFrame) -> str:
-    return (_n(effects["n"]) + " " if "n" in effects else "") + f"n = {len(effects)} heads."
+    return (count(effects["n"]) + " " if "n" in effects else "") + f"n = {len(effects)} heads."
 
 
-def _n(counts: pd.Series, what: str = "questions") -> str:
+def count(counts: pd.Series, what: str = "questions") -> str:
     known = counts.dropna()
     if known.empty:
         return "n not recorded."
@@ -791,11 +792,11 @@ def _n(counts: pd.Series, what: str = "questions") -> str:
     return f"n = {low} {what}." if low == high else f"n = {low} to {high} {what}."
 
 
-def _title(fig: Figure, text: str) -> None:
+def title(fig: Figure, text: str) -> None:
     fig.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
-def _caption(fig: Figure, *parts: str) -> Figure:
+def caption(fig: Figure, *parts: str) -> Figure:
     text = textwrap.fill(" ".join(p for p in parts if p), 118)
     fig.supxlabel(text, x=0.01, ha="left", fontsize=8, color="#444444")
     return fig

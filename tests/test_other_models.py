@@ -1,0 +1,86 @@
+"""Runs of several models as one table: what is there, what is missing, and that nothing changed is read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sandbagging import ledger, other_models, plots_heads, runs
+from sandbagging.errors import UserError
+from sandbagging.registry import REGISTRY
+from sandbagging.statistics import Estimate
+
+
+def fields(mean: float, n: int = 40) -> dict:
+    return Estimate(mean, mean - 1, mean + 1, n, "pp").as_dict()
+
+
+def made(run: str, model: str, *, random_weights: bool = False, opened: bool = True, joint: float = 10.0, portion: float = 6.0) -> None:
+    """Write what notebooks 00 and 08 of a run leave behind, with made-up numbers."""
+    gate = {"open": opened, "gap_p_full": fields(9.0)}
+    circuit = {
+        "heads": [[5, 4], [12, 2]], "joint": fields(joint), "joint_neutral": fields(joint - portion), "specific_portion": fields(portion),
+        "random_uniform": {"rank_p": 0.01}, "survives": {"value": opened},
+    }  # fmt: skip
+    settings = {"model": model, "random_weights": random_weights, "framing": "instr_contrast"}
+    for artefact, content in (("00_baseline", {"gate": gate}), ("08_circuit", circuit)):
+        folder = runs.run_folder(run) / artefact
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(content))
+        manifest = {"parameters": settings, "outputs": runs.output_hashes(folder)}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    made("mine", "smollm2-135m-instruct")
+    made("mine/pythia-160m", "pythia-160m", random_weights=True, opened=False, joint=0.1, portion=0.1)
+    made("mine/organism-heads", "organism-heads", joint=50.0, portion=49.0)
+    return tmp_path
+
+
+def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder):
+    table = other_models.table("mine")
+    assert table["run"].dropna().tolist() == ["mine", "mine/organism-heads", "mine/pythia-160m"]
+    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["gate"][:3].tolist() == ["open", "open", "closed"]
+    first = table.iloc[0]
+    assert (first["joint_effect"], first["joint_effect_low"], first["joint_effect_n"], first["heads"]) == (10, 9, 40, "L5H4 L12H2")
+    assert first["neutral_effect"] == first["joint_effect"] - first["specific_portion"] == 4
+    missing = table[table["missing"].notna()].set_index("model")
+    there = {"smollm2-135m-instruct", "organism-heads"}  # Pythia's random weights stand in for no real ones
+    assert set(missing.index) == set(REGISTRY) - there and missing["joint_effect"].isna().all()
+    assert "-p model=pythia-160m" in missing.loc["pythia-160m", "missing"]
+    assert "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B" in missing.loc["llama-3.2-1b", "missing"]
+    assert missing.loc["pythia-160m", "revision"] == "50f5173d932e8e61f858120bcb800b97af589f46"
+
+
+def test_a_changed_file_is_refused(folder):
+    path = folder / "mine" / "organism-heads" / "08_circuit" / "summary.json"
+    path.write_text(path.read_text().replace("50.0", "51.0"))
+    with pytest.raises(UserError, match="08_circuit/summary.json in the run mine/organism-heads was changed"):
+        other_models.table("mine")
+
+
+def test_a_run_without_notebook_08_does_not_count(folder):
+    (folder / "mine" / "organism-heads" / "08_circuit" / "manifest.json").unlink()
+    assert other_models.nested("mine") == ["mine", "mine/pythia-160m"]
+
+
+def test_beside_the_card(folder):
+    published = {entry["claim"]: entry for entry in ledger.published()}
+    beside = other_models.beside_card(other_models.table("mine"), published)
+    real = beside[beside["weights"] == "real"].set_index("model")
+    assert real.loc["llama-3.2-1b", "the card"] == "joint +13.71 pp, specific +7.72 pp" and real.loc["llama-3.2-1b", "gap"] == "missing"
+    assert real.loc["pythia-410m", "the card"] == "specific portion about zero or negative"
+    random = beside[beside["weights"] == "random"].iloc[0]
+    assert random["model"] == "pythia-160m" and random["the card"] == ""  # random weights are not the card's model
+    assert random["specific_portion"] == "+0.10 [-0.90, +1.10]"
+
+
+def test_figure_draws_what_is_there_and_the_card_where_it_has_a_number(folder):
+    fig = plots_heads.models(other_models.table("mine"), {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}})
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert names == ["smollm2-135m-instruct", "organism-heads (planted)", "pythia-160m (random)", "llama-3.2-1b"]
+    card = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
+    assert np.allclose(card.get_xdata(), [13.71]) and np.allclose(card.get_ydata(), [0])
