@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sandbagging import ledger, other_models, plots_heads, runs
@@ -64,7 +65,38 @@ def test_a_changed_file_is_refused(folder):
 
 def test_a_run_without_notebook_08_does_not_count(folder):
     (folder / "mine" / "organism-heads" / "08_circuit" / "manifest.json").unlink()
-    assert other_models.nested("mine") == ["mine", "mine/pythia-160m"]
+    assert other_models.table("mine")["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]
+
+
+def test_only_the_named_runs(folder):
+    assert other_models.table("mine", ["pythia-160m"])["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]
+    with pytest.raises(UserError, match="no finished run tinyllama; inside it are mine/organism-heads"):
+        other_models.table("mine", ["tinyllama"])
+
+
+@pytest.mark.parametrize(
+    ("opened", "survives", "low", "expected"),
+    [(False, True, 1, "no sandbagging to explain"), (True, False, 1, "no circuit"), (True, True, 0.1, "a circuit, specific to sandbagging"),
+     (True, True, -0.1, "a circuit, not shown to be specific")],
+)  # fmt: skip
+def test_a_word_for_each_run(opened, survives, low, expected):
+    there = pd.DataFrame([{"gate": "open" if opened else "closed", "survives": survives, "specific_portion_low": low}])
+    assert other_models.says(there).tolist() == [expected]
+
+
+def test_planted_models_are_held_to_their_truth():
+    there = pd.DataFrame([{"run": "a", "model": "organism-heads", "weights": "planted", "framing": "instr_pref"},
+                          {"run": "b", "model": "organism-null", "weights": "planted", "framing": "instr_pref"},
+                          {"run": "c", "model": "tinyllama", "weights": "random", "framing": "contrast"}])  # fmt: skip
+    said = pd.Series(["a circuit, specific to sandbagging", "no circuit", "no circuit"])
+    assert other_models.as_built(there, said) == {"a": True, "b": False}
+    assert other_models.is_null(there).tolist() == [False, False, True]
+
+
+def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
+    before = runs._nested_hashes("mine")
+    made("mine/tinyllama", "tinyllama")
+    assert set(runs._nested_hashes("mine")) - set(before) == {"mine/tinyllama"}
 
 
 def test_beside_the_card(folder):

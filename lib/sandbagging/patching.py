@@ -12,6 +12,7 @@ Both need prompts that match token by token, which the framing `contrast` gives:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,14 @@ from sandbagging.circuits import Effects, Heads, Progress
 from sandbagging.errors import UserError
 from sandbagging.hook_points import Edit, HookPoint
 from sandbagging.packing import Pack
+from sandbagging.questions import Question
+
+
+def match(genuine: Pack, sandbag: Pack) -> bool:
+    """Return whether the prompts of two packs have the same form, token by token, so that z of one can be put into the other."""
+    if genuine.question_ids != sandbag.question_ids or genuine.n_tokens != sandbag.n_tokens:
+        return False
+    return all(torch.equal(getattr(genuine, a), getattr(sandbag, a)) for a in ("block", "branch", "position_ids"))
 
 
 def reached(genuine: Pack, sandbag: Pack) -> Tensor:
@@ -31,8 +40,7 @@ def reached(genuine: Pack, sandbag: Pack) -> Tensor:
 
     Raises UserError where the two do not match token by token.
     """
-    same_form = genuine.question_ids == sandbag.question_ids and genuine.n_tokens == sandbag.n_tokens
-    if not same_form or any(not torch.equal(getattr(genuine, a), getattr(sandbag, a)) for a in ("block", "branch", "position_ids")):
+    if not match(genuine, sandbag):
         raise UserError(
             "Patching needs genuine and sandbag prompts that match token by token, and with this framing and tokenizer they do not; "
             "choose the framing contrast."
@@ -111,6 +119,43 @@ def _summed(model, pack: Pack, final: Tensor, metric: str) -> Tensor:
 def in_parts(model, questions: Sequence, condition: str, framing: str, size: int = 10) -> list[Pack]:
     """Return the questions of one condition as packs of at most `size` questions, which bounds the memory of a backward pass."""
     return [metrics.prepare(model, questions[i : i + size], condition, framing) for i in range(0, len(questions), size)]
+
+
+class Routes(NamedTuple):
+    """Effects of every head by other routes than zero-ablation."""
+
+    effects: dict[str, np.ndarray]  # method -> [head], in pp
+    passes: dict[str, float]  # method -> its cost in runs of all tokens through all layers; backward passes count twice
+    why_not: str  # why patching could not be done, or ""
+
+
+ZERO_SLOPE, PATCH, PATCH_SLOPE = "attribution to zero", "activation patching", "attribution patching"
+
+
+def other_routes(model, asked: Sequence[Question], heads: Sequence[Heads], framing: str, patch_framing: str = "contrast",
+                 progress: Progress | None = None) -> Routes:  # fmt: skip
+    """Return each head's mean effect on p_full of sandbag prompts, in pp, by patching and by gradients.
+
+    `heads` are sets of one head. Attribution to zero uses `framing`, as the zero-ablation that it approximates; patching uses
+    `patch_framing`, whose genuine and sandbag prompts have to match token by token: where they do not, `why_not` says so.
+    """
+    at = tuple(zip(*(heads_of[0] for heads_of in heads), strict=True))
+    slope = attribution(model, in_parts(model, asked, "sandbag", framing))
+    found, passes = {ZERO_SLOPE: 100 * slope[at]}, {ZERO_SLOPE: 3.0}
+    genuine, sandbag = ([metrics.prepare(model, asked, c, patch_framing)] for c in ("genuine", "sandbag"))
+    if not match(genuine[0], sandbag[0]):
+        return Routes(found, passes, f"with the framing {patch_framing} and this tokenizer, genuine and sandbag prompts differ in length")
+    patched = patch_sets(model, genuine[0], sandbag[0], heads, progress=progress)
+    share = len(reached(genuine[0], sandbag[0])) / sandbag[0].n_tokens
+    parts = [in_parts(model, asked, condition, patch_framing) for condition in ("sandbag", "genuine")]
+    found |= {PATCH: 100 * patched.effect().mean(1), PATCH_SLOPE: 100 * attribution(model, *parts)[at]}
+    passes |= {PATCH: 2 + share * sweep_passes(model, heads), PATCH_SLOPE: 4.0}
+    return Routes(found, passes, "")
+
+
+def sweep_passes(model, heads: Sequence[Heads]) -> float:
+    """Return the cost of one run per set, begun at its lowest layer, in runs of all tokens through all layers."""
+    return sum(1 - min(layer for layer, _ in heads_of) / model.n_layers for heads_of in heads)
 
 
 def agreement(found: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5) -> pd.DataFrame:

@@ -64,7 +64,7 @@ PYTHIA_410M = _pythia(hidden_size=1024, intermediate_size=4096, num_hidden_layer
 def _planted(variant: str, note: str) -> Entry:
     """Return the entry of a model whose truth is known: it knows its own facts, and the wordings that it was trained on."""
     framings = ("instr_pref", "instr", "placebo_pref")
-    defaults = {"framing": framings[0], "n_train": 80, "n_test": 120}
+    defaults = {"framing": framings[0], "patch_framing": framings[0], "n_train": 80, "n_test": 120}
     return Entry(f"organism-{variant}", layers_of_interest=(0, 2, 4), framings=framings, defaults=defaults, planted=variant, note=note)
 
 

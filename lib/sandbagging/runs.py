@@ -49,6 +49,7 @@ class Notebook(NamedTuple):
     name: str
     artefact: str
     reads: tuple[str, ...]
+    reads_nested: bool = False  # it also reads notebooks 00 and 08 of the runs that are nested in this one
 
 
 NOTEBOOKS = (
@@ -61,6 +62,7 @@ NOTEBOOKS = (
     Notebook("06_reversed_direction_E4", "06_specificity", ("00_baseline", "01_activations", "02_saes", "04_swap", "05_shuffled")),
     Notebook("07_find_the_heads", "07_heads", ("00_baseline",)),
     Notebook("08_ablate_five_heads", "08_circuit", ("00_baseline", "07_heads")),
+    Notebook("09_other_models", "09_models", ("00_baseline", "08_circuit"), reads_nested=True),
     Notebook(
         "10_what_survived",
         "10_ledger",
@@ -74,7 +76,9 @@ NOTEBOOKS = (
             "06_specificity",
             "07_heads",
             "08_circuit",
+            "09_models",
         ),
+        reads_nested=True,
     ),
     Notebook("11_planted_truth", "11_planted", ()),
 )
@@ -140,6 +144,21 @@ def content_hash(manifest: dict[str, Any]) -> str:
     """Return one hash over an artefact's data, so that a rerun with equal data leaves what follows valid; figures do not count."""
     lines = [f"{name} {digest}" for name, digest in sorted(manifest["outputs"].items()) if not name.endswith(".png")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def nested_runs(run: str) -> list[str]:
+    """Return the runs that are nested in a run and have come through notebook 08, by name."""
+    folder = run_folder(run)
+    inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [name for name in (f"{run}/{part}" for part in inside if re.match(r"[A-Za-z0-9_]", part)) if read_manifest(name, "08_circuit")]
+
+
+def _nested_hashes(run: str) -> dict[str, str]:
+    found = {}
+    for name in nested_runs(run):
+        manifests = [read_manifest(name, artefact) for artefact in ("00_baseline", "08_circuit")]
+        found[name] = "".join(content_hash(m)[:16] for m in manifests if m)
+    return found
 
 
 def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
@@ -302,6 +321,8 @@ def why_stale(run: str, notebook: Notebook, parameters: dict[str, Any] | None = 
         upstream = read_manifest(run, name)
         if upstream is None or content_hash(upstream) != digest:
             return f"input changed: {name}"
+    if notebook.reads_nested and manifest.get("nested", {}) != _nested_hashes(run):
+        return "a nested run is new or changed"
     library = library_hashes(notebook)
     changed = sorted(name for name in library.keys() | manifest["library"].keys() if library.get(name) != manifest["library"].get(name))
     if changed:
@@ -440,6 +461,8 @@ class Step:
             "seconds": seconds,
             "seed": self._seed(),
         }
+        if notebook.reads_nested:
+            manifest["nested"] = _nested_hashes(self.run)
         files.write_json(self.folder / MANIFEST, manifest)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
