@@ -1,6 +1,7 @@
 """The planted truths: what holds by construction on an untrained base, and what the suite's instruments recover from trained ones."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -8,7 +9,20 @@ import math
 import pytest
 import torch
 
-from sandbagging import hook_points, interventions, metrics, models, organism_base, organisms, packing, prompts, questions, recovery
+from sandbagging import (
+    circuits,
+    hook_points,
+    interventions,
+    metrics,
+    models,
+    organism_base,
+    organisms,
+    packing,
+    patching,
+    prompts,
+    questions,
+    recovery,
+)
 from sandbagging.errors import UserError
 from sandbagging.hook_points import HookPoint
 from sandbagging.organism_base import D_HEAD, DECOY, FLAG, INSTRUCTION, N_HEADS, N_LAYERS, READ, RESERVED, SWITCH, U_NORM, WRITTEN
@@ -345,3 +359,18 @@ def test_nothing_is_found_in_null(recovered):
 def test_the_table_has_a_row_an_organism(recovered):
     table = recovery.table([recovered(variant) for variant in organisms.VARIANTS])
     assert table["variant"].tolist() == list(organisms.VARIANTS) and table["planted"].tolist()[1:] == ["", ""]
+
+
+def test_patching_and_gradients_point_to_the_planted_heads(planted_bases):
+    """Second routes on a known truth: sandbag prompts, and the same with one token, the instruction word, exchanged."""
+    organism = recovery.load("heads", 0)
+    model, true = organism.model, [tuple(head) for head in organism.truth["writers"]]
+    sandbag = metrics.prepare(model, organism.train[:20], "sandbag", "instr_pref")
+    (switch,), (other,) = model.tokenizer(["incorrectly", "correctly"], add_special_tokens=False).input_ids
+    genuine = dataclasses.replace(sandbag, input_ids=torch.where(sandbag.input_ids == switch, other, sandbag.input_ids))
+    every = [heads[0] for heads in circuits.all_heads(model)]
+    patched = dict(zip(every, 100 * patching.patch_sets(model, genuine, sandbag, [(h,) for h in every]).effect().mean(1), strict=True))
+    assert min(patched[head] for head in true) > 8  # as zeroing them: a third of the dose each
+    assert max(abs(effect) for head, effect in patched.items() if head not in true) < 1  # decoys and trained heads bring nothing
+    for slope in (patching.attribution(model, [sandbag], [genuine]), patching.attribution(model, [sandbag])):
+        assert set(sorted(every, key=lambda head: -slope[head])[:3]) == set(true)

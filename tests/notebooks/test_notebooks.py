@@ -17,8 +17,9 @@ CONTRACT = {
     "04_swap": ["effects_by_question.csv.gz", "summary.csv"],
     "05_shuffled": ["effects_by_question.csv.gz", "summary.csv", "near_ends.csv"],
     "06_specificity": ["summary.csv", "verdicts.csv", "beside_card.csv"],
-    "07_heads": ["effects.csv", "heads.json"],
-    "08_circuit": ["effects_by_question.csv.gz", "draws.csv", "subsets.csv", "summary.json"],
+    "07_heads": ["effects.csv", "heads.json", "other_routes.csv"],
+    "08_circuit": ["effects_by_question.csv.gz", "draws.csv", "subsets.csv", "logits.csv", "summary.json"],
+    "09_models": ["models.csv", "summary.json"],
     "10_ledger": ["ledger.csv", "headline.json"],
     "11_planted": ["recovery.csv", "summary.json"],
 }
