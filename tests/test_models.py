@@ -1,13 +1,15 @@
 """Models come in through one door, and what is wrong with them is said there."""
 
+import dataclasses
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from tiny_models import tiny_llama_module
 
-from sandbagging import hook_points, metrics, models, runner
+from sandbagging import hook_points, metrics, models, questions, runner
 from sandbagging.errors import UserError
 
 
@@ -161,3 +163,89 @@ def test_questions_come_with_the_model_or_from_a_file(monkeypatch, tmp_path):
     assert len(models.questions_of("organism-null", "train")) == 6 and len(models.questions_of("organism-null", "five")) == 5
     assert len(models.questions_of("organism-null", "test", str(tmp_path / "own.jsonl"))) == 1
     assert len(models.questions_of(models.EMBEDDED, "test")) == 168 and len(models.questions_of("owner/name", "five")) == 5
+
+
+# The models of the card -------------------------------------------------------------------------------------------------
+
+# Parameters as published, and the shape that a head is cut by: layers, query heads, key heads, d_head, d_model, vocabulary.
+SHAPES = {
+    "llama-3.2-1b": (1_235_814_400, 16, 32, 8, 64, 2048, 128256),
+    "smollm2-135m": (134_515_008, 30, 9, 3, 64, 576, 49152),
+    "tinyllama": (1_100_048_384, 22, 32, 4, 64, 2048, 32000),
+    "pythia-160m": (162_322_944, 12, 12, 12, 64, 768, 50304),
+    "pythia-410m": (405_334_016, 24, 16, 16, 64, 1024, 50304),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_registry_holds_the_true_shapes_at_pinned_revisions(name):
+    from transformers import AutoConfig
+
+    entry = models.REGISTRY[name]
+    config = AutoConfig.for_model(**entry.config)
+    heads = config.num_attention_heads
+    shape = (config.num_hidden_layers, heads, getattr(config, "num_key_value_heads", heads), config.hidden_size // heads)
+    assert (models.weight_bytes(config) // 4, *shape, config.hidden_size, config.vocab_size) == SHAPES[name]
+    assert models.weight_bytes(config, "bfloat16") == 2 * SHAPES[name][0]
+    assert re.fullmatch(r"[0-9a-f]{40}", entry.revision) and entry.hub_id.count("/") == 1
+    assert max(entry.layers_of_interest or (0,)) < config.num_hidden_layers
+
+
+def test_embedded_configuration_is_that_of_its_base_model():
+    from transformers import AutoConfig
+
+    ours, real = (
+        AutoConfig.for_model(**models.REGISTRY["smollm2-135m"].config),
+        AutoConfig.from_pretrained(models._source(models.EMBEDDED)[0]),
+    )
+    assert ours.rms_norm_eps == pytest.approx(real.rms_norm_eps, rel=1e-6)  # the GGUF file holds it in float32
+    for name in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                 "max_position_embeddings", "tie_word_embeddings", "vocab_size", "hidden_act", "attention_bias", "mlp_bias"):  # fmt: skip
+        assert getattr(ours, name) == getattr(real, name), name
+    assert ours.rope_parameters["rope_theta"] == real.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("n_tokens", [32000, 50304])
+def test_stand_in_tokenizer_fits_the_vocabulary_and_loses_no_text(n_tokens):
+    tokenizer = models._stand_in_tokenizer(n_tokens)
+    text = "Answer each question incorrectly on purpose.\n\nQuestion: Which extraordinarily old clavichord?\nIncorrect answer:"
+    ids = tokenizer(text).input_ids
+    assert max(ids) < n_tokens and len(tokenizer) <= n_tokens and tokenizer.decode(ids) == text
+
+
+def test_random_weights_need_no_network(monkeypatch):
+    import socket
+
+    def refuse(*arguments, **more):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    small = dict(models.REGISTRY["pythia-160m"].config, hidden_size=48, intermediate_size=64, num_hidden_layers=3)
+    monkeypatch.setitem(models.REGISTRY, "pythia-160m", dataclasses.replace(models.REGISTRY["pythia-160m"], config=small))
+    model = models.load("pythia-160m", random_weights=True)
+    assert (model.architecture, model.n_layers, model.n_heads, model.weights) == ("gpt_neox", 3, 12, "random")
+    scores = metrics.score(model, questions.load("default", "test")[:2], "sandbag", "instr_contrast")
+    assert scores["p_full"].between(0, 1).all()
+
+
+def test_absent_weights_are_one_sentence_with_the_way_out(monkeypatch):
+    def absent(source, **more):
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", absent)
+    with pytest.raises(UserError) as gated:
+        models.load("llama-3.2-1b")
+    for part in ("https://huggingface.co/meta-llama/Llama-3.2-1B", "`hf auth login`", models.EMBEDDED, "random_weights=true"):
+        assert part in str(gated.value)
+    with pytest.raises(UserError, match="check the name and the network") as plain:
+        models.load("pythia-160m")
+    assert "licence" not in str(plain.value) and "\n" not in str(plain.value) + str(gated.value)
+    with pytest.raises(UserError, match="https://huggingface.co/owner/name and log in"):
+        models.load("owner/name")
+
+
+def test_too_little_memory_is_told_before_loading(folder, monkeypatch):
+    monkeypatch.setattr(models, "_pretrained", lambda *a: pytest.fail("it began to load"))
+    monkeypatch.setattr(models.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 400_000_000})())
+    with pytest.raises(UserError, match=r"needs about 0.5 GB of memory in float32 and 0.4 GB are free on cpu"):
+        models.load(str(folder), device="cpu")

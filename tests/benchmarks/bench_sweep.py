@@ -233,8 +233,10 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
         name = f"sweep of {len(heads)} heads, {n_questions} questions x 4 options"
         row = timing.row(name, peer.name, median, statistics.median(took[peer.name]), differ[peer.name], True)
         row["versions"] |= {p: version(p) for p in ("transformer-lens", "nnsight")}
-        rows.append(row | {"repeats": repeats, "peer_timed": f"{len(TIMED)} heads", "useful_share_of_matrix_product": round(busy, 3),
-                           "matrix_product_gflops": round(statistics.median(rates) / 1e9, 1), "cost": curve, "other_routes": second_routes})  # fmt: skip
+        rows.append(row | {
+            "repeats": repeats, "peer_timed": f"{len(TIMED)} heads", "useful_share_of_matrix_product": round(busy, 3),
+            "matrix_product_gflops": round(statistics.median(rates) / 1e9, 1), "cost": curve, "other_routes": second_routes,
+        })  # fmt: skip
     timing.save("sweep", rows)
 
 
