@@ -45,10 +45,13 @@ test-slow: $(INSTALLED)
 bench: $(INSTALLED)
 	@for script in tests/benchmarks/bench_*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
 
-# The two nulls come first, because the last notebook of the reference run reads them.
+# What is nested in the reference run comes first, because notebooks 09 and 10 read it.
 refresh: $(INSTALLED)
 	@$(PY) -m sandbagging run all --set null_model --run reference/null_model --refresh
 	@$(PY) -m sandbagging run all --set placebo --run reference/placebo --refresh
+	@for model in organism-heads organism-direction organism-null; do \
+	  $(PY) -m sandbagging run all --set other_model --run reference/$$model -p model=$$model --refresh || exit $$?; done
+	@$(PY) -m sandbagging run all --set other_model --run reference/pythia-160m -p model=pythia-160m --random-weights --refresh
 	@$(PY) -m sandbagging run all --set grid42 --run reference/grid42 --refresh
 	@$(PY) -m sandbagging run all --set reference --run reference --refresh
 

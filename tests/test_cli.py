@@ -22,7 +22,8 @@ assert not set({HEAVY!r}) & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "examples"))
+    commands = ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "export-ablated")
+    assert all(word in done.stdout for word in (*commands, "examples"))
 
 
 @pytest.fixture
@@ -46,6 +47,8 @@ def empty(tmp_path, monkeypatch):
         (["train", "--tags", "*_gatted_*"], "No SAE tag matches '*_gatted_*'"),
         (["audit", "no-such-release"], "sae-lens knows no release of that name"),
         (["release", "out", "--run", "nothing"], "There are no trained SAEs"),
+        (["export-ablated", "out", "--run", "nothing"], "The run nothing has found no heads yet"),
+        (["export-ablated", "out", "--heads", "17.6"], "write heads as L17H6"),
     ],
 )
 def test_mistakes_get_one_sentence_and_exit_code_2(empty, capsys, words, sentence):
@@ -78,3 +81,14 @@ def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
     monkeypatch.setattr(models, "ensure_available", asked.append)
     assert main(["fetch"]) == 0 and main(["fetch", "organism-null"]) == 0
     assert asked == [models.EMBEDDED, "organism-null"] and "in place" in capsys.readouterr().out
+
+
+def test_random_weights_is_a_parameter_like_any_other(empty, monkeypatch):
+    from sandbagging import runner
+
+    plans = []
+    monkeypatch.setattr(runner, "execute", lambda plan, refresh: plans.append(plan))
+    assert main(["run", "00", "--set", "llama", "--random-weights"]) == 0
+    (step,) = plans[0].steps
+    assert step.parameters["random_weights"] is True and step.parameters["model"] == "llama-3.2-1b"
+    assert step.parameters["framing"] == "caps" and step.parameters["n_test"] == 50

@@ -24,10 +24,15 @@ def made(run: str, model: str, *, random_weights: bool = False, opened: bool = T
         "random_uniform": {"rank_p": 0.01}, "survives": {"value": opened},
     }  # fmt: skip
     settings = {"model": model, "random_weights": random_weights, "framing": "instr_contrast"}
-    for artefact, content in (("00_baseline", {"gate": gate}), ("08_circuit", circuit)):
+    heads = {"found": [[5, 4]]}
+    for artefact, name, content in (
+        ("00_baseline", "summary", {"gate": gate}),
+        ("07_heads", "heads", heads),
+        ("08_circuit", "summary", circuit),
+    ):
         folder = runs.run_folder(run) / artefact
         folder.mkdir(parents=True)
-        (folder / "summary.json").write_text(json.dumps(content))
+        (folder / f"{name}.json").write_text(json.dumps(content))
         manifest = {"parameters": settings, "outputs": runs.output_hashes(folder)}
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -46,7 +51,13 @@ def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder)
     assert table["run"].dropna().tolist() == ["mine", "mine/organism-heads", "mine/pythia-160m"]
     assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["gate"][:3].tolist() == ["open", "open", "closed"]
     first = table.iloc[0]
-    assert (first["joint_effect"], first["joint_effect_low"], first["joint_effect_n"], first["heads"]) == (10, 9, 40, "L5H4 L12H2")
+    assert (first["joint_effect"], first["joint_effect_low"], first["joint_effect_n"], first["heads"], first["n_found"]) == (
+        10,
+        9,
+        40,
+        "L5H4 L12H2",
+        1,
+    )
     assert first["neutral_effect"] == first["joint_effect"] - first["specific_portion"] == 4
     missing = table[table["missing"].notna()].set_index("model")
     there = {"smollm2-135m-instruct", "organism-heads"}  # Pythia's random weights stand in for no real ones
@@ -84,13 +95,14 @@ def test_a_word_for_each_run(opened, survives, low, expected):
     assert other_models.says(there).tolist() == [expected]
 
 
-def test_planted_models_are_held_to_their_truth():
-    there = pd.DataFrame([{"run": "a", "model": "organism-heads", "weights": "planted", "framing": "instr_pref"},
-                          {"run": "b", "model": "organism-null", "weights": "planted", "framing": "instr_pref"},
-                          {"run": "c", "model": "tinyllama", "weights": "random", "framing": "contrast"}])  # fmt: skip
-    said = pd.Series(["a circuit, specific to sandbagging", "no circuit", "no circuit"])
-    assert other_models.as_built(there, said) == {"a": True, "b": False}
-    assert other_models.is_null(there).tolist() == [False, False, True]
+def test_planted_models_are_held_to_how_they_were_built():
+    """Each truth is spared, and each of two fakes flagged: a head found where none matters alone, and a null with an open gate."""
+    rows = [("a", "organism-heads", "open", 3), ("b", "organism-direction", "open", 0), ("c", "organism-null", "closed", 0),
+            ("d", "organism-direction", "open", 1), ("e", "organism-null", "open", 0)]  # fmt: skip
+    there = pd.DataFrame(rows, columns=["run", "model", "gate", "n_found"]).assign(weights="planted", framing="instr_pref")
+    there.loc[5] = ["f", "tinyllama", "open", 9, "random", "contrast"]
+    assert other_models.as_built(there) == {"a": True, "b": True, "c": True, "d": False, "e": False}
+    assert other_models.is_null(there).tolist() == [False] * 5 + [True]
 
 
 def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):

@@ -10,7 +10,9 @@ from sandbagging import files, runs
 
 ROOT = Path(__file__).parents[1] / "papermill_runs"
 REFERENCE = ROOT / "reference"
+OTHERS = ("organism-heads", "organism-direction", "organism-null", "pythia-160m")
 SETS = {"reference": "reference", "reference/null_model": "null_model", "reference/placebo": "placebo", "reference/grid42": "grid42"}
+SETS |= {f"reference/{name}": "other_model" for name in OTHERS}
 
 pytestmark = pytest.mark.skipif(not (REFERENCE / "10_ledger" / "manifest.json").exists(), reason="the reference run is being made anew")
 

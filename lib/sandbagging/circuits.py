@@ -199,13 +199,18 @@ def effects_table(effects: Effects, condition: str, replacement: str = "zero", s
     return pd.concat(tables, ignore_index=True)
 
 
+def check_how_many(n: int, heads: Sequence) -> None:
+    """Raise UserError for a number of heads to choose that is not one, or more than there are."""
+    if not 1 <= n <= len(heads):
+        raise UserError(f"Cannot choose {n} heads out of {len(heads)}; ask for between 1 and {len(heads)}.")
+
+
 def top(effects: Effects, n: int = 5, minus: Effects | None = None, metric: str = metrics.PRIMARY) -> Heads:
     """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine condition).
 
     Raises UserError for an n that is no number of heads of the sweep.
     """
-    if not 1 <= n <= len(effects.sets):
-        raise UserError(f"Cannot choose {n} heads out of {len(effects.sets)}; ask for between 1 and {len(effects.sets)}.")
+    check_how_many(n, effects.sets)
     mean = effects.effect(metric).mean(1)
     if minus is not None:
         mean = mean - minus.effect(metric).mean(1)

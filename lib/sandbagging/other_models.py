@@ -16,7 +16,7 @@ from sandbagging.statistics import Estimate
 EFFECTS = ("gap", "joint_effect", "neutral_effect", "specific_portion")  # each with _low, _high and _n, in pp
 KEYS = {"joint_effect": "joint", "neutral_effect": "joint_neutral", "specific_portion": "specific_portion"}  # in notebook 08's summary
 NUMBERS = [effect + end for effect in EFFECTS for end in ("", "_low", "_high", "_n")]
-COLUMNS = ["model", "revision", "weights", "framing", "run", "gate", "heads", *NUMBERS, "rank_p", "survives", "missing"]
+COLUMNS = ["model", "revision", "weights", "framing", "run", "gate", "n_found", "heads", *NUMBERS, "rank_p", "survives", "missing"]
 
 
 def row(run: str) -> dict:
@@ -25,7 +25,7 @@ def row(run: str) -> dict:
     Raises UserError where a file was changed after it was written.
     """
     settings = runs.read_manifest(run, "00_baseline")["parameters"]
-    gate, circuit = _summary(run, "00_baseline")["gate"], _summary(run, "08_circuit")
+    gate, circuit = _json(run, "00_baseline")["gate"], _json(run, "08_circuit")
     entry = REGISTRY.get(settings["model"])
     found = {"gap": Estimate.from_dict(gate["gap_p_full"])} | {name: Estimate.from_dict(circuit[key]) for name, key in KEYS.items()}
     numbers = {f"{name}{end}": value for name, e in found.items()
@@ -35,16 +35,17 @@ def row(run: str) -> dict:
         "model": settings["model"], "revision": entry and entry.revision,
         "weights": "random" if settings["random_weights"] else "planted" if planted else "real",
         "framing": settings["framing"], "run": run, "gate": "open" if gate["open"] else "closed",
+        "n_found": len(_json(run, "07_heads", "heads.json")["found"]),
         "heads": " ".join(f"L{layer}H{head}" for layer, head in circuit["heads"]), **numbers,
         "rank_p": circuit["random_uniform"]["rank_p"], "survives": bool(circuit["survives"]["value"]), "missing": None,
     }  # fmt: skip
 
 
-def _summary(run: str, artefact: str) -> dict:
+def _json(run: str, artefact: str, name: str = "summary.json") -> dict:
     damaged = runs.damaged_file(run, artefact, runs.read_manifest(run, artefact))
     if damaged:
         raise UserError(f"{artefact}/{damaged} in the run {run} was changed after it was written; run that notebook again.")
-    return json.loads((runs.run_folder(run) / artefact / "summary.json").read_text())
+    return json.loads((runs.run_folder(run) / artefact / name).read_text())
 
 
 def table(run: str, only: Sequence[str] = ()) -> pd.DataFrame:
@@ -87,11 +88,9 @@ def _text(line: dict, name: str) -> str:
     return "missing" if pd.isna(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-TRUTH = {
-    "organism-heads": "a circuit, specific to sandbagging",
-    "organism-direction": "no circuit",
-    "organism-null": "no sandbagging to explain",
-}
+# How the planted models were built: the gate, and how many heads matter alone. In `direction` eight heads write the same switch, with dose
+# to spare, so that none matters alone; several of them together may.
+BUILT = {"organism-heads": ("open", 3), "organism-direction": ("open", 0), "organism-null": ("closed", 0)}
 WORDS = ("no sandbagging to explain", "no circuit", "a circuit, not shown to be specific", "a circuit, specific to sandbagging")
 
 
@@ -101,12 +100,10 @@ def says(there: pd.DataFrame) -> pd.Series:
     return pd.Series([WORDS[k] for k in kind.where(there["gate"] == "open", 0)], index=there.index, dtype=object)
 
 
-def as_built(there: pd.DataFrame, said: pd.Series) -> dict[str, bool]:
-    """Return, per planted model that was run, whether what its run says is how it was built (`TRUTH`)."""
-    planted = there["weights"] == "planted"
-    return {
-        run: word == TRUTH[model] for run, model, word in zip(there["run"][planted], there["model"][planted], said[planted], strict=True)
-    }
+def as_built(there: pd.DataFrame) -> dict[str, bool]:
+    """Return, per run of a planted model, whether its gate and the number of heads found alone are as it was built (`BUILT`)."""
+    planted = there[there["weights"] == "planted"]
+    return {r.run: (r.gate, r.n_found) == BUILT[r.model] for r in planted.itertuples()}
 
 
 def is_null(there: pd.DataFrame) -> pd.Series:

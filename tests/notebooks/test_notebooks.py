@@ -88,6 +88,7 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
         pytest.param("01", {"layers": [30]}, "layers 0 to 4", marks=pytest.mark.slow),
         pytest.param("02", {"tags": ["*_topkk_*"]}, "nearest", marks=pytest.mark.slow),
         pytest.param("07", {"sweep_questions": 1000}, "questions", marks=pytest.mark.slow),
+        pytest.param("07", {"n_heads": 1000}, "between 1 and", marks=pytest.mark.slow),
         ("08", {"heads": "L30H0"}, "does not exist"),
     ],
 )  # fmt: skip
