@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+import matplotlib.pyplot as plt
 import timing
 import torch
 from torch import Tensor
 
-from sandbagging import circuits, hook_points, interventions, metrics, models, packing, patching, questions
+from sandbagging import circuits, hook_points, interventions, metrics, models, packing, patching, plots, questions
 from sandbagging.interventions import Head
 from sandbagging.packing import Encoded
 
@@ -227,6 +228,7 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     busy = useful_flops(model, pack, heads) / median / statistics.median(rates)
     print(f"  useful work at {busy:.0%} of a large matrix product's {statistics.median(rates) / 1e9:.0f} GFLOP/s", flush=True)
     curve = cost_curve(model, questions.subset(train, 80, 0), (10, 20, 40, 80), (5, 15, 25))
+    draw_cost(curve)
     second_routes = other_routes(model, asked)
     rows = []
     for peer in peers:
@@ -238,6 +240,23 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
             "matrix_product_gflops": round(statistics.median(rates) / 1e9, 1), "cost": curve, "other_routes": second_routes,
         })  # fmt: skip
     timing.save("sweep", rows)
+
+
+def draw_cost(curve: Sequence[dict]) -> None:
+    """Save the cost curve as a figure beside the results: seconds by questions and by heads, each with the line through its largest point."""
+    by_questions = [row for row in curve if row["heads"] == max(r["heads"] for r in curve)]
+    by_heads = [row for row in curve if row["questions"] == max(r["questions"] for r in curve)]
+    with plt.rc_context(plots.style()):
+        fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 3))
+        for ax, rows, name in ((axes[0], by_questions, "questions"), (axes[1], by_heads, "heads")):
+            largest = max(rows, key=lambda row: row[name])
+            ax.plot([0, largest[name]], [0, largest["seconds"]], color=plots.GREY, linewidth=0.8, linestyle="--", label="in proportion")
+            ax.plot([row[name] for row in rows], [row["seconds"] for row in rows], "o", color=plots.BLUE, label="measured")
+            ax.set(xlabel=name, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+            ax.legend()
+        fig.suptitle("Cost of the sweep", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        fig.savefig(timing.RESULTS / "sweep_cost.png", dpi=120)
+    plt.close(fig)
 
 
 def other_routes(model, asked: Sequence) -> dict[str, float]:
