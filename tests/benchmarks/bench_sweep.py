@@ -243,7 +243,7 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
 
 
 def draw_cost(curve: Sequence[dict]) -> None:
-    """Save the cost curve as a figure beside the results: seconds by questions and by heads, each with the line through its largest point."""
+    """Save the cost curve beside the results: seconds by questions and by heads, each with the line through its largest point."""
     by_questions = [row for row in curve if row["heads"] == max(r["heads"] for r in curve)]
     by_heads = [row for row in curve if row["questions"] == max(r["questions"] for r in curve)]
     with plt.rc_context(plots.style()):
