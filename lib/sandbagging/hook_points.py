@@ -4,7 +4,9 @@
 projection, the heads side by side before W_O mixes them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sandbagging import tree_attention
+from sandbagging.errors import UserError
 from sandbagging.packing import Pack
 
 
@@ -28,11 +31,12 @@ class Names(NamedTuple):
     blocks: str
     output_projection: str  # below a block
     final_norm: str
+    unembedding: str
 
 
 NAMES = {
-    "llama": Names("model.layers", "self_attn.o_proj", "model.norm"),
-    "gpt_neox": Names("gpt_neox.layers", "attention.dense", "gpt_neox.final_layer_norm"),
+    "llama": Names("model.layers", "self_attn.o_proj", "model.norm", "lm_head"),
+    "gpt_neox": Names("gpt_neox.layers", "attention.dense", "gpt_neox.final_layer_norm", "lm_head"),
 }
 
 Edit = Callable[[Tensor], Tensor]
@@ -43,6 +47,42 @@ def envoy(module: torch.nn.Module, tokenizer):
     from nnsight.modeling.transformers import TransformersModel
 
     return TransformersModel(module, tokenizer=tokenizer, task="text-generation")
+
+
+def remote_envoy(source: str, revision: str | None, tokenizer):
+    """Return a model of which only the shapes are here: its traces run on nnsight's remote service (NDIF)."""
+    from nnsight.modeling.transformers import TransformersModel
+
+    return TransformersModel(source, revision=revision, tokenizer=tokenizer, task="text-generation")
+
+
+@contextlib.contextmanager
+def _sentences(model) -> Iterator[None]:
+    """Turn what can go wrong between here and the remote service into one sentence."""
+    if model.remote is not True:
+        yield
+        return
+    import httpx
+    from nnsight.intervention.backends.remote import RemoteError
+
+    try:
+        yield
+    except (RemoteError, httpx.HTTPError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(".")
+        ways = "check the network and NDIF_API_KEY, or load the model here (remote=False)"
+        raise UserError(f"The remote service could not be used ({reason}); {ways}.") from None
+
+
+# What the functions that run inside a trace are defined in: a remote trace brings their source along, since the service has none of it.
+INSIDE_TRACES = ("sandbagging.hook_points", "sandbagging.interventions", "sandbagging.patching")
+
+
+def _ship() -> None:
+    from nnsight import ndif
+
+    for name in INSIDE_TRACES:
+        if name in sys.modules:
+            ndif.register(sys.modules[name])
 
 
 def output_projection(module: torch.nn.Module, layer: int) -> torch.nn.Linear:
@@ -76,32 +116,59 @@ def run(
     `dense` uses an ordinary attention mask in place of tree attention (slower, the same numbers).
     Returns the residual stream after the final norm [batch token d_model] and the values read.
     """
+    if model.remote and pack.run is not None:
+        return _part_of_whole(model, pack, edits or {}, reads, start, stored)
     edits, saved, first = edits or {}, {}, 0
     if start is not None:
         first, resid = start[0], start[1].to(model.device)
         batch = len(resid)
-    names, inputs = NAMES[model.architecture], _inputs(model, pack, batch)
-    if dense:
+    lm, names, inputs = model.lm, NAMES[model.architecture], _inputs(model, pack, batch)
+    if dense or model.remote:
         inputs["attention_mask"] = pack.dense_mask().to(model.device).expand(batch, 1, -1, -1)
     else:
         inputs["tree"] = tree_attention.tree_of(pack, model.device, stored, store)
-    with torch.no_grad(), model.lm.trace(**inputs):
-        for layer, block in enumerate(attrgetter(names.blocks)(model.lm)):
+    # A remote run stores the residual stream in place of keys and values.
+    kept = [HookPoint("resid_post", layer) for layer in range(model.n_layers)] if store and model.remote else []
+    wanted = {*reads, *kept}
+    with _sentences(model), torch.no_grad(), lm.trace(**inputs):
+        for layer, block in enumerate(attrgetter(names.blocks)(lm)):
             if layer < first:
                 block.skip(resid)
                 continue
             point, heads = HookPoint("z", layer), attrgetter(names.output_projection)(block)
             if point in edits:
                 heads.input = edits[point](heads.input)
-            if point in reads:
+            if point in wanted:
                 saved[point] = heads.input.save()
             point = HookPoint("resid_post", layer)
             if point in edits:
                 block.output = edits[point](block.output)
-            if point in reads:
+            if point in wanted:
                 saved[point] = block.output.save()
-        final = attrgetter(names.final_norm)(model.lm).output.save()
-    return final, saved
+        final = attrgetter(names.final_norm)(lm).output.save()
+    if kept:
+        stored |= {point.layer: saved[point] for point in kept}
+    return final, {point: saved[point] for point in reads}
+
+
+def _part_of_whole(model, pack: Pack, edits: Mapping[HookPoint, Edit], reads: Sequence[HookPoint], start: tuple[int, Tensor],
+                   stored: Mapping[int, Tensor]) -> tuple[Tensor, dict[HookPoint, Tensor]]:  # fmt: skip
+    """Run the whole pack where a part is asked for: a remote run has no keys and values to take over, and starts from a stored stream."""
+    first, resid = start
+    whole = stored[first - 1].expand(len(resid), -1, -1).clone()
+    whole[:, pack.run] = resid.to(whole)
+    at = pack.run
+
+    def on_part(edit: Edit) -> Edit:
+        def edited(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[:, at] = edit(value[:, at])
+            return value
+
+        return edited
+
+    final, saved = run(model, pack.whole, edits={point: on_part(edit) for point, edit in edits.items()}, reads=reads, start=(first, whole))
+    return final[:, at], {point: value[:, at] for point, value in saved.items()}
 
 
 def _inputs(model, pack: Pack, batch: int) -> dict[str, object]:
@@ -113,7 +180,15 @@ def _inputs(model, pack: Pack, batch: int) -> dict[str, object]:
         "attention_mask": torch.ones(batch, 1, 1, 1, device=model.device),
         "use_cache": False,
         "logits_to_keep": 1,
-    }
+    } | _where(model)
+
+
+def _where(model) -> dict[str, object]:
+    """Return what tells a trace where to run."""
+    if not model.remote:
+        return {}
+    _ship()
+    return {"remote": model.remote}
 
 
 def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
@@ -121,16 +196,22 @@ def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple
 
     `objective` maps the residual stream after the final norm [batch token d_model] to one number.
     """
-    names, saved = NAMES[model.architecture], {}
-    inputs = _inputs(model, pack, 1) | {"tree": tree_attention.tree_of(pack, model.device)}
-    with torch.enable_grad(), model.lm.trace(**inputs):
-        for layer, block in enumerate(attrgetter(names.blocks)(model.lm)):
+    if model.remote is True:
+        raise UserError("Gradients need the model's weights on this machine; load it without remote=True.")
+    lm, names, saved = model.lm, NAMES[model.architecture], {}
+    inputs = _inputs(model, pack, 1)
+    if model.remote:
+        inputs["attention_mask"] = pack.dense_mask().to(model.device)[None, None]
+    else:
+        inputs["tree"] = tree_attention.tree_of(pack, model.device)
+    with torch.enable_grad(), lm.trace(**inputs):
+        for layer, block in enumerate(attrgetter(names.blocks)(lm)):
             heads = attrgetter(names.output_projection)(block)
             if layer == 0:
                 # The weights ask for no gradient, so the graph begins here.
                 heads.input = heads.input.detach().requires_grad_()
             saved[layer] = heads.input.save()
-        final = attrgetter(names.final_norm)(model.lm).output.save()
+        final = attrgetter(names.final_norm)(lm).output.save()
     with torch.enable_grad():
         found = torch.autograd.grad(objective(final), list(saved.values()))
     return {layer: z[0].detach() for layer, z in saved.items()}, {layer: g[0] for layer, g in zip(saved, found, strict=True)}
@@ -138,8 +219,25 @@ def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple
 
 def final_norm(model, resid: Tensor) -> Tensor:
     """Return the residual stream after the last block, normed as the model does before the unembedding."""
-    with torch.no_grad():
-        return attrgetter(NAMES[model.architecture].final_norm)(model.module)(resid)
+    lm, where = model.lm, NAMES[model.architecture].final_norm
+    if not model.remote:
+        with torch.no_grad():
+            return attrgetter(where)(model.module)(resid)
+    with _sentences(model), torch.no_grad(), lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)):
+        found = attrgetter(where)(lm)(resid).save()
+    return found
+
+
+def log_probs(model, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    """Return log p of token ids [target], each read at a row of the normed residual stream [row d_model], in float32."""
+    if not model.remote:
+        logits = unembedding(model.module)(hidden).float()
+        return logits[row, target] - torch.logsumexp(logits, -1)[row]
+    lm, where = model.lm, NAMES[model.architecture].unembedding
+    with _sentences(model), torch.no_grad(), lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)):
+        logits = attrgetter(where)(lm)(hidden).float()
+        found = (logits[row, target] - torch.logsumexp(logits, -1)[row]).save()  # not the logits, which are large, but what is read
+    return found
 
 
 def through_frozen_norm(model, part: Tensor, stream: Tensor) -> Tensor:

@@ -38,15 +38,13 @@ def answer_logprobs(model, pack: Pack, final: Tensor) -> Answers:
     """Return log p of every option from the normed residual stream [batch token d_model] of a packed run."""
     device = final.device
     rows, row_of = torch.unique(pack.read_at, return_inverse=True)
-    unembed = hook_points.unembedding(model.module)
     log_p = torch.empty(len(final), len(pack.target), dtype=torch.float32, device=device)
     for b in range(len(final)):
         for begin in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[begin : begin + ROWS_AT_ONCE].to(device)
-            logits = unembed(final[b, chunk]).float()
             here = ((row_of >= begin) & (row_of < begin + ROWS_AT_ONCE)).nonzero().squeeze(1).to(device)
             at = row_of.to(device)[here] - begin
-            log_p[b, here] = logits[at, pack.target.to(device)[here]] - torch.logsumexp(logits, -1)[at]
+            log_p[b, here] = hook_points.log_probs(model, final[b, chunk], at, pack.target.to(device)[here])
     shape = (len(final), len(pack.question_ids), pack.n_options)
     option = pack.target_option.to(device)
     total = torch.zeros(len(final), shape[1] * shape[2], device=device).index_add_(1, option, log_p)
@@ -311,6 +309,6 @@ def _next_token_loss(model, pack: Pack, final: Tensor, trunk: Tensor) -> float:
     rows = trunk[has_next]
     total = 0.0
     for chunk in rows.split(ROWS_AT_ONCE):
-        logits = hook_points.unembedding(model.module)(final[chunk.to(final.device)]).float()
-        total += float(torch.nn.functional.cross_entropy(logits, pack.input_ids[chunk + 1].to(final.device), reduction="sum"))
+        following = pack.input_ids[chunk + 1].to(final.device)
+        total -= float(hook_points.log_probs(model, final[chunk.to(final.device)], torch.arange(len(chunk)), following).sum())
     return total / len(rows)

@@ -45,6 +45,7 @@ class Model:
     layers_of_interest: tuple[int, ...]
     weights: str  # "real", "planted" or "random"
     framings: tuple[str, ...] | None = None  # None: all
+    remote: bool | str = False  # where traces run: False here, True on nnsight's service, "local" here but handed over as if to it
 
     @property
     def module(self) -> torch.nn.Module:
@@ -53,7 +54,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        return torch.device("cpu") if self.remote is True else next(self.module.parameters()).device
 
     @property
     def n_params(self) -> int:
@@ -208,12 +209,14 @@ def _source(name: str) -> tuple[str, str | None]:
     raise UserError(f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? A hub id (owner/name) or a local folder works too.")
 
 
-def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "auto") -> Model:
+def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "auto",
+         remote: bool | str = False) -> Model:  # fmt: skip
     """Load a model of the registry, a hub id or a local folder for interventions.
 
     `random_weights` keeps the architecture and draws the weights anew from `seed`; a model of the hub then takes its
     configuration from the registry and the embedded model's tokenizer, and needs no network. device "auto" is a CUDA GPU if there
-    is one, else the CPU.
+    is one, else the CPU. `remote` True runs every trace on nnsight's service (its key in NDIF_API_KEY), where no weights are needed
+    here; "local" hands traces over in the same way and runs them here, which shows that they would be taken.
     Raises UserError for an unknown name, weights that cannot be had, too little memory, damaged files and unsupported architectures.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -221,6 +224,11 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
         with _quiet():
             config, tokenizer, source, revision = _parts(name, random_weights)
             _check_architecture(name, config.model_type)
+            if remote is True:
+                from sandbagging import hook_points
+
+                _check_remote(name, source)
+                return wrap(None, tokenizer, name, remote=True, lm=hook_points.remote_envoy(source, revision, tokenizer))
             _check_memory(name, config, dtype, device)
             module = _random(config, dtype, seed) if random_weights else _pretrained(source, revision, dtype)
     except UserError:
@@ -228,7 +236,15 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
     except Exception as error:  # transformers, safetensors and the hub each have their own kinds
         raise UserError(_not_loaded(name, error)) from error
     real = "planted" if name in REGISTRY and REGISTRY[name].planted else "real"
-    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else real)
+    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else real, remote=remote)
+
+
+def _check_remote(name: str, source: str | None) -> None:
+    """Raise UserError unless the service can have the model and there is a key for it."""
+    if source is None or Path(source).exists():
+        raise UserError(f"Model {name!r} is not on the hub, so no remote service can run it; load it here (remote=False).")
+    if not os.environ.get("NDIF_API_KEY"):
+        raise UserError("remote=True needs the service's key in the environment variable NDIF_API_KEY; set it, or load the model here.")
 
 
 def _parts(name: str, random_weights: bool) -> tuple:
@@ -323,15 +339,20 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
     return tuple(sorted({max(0, round(n_layers * share) - (share == 0.25)) for share in (0.25, 0.5, 0.75)}))
 
 
-def wrap(module: torch.nn.Module, tokenizer, name: str, weights: str = "real") -> Model:
-    """Return a transformers causal language model as a `Model`; raises UserError for unsupported architectures."""
+def wrap(module: torch.nn.Module | None, tokenizer, name: str, weights: str = "real", remote: bool | str = False, lm=None) -> Model:
+    """Return a transformers causal language model as a `Model`; raises UserError for unsupported architectures.
+
+    For remote=True the nnsight model `lm` stands in for the module, of which only the shapes are here.
+    """
     from sandbagging import hook_points
 
+    module = lm._module if module is None else module
     config = module.config
     _check_architecture(name, config.model_type)
     module.eval().requires_grad_(False)
-    module.config._attn_implementation = "tree"
-    lm = hook_points.envoy(module, tokenizer)
+    if remote is not True:
+        module.config._attn_implementation = "tree"
+        lm = hook_points.envoy(module, tokenizer)
     n_heads = config.num_attention_heads
     entry = REGISTRY.get(name, Entry(name))
     return Model(
@@ -348,6 +369,7 @@ def wrap(module: torch.nn.Module, tokenizer, name: str, weights: str = "real") -
         layers_of_interest=entry.layers_of_interest or default_layers(config.num_hidden_layers),
         weights=weights,
         framings=entry.framings,
+        remote=remote,
     )
 
 

@@ -12,6 +12,7 @@ Both need prompts that match token by token, which the framing `contrast` gives:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -71,20 +72,20 @@ def patch_sets(model, genuine: Pack, sandbag: Pack, sets: Sequence[Heads], *, na
     source = {layer: saved[point][0, rows.to(model.device)] for layer, point in points.items()}
 
     def edits_of(batch: list[Heads]) -> Mapping[HookPoint, Edit]:
-        return {points[layer]: _patch(model, source[layer], [[h for at, h in heads if at == layer] for heads in batch])
-                for layer in sorted({layer for heads in batch for layer, _ in heads})}  # fmt: skip
+        here = sorted({layer for heads in batch for layer, _ in heads})
+        by_row = {layer: [[interventions.head_columns(model, h) for at, h in heads if at == layer] for heads in batch] for layer in here}
+        return {points[layer]: _patch(source[layer], by_row[layer]) for layer in here}
 
     return circuits.run_sets(model, sandbag, sets, edits_of, names=names, run=rows, progress=progress, label=label)
 
 
-def _patch(model, source: Tensor, by_row: Sequence[Sequence[int]]) -> Edit:
-    """Return the edit that gives the heads named for row i the z of `source` [token head*d_head]."""
+def _patch(source: Tensor, by_row: Sequence[Sequence[slice]]) -> Edit:
+    """Return the edit that gives row i, at the columns named for it, the z of `source` [token head*d_head]."""
 
     def edit(z: Tensor) -> Tensor:
         z = z.clone()
         for row, heads in enumerate(by_row):
-            for head in heads:
-                columns = interventions.head_columns(model, head)
+            for columns in heads:
                 z[row, :, columns] = source[:, columns]
         return z
 
@@ -98,8 +99,9 @@ def attribution(model, sandbag: Sequence[Pack], genuine: Sequence[Pack] | None =
     which bounds the memory; the mean is over all questions. The unit is the metric's (0 to 1).
     """
     total, n = np.zeros((model.n_layers, model.n_heads)), 0
+    here = replace(model, remote=False)  # the last step, from the stream to the metric, is always taken on this machine
     for i, pack in enumerate(sandbag):
-        z, slope = hook_points.gradients(model, pack, lambda final, pack=pack: _summed(model, pack, final, metric))
+        z, slope = hook_points.gradients(model, pack, lambda final, pack=pack: _summed(here, pack, final, metric))
         new = None
         if genuine is not None:
             reached(genuine[i], pack)  # refuses prompts that do not match
