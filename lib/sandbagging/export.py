@@ -1,9 +1,7 @@
 """The weight-edit twin of head ablation: the model with the heads' columns of W_O zeroed, as an ordinary transformers folder."""
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +51,10 @@ def export_ablated(name: str, heads: Sequence[Head], folder: Path | str, *, rand
     _check_disk(folder, model.n_params * 4)
     for layer, head in heads:
         hook_points.output_projection(model.module, layer).weight.data[:, interventions.head_columns(model, head)] = 0
-    _save(model, folder, log)
+    with files.atomic_folder(folder) as unfinished:
+        model.module.save_pretrained(unfinished)
+        model.tokenizer.save_pretrained(unfinished)
+        files.write_json(unfinished / LOG, log)
     return log
 
 
@@ -79,23 +80,3 @@ def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < 1.1 * needed:
         raise UserError(f"{existing} has {free / 1e9:.1f} GB free and the model needs {needed / 1e9:.1f} GB; name a folder elsewhere.")
-
-
-def _save(model, folder: Path, log: dict) -> None:
-    """Write the whole folder beside its place, then rename it."""
-    unfinished = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        model.module.save_pretrained(unfinished)
-        model.tokenizer.save_pretrained(unfinished)
-        files.write_json(unfinished / LOG, log)
-        if folder.exists():
-            folder.rmdir()
-        os.chmod(unfinished, 0o755)
-        os.replace(unfinished, folder)
-    except OSError as error:
-        raise UserError(f"Could not write {folder} ({error.strerror or error}); free some space or name another folder.") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)

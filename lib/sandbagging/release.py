@@ -3,15 +3,13 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sandbagging import models
+from sandbagging import files, models
 from sandbagging.errors import UserError
-from sandbagging.files import write_bytes
 from sandbagging.saes import folders
 
 FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json")
@@ -36,20 +34,12 @@ def release(trained: Path, folder: Path, *, repository: str = "owner/name") -> l
     for path, content in zip(found, contents, strict=True):
         for note in folders.weight_notes(content.weights):
             raise UserError(f"{path.name} is not fit for release: {note}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
+    with files.atomic_folder(folder) as partial:
         for path in found:
             (partial / path.name).mkdir()
             for name in FILES:
                 shutil.copy2(path / name, partial / path.name / name)
-        write_bytes(partial / "README.md", readme(metrics, contents[0].config["metadata"], repository).encode())
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise UserError(f"Could not write {folder}: {error.strerror or error}; free some space or choose another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        files.write_bytes(partial / "README.md", readme(metrics, contents[0].config["metadata"], repository).encode())
     return [path.name for path in found]
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import timing
 import torch
+from peers import log_p, padded
 from torch import Tensor
 
 from sandbagging import activations, controls, hook_points, interventions, metrics, models, packing, questions, saes
@@ -222,18 +223,6 @@ class TransformerLens:
                 hooks = [(self.model.get_sae_hook_name(self.sae), swap)]
                 logits = self.model.run_with_hooks(ids, attention_mask=real, fwd_hooks=hooks)
         return torch.stack([log_p(logits[i], prompt, option) for i, (_, prompt, option) in enumerate(rows)])
-
-
-def padded(sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids padded on the right, and 1 where a token is real."""
-    width = max(map(len, sequences))
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
-    return ids, torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences])
-
-
-def log_p(logits: Tensor, prompt: list[int], option: list[int]) -> Tensor:
-    rows = logits[len(prompt) - 1 : len(prompt) + len(option) - 1].log_softmax(-1)
-    return rows.gather(1, torch.tensor(option)[:, None]).sum()
 
 
 # Side by side ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from importlib.metadata import version
 import matplotlib.pyplot as plt
 import timing
 import torch
+from peers import log_p, padded
 from torch import Tensor
 
 from sandbagging import circuits, hook_points, interventions, metrics, models, packing, patching, plots, questions
@@ -23,18 +24,6 @@ from sandbagging.packing import Encoded
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 FRAMING, TIMED = "instr_contrast", ((2, 3), (15, 1), (27, 6))
-
-
-def padded(sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids padded on the right, and 1 where a token is real."""
-    width = max(map(len, sequences))
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
-    return ids, torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences])
-
-
-def log_p(logits: Tensor, prompt: list[int], option: list[int]) -> Tensor:
-    rows = logits[len(prompt) - 1 : len(prompt) + len(option) - 1].log_softmax(-1)
-    return rows.gather(1, torch.tensor(option)[:, None]).sum()
 
 
 # The peers ---------------------------------------------------------------------------------------------------------
