@@ -347,8 +347,9 @@ def battery(summary: pd.DataFrame, layer: int, metric: str = "p_full", **where) 
         ax.set_xlabel(_effect(metric))
         verdicts += [f"{name}: {v}." for v in _verdicts(rows)]
     title(fig, f"Interventions at layer {layer}")
-    positive = "Positive: the correct answer becomes more probable. Verdict —"
-    return caption(fig, count(part["n"]), CI, positive, *(verdicts or ["not given."]))
+    same = {verdict.split(": ", 1)[-1] for verdict in verdicts}
+    told = list(same) if len(same) == 1 else verdicts or ["not given."]
+    return caption(fig, count(part["n"]), CI, "Positive: the correct answer becomes more probable. Verdict —", *told)
 
 
 def _interventions(ax: Axes, rows: pd.DataFrame, names: list[str], labelled: bool) -> None:
