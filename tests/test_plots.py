@@ -303,3 +303,10 @@ def test_a_wrong_table_is_one_sentence(call, part):
     with pytest.raises(UserError, match=part):
         call()
     assert plt.get_fignums() == []
+
+
+def test_every_kind_of_shuffle_is_named_in_the_legend_whichever_row_has_it():
+    table = shuffles()
+    later = table[(table["kind"] == "balanced") | (table["SAE"] != table["SAE"].iloc[0])]
+    fig = plots.shuffles(later)
+    assert {text.get_text() for text in fig.legends[0].get_texts()} == {"E4", "E6", "E1, balanced shuffles", "E1, plain shuffles"}

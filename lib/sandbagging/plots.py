@@ -398,6 +398,7 @@ def shuffles(table: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table["SAE"]))
     fig, ax = plt.subplots(figsize=(WIDTH, 1.5 + 0.5 * len(names)))
     looks = {"balanced": (INK, "s", 0.16), "plain": (ORANGE, "o", -0.16)}
+    first = table.drop_duplicates("kind").set_index("kind")["SAE"].to_dict()  # the row that a kind is named by in the legend
     for i, name in enumerate(names):
         part = table[table["SAE"] == name]
         for end in ("E4", "E6"):
@@ -406,7 +407,7 @@ def shuffles(table: pd.DataFrame) -> Figure:
             ax.plot(part[end].iloc[0], i + 0.38, marker, color=colour, label=end if i == 0 else None)
         for kind, (colour, marker, shift) in looks.items():
             effects = part.loc[part["kind"] == kind, "effect_pp"]
-            label = f"E1, {kind} shuffles" if i == 0 and len(effects) else None
+            label = f"E1, {kind} shuffles" if name == first.get(kind) else None
             ax.plot(
                 effects, np.full(len(effects), i + shift), marker, color=colour, alpha=0.45, markersize=4, linestyle="none", label=label
             )
