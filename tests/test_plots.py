@@ -279,8 +279,16 @@ def test_battery_shows_guards_verdict_and_shared_rivals():
     fig = plots.battery(swap_summary(), 15)
     texts = " ".join(t.get_text() for t in fig.findobj(Text))
     assert "nnz m_G 412, m_S 398; FVU 0.123" in texts and "‖change‖ 21.7" in texts
-    assert "jumprelu_L15_mixed: cannot be said at this n." in " ".join(texts.split())
+    assert "Verdict — for all panels: cannot be said at this n." in " ".join(texts.split())
     assert [len(ax.containers) for ax in fig.axes] == [13, 13, 13]
+
+
+def test_battery_names_the_panel_where_verdicts_differ():
+    table = swap_summary()
+    one = table["tag"].astype(str).str.contains("jumprelu_L15_mixed")
+    table.loc[one & table["verdict"].notna(), "verdict"] = "specific"
+    texts = " ".join(" ".join(t.get_text() for t in plots.battery(table, 15).findobj(Text)).split())
+    assert "jumprelu_L15_mixed: specific." in texts and "cannot be said at this n." in texts and "for all panels" not in texts
 
 
 def test_subsets_take_the_empty_set_from_a_csv_file():

@@ -348,7 +348,7 @@ def battery(summary: pd.DataFrame, layer: int, metric: str = "p_full", **where) 
         verdicts += [f"{name}: {v}." for v in _verdicts(rows)]
     title(fig, f"Interventions at layer {layer}")
     same = {verdict.split(": ", 1)[-1] for verdict in verdicts}
-    told = list(same) if len(same) == 1 else verdicts or ["not given."]
+    told = [f"for all panels: {verdict}" for verdict in same] if len(same) == 1 else verdicts or ["not given."]
     return caption(fig, count(part["n"]), CI, "Positive: the correct answer becomes more probable. Verdict —", *told)
 
 
