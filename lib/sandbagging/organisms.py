@@ -218,7 +218,8 @@ def _base(seed: int, progress: Progress | None) -> Base:
 
     folder = home() / f"base-{seed}"
     if not _whole(folder):
-        print("Training the planted model once (about a minute) ...", file=sys.stderr, flush=True)
+        if progress is None:  # else the caller tells how far it has come
+            print("Training the planted model once (about a minute) ...", file=sys.stderr, flush=True)
         base = organism_base.train(seed, progress=progress)
         with _new(folder) as unfinished:
             save_file(base.module.state_dict(), unfinished / "model.safetensors")
