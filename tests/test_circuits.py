@@ -46,7 +46,7 @@ def test_many_sets_at_once_equal_one_full_pass_each(tiny, tiny_questions, monkey
             plain = metrics.measure(tiny, pack, circuits.METRICS)
         np.testing.assert_allclose(p_full, plain["p_full"][0], rtol=2e-4, atol=1e-9)
         np.testing.assert_allclose(choice_len, plain["choice_len"][0], rtol=2e-4, atol=1e-6)
-    monkeypatch.setattr(circuits, "TOKENS_AT_ONCE", 1)  # one set a batch
+    monkeypatch.setattr(circuits, "TOKENS_AT_ONCE", {"cpu": 1})  # one set a batch
     alone = circuits.ablate_sets(tiny, pack, SETS)
     for name in circuits.METRICS:
         np.testing.assert_allclose(alone.value[name], effects.value[name], rtol=2e-4, atol=1e-9)

@@ -23,7 +23,8 @@ from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 
 METRICS = (metrics.PRIMARY, metrics.SECONDARY)
-TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass: larger brings no speed on a CPU and costs memory
+# batch x tokens of one forward pass. On a CPU, what a layer makes of 1536 tokens stays in the cache: larger batches are a fifth slower.
+TOKENS_AT_ONCE = {"cpu": 1536, "cuda": 16384}
 FLOOR_PP, FLOOR_SHARE = 1.0, 0.10  # a head counts as found from 1 pp and from 10 % of the gap on
 SURVIVES_PP, SURVIVES_P = 0.5, 0.05  # a circuit survives with CI low above 0.5 pp and rank p at most 0.05
 FORMAT_MARGIN_PP = 1.0  # choice_len within 1 pp of its baseline counts as unchanged: an effect on p_full is then one of format
@@ -139,7 +140,7 @@ def _clean(model, pack: Pack, layers: Sequence[int], names: Sequence[str], run: 
 def _run_layer(model, clean: _Clean, layer: int, sets: Sequence[Heads], edits_of: Callable, names: Sequence[str],
                progress: Callable[[int], object]) -> dict[str, np.ndarray]:  # fmt: skip
     """Return the metrics [set question] of sets that all begin at one layer, run in batches of TOKENS_AT_ONCE tokens."""
-    size = max(1, TOKENS_AT_ONCE // clean.pack.n_tokens)
+    size = max(1, TOKENS_AT_ONCE[model.device.type] // clean.pack.n_tokens)
     found = []
     for begin in range(0, len(sets), size):
         batch = sets[begin : begin + size]
