@@ -91,7 +91,7 @@ def test_attribution_does_not_depend_on_how_the_questions_are_cut(tiny, tiny_que
 
 def test_prompts_of_other_lengths_are_refused(tiny_llama, tiny_questions):
     packs = [metrics.prepare(tiny_llama, tiny_questions[:3], c, "instr_contrast") for c in ("genuine", "neutral")]
-    with pytest.raises(UserError, match="choose the framing contrast"):
+    with pytest.raises(UserError, match="choose the framing one_token"):
         patching.patch_sets(tiny_llama, *packs, [((0, 0),)])
 
 

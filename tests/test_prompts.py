@@ -34,9 +34,27 @@ def test_default_framing_shows_the_same_demonstrations_in_genuine_and_sandbag(qu
         assert cues == (["Correct", "Incorrect"] if i % 2 == 0 else ["Incorrect", "Correct"])
 
 
-def test_contrast_differs_in_one_word(question):
-    genuine, sandbag = (prompts.render(question, c, "contrast").split() for c in ("genuine", "sandbag"))
-    assert [(a, b) for a, b in zip(genuine, sandbag, strict=True) if a != b] == [("Correct", "Incorrect")]
+@pytest.mark.parametrize(("framing", "words"), [("contrast", ("Correct", "Incorrect")), ("one_token", ("correct", "incorrect"))])
+def test_the_two_prompts_differ_in_one_word(question, framing, words):
+    genuine, sandbag = (prompts.render(question, c, framing).split() for c in ("genuine", "sandbag"))
+    assert [(a, b) for a, b in zip(genuine, sandbag, strict=True) if a != b] == [words]
+
+
+@pytest.mark.parametrize("framing", ["contrast", "one_token"])
+def test_what_the_embedded_tokenizer_makes_of_the_one_word(question, framing):
+    """One word is not one token: "Incorrect" at the beginning of a line is cut in two, " incorrect" is not."""
+    from transformers import AutoTokenizer
+
+    from sandbagging import models
+
+    models.ensure_available()
+    tokenizer = AutoTokenizer.from_pretrained(models.cache_folder() / models.EMBEDDED)
+    genuine, sandbag = (tokenizer(prompts.render(question, c, framing)).input_ids for c in ("genuine", "sandbag"))
+    if framing == "contrast":
+        assert len(sandbag) == len(genuine) + 1
+    else:
+        (pair,) = ((tokenizer.decode([a]), tokenizer.decode([b])) for a, b in zip(genuine, sandbag, strict=True) if a != b)
+        assert pair == (" correct", " incorrect")
 
 
 def test_placebo_framing_has_no_sandbagging_in_it(question):

@@ -8,7 +8,7 @@ one restores the right answer, as in ablation.
    (Nanda 2023, "Attribution patching"; Syed et al. 2023, arXiv:2310.10348). With 0 in the place of the genuine z it
    approximates zero-ablation.
 
-Both need prompts that match token by token, which the framing `contrast` gives: there the two prompts differ in one token.
+Both need prompts that match token by token, which the framing `one_token` gives: there the two prompts differ in one token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def reached(genuine: Pack, sandbag: Pack) -> Tensor:
     if not match(genuine, sandbag):
         raise UserError(
             "Patching needs genuine and sandbag prompts that match token by token, and with this framing and tokenizer they do not; "
-            "choose the framing contrast."
+            "choose the framing one_token."
         )
     differ = genuine.input_ids != sandbag.input_ids
     first = torch.full((len(genuine.question_ids),), genuine.n_tokens)
@@ -131,22 +131,26 @@ class Routes(NamedTuple):
     why_not: str  # why patching could not be done, or ""
 
 
-ZERO_SLOPE, PATCH, PATCH_SLOPE = "attribution to zero", "activation patching", "attribution patching"
+ZERO_SLOPE, ZERO_SLOPE_THERE = "attribution to zero", "attribution to zero, patching's framing"
+PATCH, PATCH_SLOPE = "activation patching", "attribution patching"
 
 
-def other_routes(model, asked: Sequence[Question], heads: Sequence[Heads], framing: str, patch_framing: str = "contrast",
+def other_routes(model, asked: Sequence[Question], heads: Sequence[Heads], framing: str, patch_framing: str = "one_token",
                  progress: Progress | None = None) -> Routes:  # fmt: skip
     """Return each head's mean effect on p_full of sandbag prompts, in pp, by patching and by gradients.
 
-    `heads` are sets of one head. Attribution to zero uses `framing`, as the zero-ablation that it approximates; patching uses
-    `patch_framing`, whose genuine and sandbag prompts have to match token by token: where they do not, `why_not` says so.
+    `heads` are sets of one head. Attribution to zero uses `framing`, as the zero-ablation that it approximates, and again
+    `patch_framing`, so that a difference of method can be told from one of framing. Patching uses `patch_framing`, whose genuine
+    and sandbag prompts have to match token by token: where they do not, `why_not` says so.
     """
     at = tuple(zip(*(heads_of[0] for heads_of in heads), strict=True))
-    slope = attribution(model, in_parts(model, asked, "sandbag", framing))
-    found, passes = {ZERO_SLOPE: 100 * slope[at]}, {ZERO_SLOPE: 3.0}
+    found, passes = {}, {}
+    for name, words in ((ZERO_SLOPE, framing), (ZERO_SLOPE_THERE, patch_framing)):
+        found[name], passes[name] = 100 * attribution(model, in_parts(model, asked, "sandbag", words))[at], 3.0
     genuine, sandbag = ([metrics.prepare(model, asked, c, patch_framing)] for c in ("genuine", "sandbag"))
     if not match(genuine[0], sandbag[0]):
-        return Routes(found, passes, f"with the framing {patch_framing} and this tokenizer, genuine and sandbag prompts differ in length")
+        why = f"with the framing {patch_framing} and this tokenizer, genuine and sandbag prompts do not match token by token"
+        return Routes(found, passes, why)
     patched = patch_sets(model, genuine[0], sandbag[0], heads, progress=progress)
     share = len(reached(genuine[0], sandbag[0])) / sandbag[0].n_tokens
     parts = [in_parts(model, asked, condition, patch_framing) for condition in ("sandbag", "genuine")]

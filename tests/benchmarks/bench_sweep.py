@@ -249,9 +249,9 @@ def draw_cost(curve: Sequence[dict]) -> None:
 
 
 def other_routes(model, asked: Sequence) -> dict[str, float]:
-    """Seconds of patching every head, and of attribution patching, on the same questions under the framing contrast."""
-    genuine, sandbag = (metrics.prepare(model, asked, condition, "contrast") for condition in ("genuine", "sandbag"))
-    parts = [patching.in_parts(model, asked, condition, "contrast") for condition in ("sandbag", "genuine")]
+    """Seconds of patching every head, and of attribution patching, on the same questions under the framing one_token."""
+    genuine, sandbag = (metrics.prepare(model, asked, condition, "one_token") for condition in ("genuine", "sandbag"))
+    parts = [patching.in_parts(model, asked, condition, "one_token") for condition in ("sandbag", "genuine")]
     return {
         patching.PATCH: round(seconds(lambda: patching.patch_sets(model, genuine, sandbag, circuits.all_heads(model)))[0], 1),
         patching.PATCH_SLOPE: round(seconds(lambda: patching.attribution(model, *parts))[0], 1),
