@@ -36,8 +36,9 @@ setup: $(INSTALLED)
 findings: $(INSTALLED)
 	@$(PY) -m sandbagging run all --set $(SET) --run mine-$(SET)
 
+# Two test processes of one thread each: most of the time goes into starting kernels, which use no second core.
 test: $(INSTALLED)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED)
 	$(PY) -m pytest -m slow

@@ -1,5 +1,6 @@
 """Fixtures: tiny random models of both supported architectures, and questions in their vocabulary."""
 
+import fcntl
 import subprocess
 import sys
 
@@ -8,6 +9,12 @@ import tiny_models
 
 from sandbagging import models
 from sandbagging.questions import Question
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Keep a file's tests in one process, and all of tests/notebooks, which share one run of every notebook."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("notebooks" if item.path.parent.name == "notebooks" else item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +26,12 @@ def tiny_questions() -> list[Question]:
 def planted_bases() -> None:
     """The planted models of the fast tests, trained side by side, a core each, where the cache does not hold them yet."""
     code = "import sys; from sandbagging import organisms; organisms.ensure('heads', int(sys.argv[1]))"
-    running = [subprocess.Popen([sys.executable, "-c", code, seed]) for seed in "01"]
-    assert [process.wait() for process in running] == [0, 0]
+    lock = models.cache_folder() / ".planted.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the other test process waits here, then finds them made
+        running = [subprocess.Popen([sys.executable, "-c", code, seed]) for seed in "01"]
+        assert [process.wait() for process in running] == [0, 0]
 
 
 @pytest.fixture
