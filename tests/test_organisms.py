@@ -361,6 +361,12 @@ def test_the_table_has_a_row_an_organism(recovered):
     assert table["variant"].tolist() == list(organisms.VARIANTS) and table["planted"].tolist()[1:] == ["", ""]
 
 
+def _patched(model, genuine, sandbag, heads):
+    """Effect in pp on sandbag prompts of giving each head alone its z of the genuine run."""
+    effects = patching.patch_sets(model, genuine, sandbag, [(head,) for head in heads]).effect()
+    return dict(zip(heads, 100 * effects.mean(1), strict=True))
+
+
 def test_patching_and_gradients_point_to_the_planted_heads(planted_bases):
     """Second routes on a known truth: sandbag prompts, and the same with one token, the instruction word, exchanged."""
     organism = recovery.load("heads", 0)
@@ -369,8 +375,12 @@ def test_patching_and_gradients_point_to_the_planted_heads(planted_bases):
     (switch,), (other,) = model.tokenizer(["incorrectly", "correctly"], add_special_tokens=False).input_ids
     genuine = dataclasses.replace(sandbag, input_ids=torch.where(sandbag.input_ids == switch, other, sandbag.input_ids))
     every = [heads[0] for heads in circuits.all_heads(model)]
-    patched = dict(zip(every, 100 * patching.patch_sets(model, genuine, sandbag, [(h,) for h in every]).effect().mean(1), strict=True))
+    patched = _patched(model, genuine, sandbag, every)
     assert min(patched[head] for head in true) > 8  # as zeroing them: a third of the dose each
-    assert max(abs(effect) for head, effect in patched.items() if head not in true) < 1  # decoys and trained heads bring nothing
+    # Decoys and trained heads bring next to nothing. Heads of layer 0 may: at the instruction word they change the size of the flag
+    # that the writers read. So whatever any head brings, it brings through the writers: without these, patching does nothing.
+    assert max(abs(effect) for (layer, head), effect in patched.items() if (layer, head) not in true and layer > 0) < 4
+    with interventions.zeroed_weights(model, true):
+        assert max(map(abs, _patched(model, genuine, sandbag, every).values())) < 1
     for slope in (patching.attribution(model, [sandbag], [genuine]), patching.attribution(model, [sandbag])):
         assert set(sorted(every, key=lambda head: -slope[head])[:3]) == set(true)
