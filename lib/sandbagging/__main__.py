@@ -1,4 +1,4 @@
-"""The command line: python -m sandbagging run | status | compare | models | fetch | train | audit | release | export-ablated."""
+"""The command line: python -m sandbagging COMMAND; --help lists the commands."""
 
 import argparse
 import sys
@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--heads", nargs="+", default=[], metavar="HEAD", help="such as L17H6 L2H0; default: the heads of --run")
     export.add_argument("--run", default=None, metavar="NAME", help="take model and heads from this run's notebook 07 or 08")
     export.add_argument("--random-weights", action="store_true", help="the model's shape with weights drawn at random")
+    exercise = commands.add_parser("exercise", help="write the learner's copy of an exercise; without a name, list them")
+    exercise.add_argument("name", nargs="?", default=None, metavar="NAME")
+    exercise.add_argument("--to", default=None, metavar="FILE", help="default: NAME.ipynb in the current folder")
     return parser
 
 
@@ -167,8 +170,17 @@ def _export_ablated(arguments: argparse.Namespace) -> None:
           f"{' '.join(log['heads'])}")  # fmt: skip
 
 
+def _exercise(arguments: argparse.Namespace) -> None:
+    from sandbagging import exercises
+
+    if arguments.name is None:
+        print("\n".join(exercises.names()))
+        return
+    print(f"The exercise lies in {exercises.learners_copy(arguments.name, arguments.to)}; open it in JupyterLab.")
+
+
 COMMANDS = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
-            "release": _release, "export-ablated": _export_ablated}  # fmt: skip
+            "release": _release, "export-ablated": _export_ablated, "exercise": _exercise}  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> int:
