@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--heads", nargs="+", default=[], metavar="HEAD", help="such as L17H6 L2H0; default: the heads of --run")
     export.add_argument("--run", default=None, metavar="NAME", help="take model and heads from this run's notebook 07 or 08")
     export.add_argument("--random-weights", action="store_true", help="the model's shape with weights drawn at random")
+    sweep = commands.add_parser("sweep", help="run every cell of a grid of parameters")
+    sweep.add_argument("grid", metavar="GRID.yaml")
+    sweep.add_argument("--run", default=None, metavar="NAME", help="the folder that holds the cells (default: sweep-GRID)")
+    sweep.add_argument("--profile", default="local", metavar="PROFILE", help="local (default) or slurm")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
+    sweep.add_argument("--cell", default=None, metavar="CELL", help="run this one here and now")
+    sweep.add_argument("--list", action="store_true", help="check the grid and list its cells, nothing else")
     exercise = commands.add_parser("exercise", help="write the learner's copy of an exercise; without a name, list them")
     exercise.add_argument("name", nargs="?", default=None, metavar="NAME")
     exercise.add_argument("--to", default=None, metavar="FILE", help="default: NAME.ipynb in the current folder")
@@ -170,6 +177,20 @@ def _export_ablated(arguments: argparse.Namespace) -> None:
           f"{' '.join(log['heads'])}")  # fmt: skip
 
 
+def _sweep(arguments: argparse.Namespace) -> None:
+    from sandbagging import runs, sweeps
+
+    grid = sweeps.load(arguments.grid, arguments.run)
+    if arguments.cell:
+        sweeps.run_cell(grid, grid.cell(arguments.cell))
+        return
+    if arguments.list:
+        print("\n".join(f"{'done  ' if cell.marker.exists() else 'to do '} {cell.name}" for cell in grid.cells))
+        return
+    sweeps.run(grid, arguments.profile, arguments.jobs)
+    print(f"All {len(grid.cells)} cells are done; the table is {runs.run_folder(grid.run) / 'summary.csv'}")
+
+
 def _exercise(arguments: argparse.Namespace) -> None:
     from sandbagging import exercises
 
@@ -180,7 +201,7 @@ def _exercise(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {"run": _run, "status": _status, "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
-            "release": _release, "export-ablated": _export_ablated, "exercise": _exercise}  # fmt: skip
+            "release": _release, "export-ablated": _export_ablated, "exercise": _exercise, "sweep": _sweep}  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> int:
