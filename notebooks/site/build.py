@@ -1,0 +1,138 @@
+"""Build the site from the committed reference run, executing nothing: python notebooks/site/build.py [TARGET]
+
+1. Pages, notebooks of the reference run and the ledger are laid out in a source folder.
+2. Every figure gets a text for those who cannot see it: the section's heading and the reading that follows the figure.
+3. Sphinx turns them into TARGET (default: build/site), which opens from the disk, offline.
+"""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+REFERENCE = REPOSITORY / "papermill_runs" / "reference"
+PAGES = ("index.md", "methods.md", "glossary.md", "teaching.md")
+LEDGER = ("claim", "section", "model", "published", "measured", "unit", "n", "verdict", "why")
+
+
+def lay_out(source: Path) -> None:
+    """Write everything that Sphinx reads."""
+    for name in ("conf.py", *PAGES):
+        shutil.copy(HERE / name, source / name)
+    shutil.copytree(HERE / "_static", source / "_static")
+    shutil.copytree(mathjax(), source / "_static" / "mathjax", ignore=shutil.ignore_patterns("unpacked", "localization", "test"))
+    (source / "story").mkdir()
+    for path in story():
+        (source / "story" / path.name).write_text(json.dumps(page(json.loads(path.read_text()))))
+    (source / "ledger.md").write_text(ledger())
+    (source / "glossary.md").write_text((source / "glossary.md").read_text() + glossary())
+
+
+def story() -> list[Path]:
+    """Return the executed notebooks of the reference run, in order."""
+    return sorted(REFERENCE.glob("[0-9][0-9]_*.ipynb"))
+
+
+def mathjax() -> Path:
+    """Return the folder of MathJax within its wheel."""
+    import jupyter_server_mathjax
+
+    return Path(jupyter_server_mathjax.__file__).parent / "static"
+
+
+def page(notebook: dict) -> dict:
+    """Return a notebook as a page: long code folded, wide tables in a box that scrolls, a text for every figure."""
+    heading = ""
+    for cell, reading in followed(notebook["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = next(iter(re.findall(r"^#+ (.*)$", source, re.M)), heading)
+            cell["source"] = links(source)
+            continue
+        if "injected-parameters" in cell["metadata"].get("tags", []) or source.count("\n") > 25:
+            cell["metadata"].setdefault("tags", []).append("hide-input")
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                cell["metadata"]["mystnb"] = {"image": {"alt": alt(heading, reading)}}
+    return notebook
+
+
+def followed(cells: list[dict]) -> Iterator[tuple[dict, str]]:
+    """Yield each cell with the first text that a later cell prints: after a figure, that is its reading."""
+    for i, cell in enumerate(cells):
+        texts = (
+            "".join(output["data"]["text/markdown"])
+            for later in cells[i + 1 : i + 4]
+            for output in later.get("outputs", [])
+            if "text/markdown" in output.get("data", {})
+        )
+        yield cell, next(texts, "")
+
+
+def alt(heading: str, reading: str) -> str:
+    """Return a figure's text: the heading, and the reading without its marks, cut at a sentence."""
+    words = re.sub(r"[*`_#\n\"<>\[\]|]+", " ", f"{heading}. {reading}").strip()
+    return re.sub(r"\s+", " ", words)[:400].rsplit(". ", 1)[0].rstrip(".") + "."
+
+
+def links(source: str) -> str:
+    """Point links between notebooks at their pages."""
+    return re.sub(r"\]\((?:\.\./)?(?:notebooks/)?(\d\d_\w+\.ipynb)\)", r"](\1)", source)
+
+
+def ledger() -> str:
+    """Return the page of the ledger: one table, sortable by a click on its head."""
+    table = pd.read_csv(REFERENCE / "10_ledger" / "ledger.csv")
+    rows = []
+    for line in table.to_dict("records"):
+        cells = {name: shown(line, name) for name in LEDGER}
+        rows.append("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in cells.values()) + "</tr>")
+    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in LEDGER)
+    return (
+        "# The ledger\n\nEvery published figure beside what this suite measured. Click a column's head to sort by it; "
+        "[notebook 10](story/10_what_survived.ipynb) has the rule that decides.\n\n"
+        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>\n{"".join(rows)}\n</tbody></table></div>\n\n'
+        '<script src="_static/sort.js"></script>\n'
+    )
+
+
+def shown(line: dict, name: str) -> str:
+    """Return a cell's text; published and measured numbers with their interval."""
+    value = line[name]
+    if pd.isna(value):
+        return "–"
+    if name not in ("published", "measured"):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    low, high = line[f"{name}_low"], line[f"{name}_high"]
+    return str(value) + ("" if pd.isna(low) else f" [{low:.4g}, {high:.4g}]")
+
+
+def glossary() -> str:
+    """Return the README's glossary as a list of terms: it stands once, in the README."""
+    section = (REPOSITORY / "README.md").read_text().split("## Glossary", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip().strip("|").split("|", 1) for line in section.splitlines() if line.startswith("| ")][1:]
+    return "\n" + "\n".join(f"{term.strip()}\n: {meaning.strip()}\n" for term, meaning in rows if set(term.strip()) != {"-"})
+
+
+def build(target: Path) -> None:
+    """Lay the sources out and run Sphinx; a warning is an error."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        lay_out(source)
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(source), str(target)], check=True)
+    print(f"The site is built: open {target / 'index.html'}")
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "build" / "site")

@@ -1,0 +1,25 @@
+"""Sphinx settings of the site. `make site` calls build.py, which lays the sources out and then Sphinx; nothing is executed."""
+
+project = "Sandbagging, step by step"
+author = "The sandbagging suite authors"
+copyright = author
+extensions = ["myst_nb", "sphinx_togglebutton"]
+exclude_patterns = ["_build"]
+
+nb_execution_mode = "off"  # the pages are the committed reference run
+nb_output_stderr = "remove"
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "deflist", "html_image"]
+myst_heading_anchors = 3
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
+
+html_theme = "furo"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+
+# Maths without the network: the files come out of a wheel (jupyter-server-mathjax) and lie beside the pages.
+mathjax_path = "mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe"
