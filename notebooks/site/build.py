@@ -30,6 +30,7 @@ def lay_out(source: Path) -> None:
         shutil.copy(HERE / name, source / name)
     shutil.copytree(HERE / "_static", source / "_static")
     shutil.copytree(mathjax(), source / "_static" / "mathjax", ignore=shutil.ignore_patterns("unpacked", "localization", "test"))
+    shutil.copy(REFERENCE / "10_ledger" / "fig_headline.png", source / "story_headline.png")
     (source / "story").mkdir()
     for path in story():
         (source / "story" / path.name).write_text(json.dumps(page(json.loads(path.read_text()))))
