@@ -16,13 +16,14 @@ NEED_MB := $(if $(TORCH_INDEX),4000,$(if $(filter Linux,$(shell uname -s)),10000
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup findings test test-slow bench refresh
+.PHONY: help setup findings test test-slow bench site refresh
 
 help:
 	@echo 'make findings    set up, run every notebook, print what was found   (SET=quick: a few minutes)'
 	@echo 'make test        set up and run the tests'
 	@echo 'make test-slow   run the tests that take long'
 	@echo 'make bench       time this library beside its peers'
+	@echo 'make site        build the pages from the committed reference run, executing nothing: build/site/index.html'
 	@echo 'make refresh     compute the committed reference run again (up to two hours)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''
@@ -45,6 +46,9 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@for script in tests/benchmarks/bench_*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+
+site: $(INSTALLED)
+	@$(PY) notebooks/site/build.py
 
 # What is nested in the reference run comes first, because notebooks 09 and 10 read it.
 refresh: $(INSTALLED)

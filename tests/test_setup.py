@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("findings", "test", "test-slow", "bench", "refresh", "setup")
+TARGETS = ("findings", "test", "test-slow", "bench", "site", "refresh", "setup")
 
 # $FAKE holds what goes wrong: old, no-venv, no-network, full, killed, or nothing.
 FAKE_PYTHON = """#!/bin/sh
@@ -62,7 +62,7 @@ def test_lock_holds_plain_versions_only():
 def test_lock_satisfies_every_dependency():
     project = pyproject()["project"]
     groups = project["optional-dependencies"]
-    for line in [*project["dependencies"], *groups["dev"], *groups["bench"]]:
+    for line in [*project["dependencies"], *(line for group in groups.values() for line in group)]:
         requirement = Requirement(line)
         version = locked().get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock"

@@ -110,10 +110,10 @@ def test_links_and_anchors_resolve(site, browser):
 def test_maths_is_rendered(site, browser):
     tab = browser.new_page()
     tab.goto((site / "methods.html").as_uri())
-    tab.wait_for_function(
-        "window.MathJax && document.querySelectorAll('.MathJax, .MathJax_CHTML, mjx-container').length > 10", timeout=20000
-    )
-    assert tab.evaluate("document.querySelectorAll('.MathJax_Error, .merror, mjx-merror').length") == 0
+    drawn = "[...document.querySelectorAll('.MathJax')].filter(formula => formula.offsetWidth > 0)"
+    tab.wait_for_function(f"{drawn}.length > 20 && {drawn}.length == document.querySelectorAll('.MathJax').length", timeout=20000)
+    assert not [text for text in tab.evaluate(f"{drawn}.map(formula => formula.innerText)") if "\\" in text]
+    assert tab.evaluate("document.querySelectorAll('.MathJax_Error, merror, .merror').length") == 0
     tab.close()
 
 

@@ -5,6 +5,7 @@
 3. Sphinx turns them into TARGET (default: build/site), which opens from the disk, offline.
 """
 
+import contextlib
 import html
 import json
 import re
@@ -21,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 REFERENCE = REPOSITORY / "papermill_runs" / "reference"
 PAGES = ("index.md", "methods.md", "glossary.md", "teaching.md")
-LEDGER = ("claim", "section", "model", "published", "measured", "unit", "n", "verdict", "why")
+LEDGER = ("claim", "model", "published", "measured", "unit", "n", "verdict", "section", "why")
 
 
 def lay_out(source: Path) -> None:
@@ -29,7 +30,7 @@ def lay_out(source: Path) -> None:
     for name in ("conf.py", *PAGES):
         shutil.copy(HERE / name, source / name)
     shutil.copytree(HERE / "_static", source / "_static")
-    shutil.copytree(mathjax(), source / "_static" / "mathjax", ignore=shutil.ignore_patterns("unpacked", "localization", "test"))
+    shutil.copytree(mathjax(), source / "_static" / "mathjax", ignore=shutil.ignore_patterns("a11y", "SVG"))
     shutil.copy(REFERENCE / "10_ledger" / "fig_headline.png", source / "story_headline.png")
     (source / "story").mkdir()
     for path in story():
@@ -81,8 +82,9 @@ def followed(cells: list[dict]) -> Iterator[tuple[dict, str]]:
 
 def alt(heading: str, reading: str) -> str:
     """Return a figure's text: the heading, and the reading without its marks, cut at a sentence."""
-    words = re.sub(r"[*`_#\n\"<>\[\]|]+", " ", f"{heading}. {reading}").strip()
-    return re.sub(r"\s+", " ", words)[:400].rsplit(". ", 1)[0].rstrip(".") + "."
+    text = f"{re.sub(r'^[0-9]+[ .·]+', '', heading)}. {reading}"
+    words = re.sub(r"\s+", " ", re.sub(r"[*`_#\n\"<>\[\]|]+", " ", text)).strip()
+    return words if len(words) <= 400 else words[:400].rsplit(". ", 1)[0].rstrip(".") + "."
 
 
 def links(source: str) -> str:
@@ -114,6 +116,8 @@ def shown(line: dict, name: str) -> str:
     if name not in ("published", "measured"):
         return f"{value:g}" if isinstance(value, float) else str(value)
     low, high = line[f"{name}_low"], line[f"{name}_high"]
+    with contextlib.suppress(ValueError):  # a list of heads is no number
+        value = f"{float(value):.4g}"
     return str(value) + ("" if pd.isna(low) else f" [{low:.4g}, {high:.4g}]")
 
 

@@ -11,6 +11,7 @@ nb_output_stderr = "remove"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "deflist", "html_image"]
 myst_heading_anchors = 3
+myst_update_mathjax = False  # what it sets is for MathJax 3
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
 
 html_theme = "furo"
@@ -21,5 +22,15 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
-# Maths without the network: the files come out of a wheel (jupyter-server-mathjax) and lie beside the pages.
-mathjax_path = "mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe"
+# Maths without the network: MathJax 2 comes out of a wheel (jupyter-server-mathjax), with STIX as its only font.
+mathjax_path = "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
+mathjax2_config = {
+    "HTML-CSS": {
+        "availableFonts": [], "imageFont": None, "webFont": "STIX-Web", "linebreaks": {"automatic": True, "width": "container"},
+        # Its empty font comes from about:blank, which a browser refuses to a page that was opened from the disk.
+        "styles": {"@font-face": {"font-family": "MathJax_Blank", "src": "local('sans-serif')"}},
+    },
+    "tex2jax": {"processClass": "math|output_area"},  # the pages as a whole are left alone: a dollar in a table is a dollar
+    "showMathMenu": False,
+    "messageStyle": "none",
+}  # fmt: skip
