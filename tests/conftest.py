@@ -11,6 +11,7 @@ from sandbagging import models
 from sandbagging.questions import Question
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items) -> None:
     """Keep a file's tests in one process, and all of tests/notebooks, which share one run of every notebook."""
     for item in items:

@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 
+import fake_slurm
 import pytest
 
 from sandbagging import runs, sweeps
@@ -130,6 +134,69 @@ def test_a_cell_that_no_longer_holds_is_done_again(folder):
     assert not sweeps.holds(grid, grid.cells[0])
     done(grid.cells[0], 50.0)
     assert not sweeps.holds(grid, grid.cells[0])  # its manifest was not made by this code with these parameters
+
+
+# Through Snakemake -----------------------------------------------------------------------------------------------------------
+
+
+def sweep(folder, path, *more: str) -> subprocess.Popen:
+    """The command line's sweep, as a process group of its own."""
+    command = [sys.executable, "-m", "sandbagging", "sweep", str(path), *more]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def manifests(run: str) -> dict[str, int]:
+    """When each finished artefact of a sweep was written."""
+    return {str(p): p.stat().st_mtime_ns for p in runs.run_folder(run).glob("*/*/manifest.json")}
+
+
+def test_cells_are_handed_over_to_slurm_with_what_they_ask_for(folder, planted_bases, monkeypatch):
+    """Fake scheduler commands; the cells themselves are real. Asked again, nothing is left to hand over."""
+    grid = sweeps.load(written(folder, GRID.replace("[0, 1]", "[0]") + "gpu: 1\n"))
+    monkeypatch.setenv("PATH", f"{fake_slurm.install(folder / 'slurm')}{os.pathsep}{os.environ['PATH']}")
+    soon = ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"]
+    sweeps.run(grid, "slurm", 2, soon)
+    calls = (folder / "slurm" / "calls.log").read_text().splitlines()
+    handed = [call for call in calls if call.startswith("sbatch")]
+    assert len(handed) == 2 and any("srun" in call for call in calls)
+    assert all(f" {asked} " in call for call in handed for asked in ("--gpus=1", "-t 5", "--mem 2000", "--cpus-per-task=1"))
+    assert [p.read_text().strip() for p in sorted((folder / "slurm" / "jobs").glob("*.state"))] == ["COMPLETED", "COMPLETED"]
+    table = sweeps.table(grid)
+    assert table["done"].all() and table["gap"][0] > 40 and abs(table["gap"][1]) < 1  # a planted model, and its null
+    before = manifests(grid.run)
+    sweeps.run(grid, "slurm", 2, soon)
+    assert manifests(grid.run) == before and (folder / "slurm" / "calls.log").read_text().count("sbatch --parsable") == 2
+
+
+@pytest.mark.slow
+def test_twelve_cells_three_at_a_time_are_not_mixed_up(folder, planted_bases):
+    grid = sweeps.load(written(folder, GRID.replace("seed: [0, 1]", "n_test: [20, 21, 22, 23, 24, 25]")))
+    process = sweep(folder, grid.path, "--jobs", "3")
+    assert process.wait() == 0, process.stderr.read()[-3000:]
+    table = sweeps.table(grid)
+    assert len(table) == 12 and table["done"].all()
+    assert table["gap_n"].tolist() == table["n_test"].tolist()  # each cell has its own parameters
+    assert ((table["gap"] > 40) == (table["model"] == "organism-heads")).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False], ids=["power cut", "only the sweep is killed"])
+def test_a_killed_sweep_goes_on_and_nothing_is_done_twice(folder, planted_bases, whole_group):
+    grid = sweeps.load(written(folder))
+    process = sweep(folder, grid.path, "--jobs", "2")
+    end = time.time() + 300
+    while not manifests(grid.run) and time.time() < end:
+        time.sleep(0.5)
+    time.sleep(8)  # the next cells are under way
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
+    process.wait()
+    before = manifests(grid.run)
+    process = sweep(folder, grid.path, "--jobs", "2")
+    assert process.wait() == 0, process.stderr.read()[-3000:]
+    after = manifests(grid.run)
+    assert before and len(after) == 4 and all(after[path] == made for path, made in before.items())
+    table = sweeps.table(grid)
+    assert table["done"].all() and ((table["gap"] > 40) == (table["model"] == "organism-heads")).all()
 
 
 def test_without_snakemake_the_way_out_is_named(folder, monkeypatch):

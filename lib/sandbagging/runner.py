@@ -314,12 +314,12 @@ def _failed_path(run: str, notebook: Notebook) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(run: str) -> Iterator[None]:
-    """Hold a run's lock, so that a second command in the same folder is refused; the system frees it however this process ends."""
+def _locked(run: str, wait: bool = False) -> Iterator[None]:
+    """Hold a run's lock: a second command in the same folder is refused, or waits; the system frees it however this process ends."""
     path = runs.run_folder(run) / runs.LOCK
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
@@ -389,9 +389,10 @@ def _why(plan: Plan, step: PlannedStep) -> str | None:
     return reason
 
 
-def execute(plan: Plan, *, refresh: bool = False) -> None:
+def execute(plan: Plan, *, refresh: bool = False, wait: bool = False) -> None:
     """Execute a plan: skip what still holds, run the rest in order, stop at the first failure.
 
+    `wait`: where another process writes the same run, begin when it has ended instead of refusing.
     Raises UserError for the user's mistakes, NotebookFailed for an error inside a notebook, KeyboardInterrupt on Ctrl-C.
     """
     home = {"SANDBAGGING_RUNS": str(runs.runs_folder().resolve()), "SANDBAGGING_NOTEBOOKS": str(runs.notebooks_folder().resolve())}
@@ -402,7 +403,7 @@ def execute(plan: Plan, *, refresh: bool = False) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from None
-        with _locked(plan.run), _terminable():
+        with _locked(plan.run, wait), _terminable():
             _check_disk(folder)
             _execute_steps(plan)
 
@@ -621,7 +622,8 @@ class _Progress:
         self._write("")
 
     def _name(self, index: int) -> str:
-        return f"[{index + 1}/{len(self.plan.steps)}] {self.plan.steps[index].notebook.name}"
+        nested = f"{self.plan.run.rsplit('/', 1)[1]}: " if "/" in self.plan.run else ""  # cells of a sweep run side by side
+        return f"{nested}[{index + 1}/{len(self.plan.steps)}] {self.plan.steps[index].notebook.name}"
 
     def say(self, index: int, text: str) -> None:
         """Print one lasting line about a notebook."""

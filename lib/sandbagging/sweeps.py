@@ -129,9 +129,12 @@ def _plan(grid: Grid, cell: Cell) -> runner.Plan:
 
 
 def run_cell(grid: Grid, cell: Cell) -> None:
-    """Run one cell's notebooks on devices of its own, and write its marker; what an earlier call finished is not done again."""
+    """Run one cell's notebooks on devices of its own, and write its marker; what an earlier call finished is not done again.
+
+    A cell that outlived a sweep that was killed may still be running: this one waits for it, and then finds its work done.
+    """
     with devices(grid.gpu):
-        runner.execute(_plan(grid, cell))
+        runner.execute(_plan(grid, cell), wait=True)
     files.write_json(cell.marker, {"values": cell.values, "run": cell.run})
 
 

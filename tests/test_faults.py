@@ -1,0 +1,104 @@
+"""What a run survives, on a planted model: kills at random moments, a full disk, a home that cannot be written, no network.
+
+Every case ends in the numbers of the undisturbed run, or in a sentence and no done marker.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sandbagging import models, runs
+
+NOTEBOOKS = {"00": "00_baseline", "07": "07_heads"}  # well under a minute
+NO_NETWORK = """
+import socket
+def refuse(*arguments, **more):
+    raise OSError("no network in this test")
+socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def start(folder, run: str, notebooks=tuple(NOTEBOOKS), **more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sandbagging", "run", *notebooks, "--set", "organism", "--run", run]
+    more["env"] = os.environ | {"SANDBAGGING_RUNS": str(folder)} | more.get("env", {})
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **more)
+
+
+def contents(folder, run: str) -> dict[str, str | None]:
+    """The hash of each artefact's data, None where it is not done."""
+    found = {}
+    for artefact in NOTEBOOKS.values():
+        manifest = folder / run / artefact / "manifest.json"
+        found[artefact] = runs.content_hash(json.loads(manifest.read_text())) if manifest.exists() else None
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, planted_bases):
+    """A folder with one run that nothing disturbed, `calm`, and its contents."""
+    folder = tmp_path_factory.mktemp("runs")
+    process = start(folder, "calm")
+    assert process.wait() == 0, process.stderr.read()[-2000:]
+    found = contents(folder, "calm")
+    assert None not in found.values()
+    return folder, found
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed, kills):
+    (folder, calm), moments, run = undisturbed, random.Random(kills), f"killed-{kills}"
+    for _ in range(kills):
+        process = start(folder, run)
+        time.sleep(moments.uniform(0.5, 15))
+        process.send_signal(signal.SIGKILL)  # the runner; its kernel notices that it is alone
+        process.wait()
+        for artefact, content in contents(folder, run).items():
+            assert content in (None, calm[artefact])  # done with the right numbers, or not done
+    process = start(folder, run)
+    assert process.wait() == 0, process.stderr.read()[-2000:]
+    assert contents(folder, run) == calm
+
+
+def test_a_full_disk_in_mid_run_is_one_sentence_and_leaves_no_done_marker(undisturbed):
+    """A limit on the size of files stands in for a full disk: what is larger than 20 kB cannot be written."""
+    folder, calm = undisturbed
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    process = start(folder, "full", ["00"], preexec_fn=limit)
+    error = process.communicate()[1]
+    assert process.returncode != 0 and not any(contents(folder, "full").values())
+    assert "Traceback" not in error and error.strip()
+    process = start(folder, "full", ["00"])  # with space again, the same command goes on
+    assert process.wait() == 0 and contents(folder, "full")["00_baseline"] == calm["00_baseline"]
+
+
+def homeless(tmp_path) -> dict[str, str]:
+    """An environment whose home lies below a regular file, so that nothing can be kept there; the models' cache stays."""
+    (tmp_path / "file").write_text("")
+    below = {name: str(tmp_path / "file" / name) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
+    return below | {"SANDBAGGING_CACHE": str(models.cache_folder())}
+
+
+def offline(tmp_path) -> dict[str, str]:
+    """An environment whose Pythons refuse to open a connection by name."""
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+
+HARDSHIPS = {"home": (homeless, "plain"), "network": (offline, "plain"), "path": (lambda _: {}, "с пробелами и ümlaut")}
+HARDSHIPS["all at once"] = (lambda tmp_path: homeless(tmp_path) | offline(tmp_path), "с пробелами и ümlaut")
+
+
+@pytest.mark.parametrize("case", [c if c == "all at once" else pytest.param(c, marks=pytest.mark.slow) for c in HARDSHIPS])
+def test_no_home_no_network_and_an_unusual_path(undisturbed, tmp_path, case):
+    """Once the model is in the cache a run asks nobody, needs no home and minds no name."""
+    environment, folder = HARDSHIPS[case]
+    process = start(tmp_path / folder, "mine", ["00"], env=environment(tmp_path))
+    assert process.wait() == 0, process.stderr.read()[-2000:]
+    assert contents(tmp_path / folder, "mine")["00_baseline"] == undisturbed[1]["00_baseline"]
