@@ -142,7 +142,7 @@ def output_hashes(folder: Path) -> dict[str, str]:
 
 def content_hash(manifest: dict[str, Any]) -> str:
     """Return one hash over an artefact's data, so that a rerun with equal data leaves what follows valid; figures do not count."""
-    lines = [f"{name} {digest}" for name, digest in sorted(manifest["outputs"].items()) if not name.endswith(".png")]
+    lines = [f"{name} {digest}" for name, digest in sorted(manifest["outputs"].items()) if not name.startswith("fig_")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -403,10 +403,13 @@ class Step:
         files.write_json(self.folder / name, plain(value))
 
     def figure(self, name: str, figure: Any) -> None:
-        """Save a figure as PNG at 120 dpi; the figure stays open, so the notebook shows it too."""
+        """Save a figure as PNG at 120 dpi, and what it shows as a table beside it; the figure stays open: the notebook shows it too."""
+        from sandbagging import figure_data
+
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
         files.write_bytes(self.folder / name, small_png(drawn.getvalue()))
+        files.write_csv((self.folder / name).with_suffix(".csv"), figure_data.drawn(figure))
 
     def read_table(self, artefact: str, name: str) -> pd.DataFrame:
         """Return a table of an input artefact."""
