@@ -36,7 +36,7 @@ def lay_out(source: Path) -> None:
     for path in story():
         (source / "story" / path.name).write_text(json.dumps(page(json.loads(path.read_text()))))
     (source / "ledger.md").write_text(ledger())
-    (source / "glossary.md").write_text((source / "glossary.md").read_text() + glossary())
+    (source / "glossary.md").write_text(glossary())
 
 
 def story() -> list[Path]:
@@ -122,10 +122,10 @@ def shown(line: dict, name: str) -> str:
 
 
 def glossary() -> str:
-    """Return the README's glossary as a list of terms: it stands once, in the README."""
-    section = (REPOSITORY / "README.md").read_text().split("## Glossary", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip().strip("|").split("|", 1) for line in section.splitlines() if line.startswith("| ")][1:]
-    return "\n" + "\n".join(f"{term.strip()}\n: {meaning.strip()}\n" for term, meaning in rows if set(term.strip()) != {"-"})
+    """Return the glossary's page with its table as a list of terms, which a phone can show; a code host shows the table."""
+    intro, table = re.split(r"^(?=\| term)", (HERE / "glossary.md").read_text(), maxsplit=1, flags=re.M)
+    rows = [line.strip().strip("|").split("|", 1) for line in table.splitlines()[2:]]
+    return intro + "\n".join(f"{term.strip()}\n: {meaning.strip()}\n" for term, meaning in rows)
 
 
 def build(target: Path) -> None:
