@@ -1,8 +1,10 @@
-"""What a run survives, on a planted model: kills at random moments, a full disk, a home that cannot be written, no network.
+"""What a run survives, on a planted model: kills at random moments, a full disk, a home that cannot be written, no network; bad parameters.
 
 Every case ends in the numbers of the undisturbed run, or in a sentence and no done marker.
 """
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -13,8 +15,11 @@ import sys
 import time
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from sandbagging import models, runs
+from sandbagging.__main__ import main
 
 NOTEBOOKS = {"00": "00_baseline", "07": "07_heads"}  # well under a minute
 NO_NETWORK = """
@@ -102,3 +107,33 @@ def test_no_home_no_network_and_an_unusual_path(undisturbed, tmp_path, case):
     process = start(tmp_path / folder, "mine", ["00"], env=environment(tmp_path))
     assert process.wait() == 0, process.stderr.read()[-2000:]
     assert contents(tmp_path / folder, "mine")["00_baseline"] == undisturbed[1]["00_baseline"]
+
+
+# Bad parameters ------------------------------------------------------------------------------------------------------------
+
+GOOD = {"n_test": "30", "seed": "1", "draws": "20", "framing": "instr_pref", "tags": "[a]", "positions": "[last]"}
+KNOWN = {name for notebook in runs.NOTEBOOKS for name in runs.declared_names(runs.notebook_path(notebook))}
+WORDS = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12)
+UNKNOWN = st.tuples(WORDS.filter(lambda name: name not in KNOWN | {"run"}), st.sampled_from(["1", "a", "[1]"]))
+NO_NUMBER = st.text(max_size=12).filter(lambda text: not text.strip().lstrip("+-").replace("_", "").isdigit())
+WRONG_TYPE = st.one_of(
+    st.tuples(st.sampled_from(["n_test", "n_train", "seed", "draws", "steps", "n_heads"]), NO_NUMBER),
+    st.tuples(st.sampled_from(["layers", "tags", "seeds", "positions"]), st.one_of(st.integers().map(str), WORDS)),
+    st.tuples(st.sampled_from(["random_weights", "sweep_neutral"]), st.sampled_from(["1", "0", "maybe", "[true]", "2.5", "{}"])),
+)
+SECRET = st.tuples(st.sampled_from(["hf_token", "api_key", "password", "my_secret"]), WORDS)
+BAD = st.one_of(UNKNOWN, WRONG_TYPE, SECRET)
+
+
+@settings(max_examples=350, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@given(good=st.sets(st.sampled_from(sorted(GOOD)), max_size=3), bad=st.lists(BAD, min_size=1, max_size=2))
+def test_bad_parameters_are_one_sentence_and_no_run(tmp_path, good, bad):
+    """At least 300 sets with something wrong among what is right: one sentence, nothing written."""
+    assume(not any("\x00" in text for _, text in bad))  # no command line can carry it
+    words = [f"{name}={GOOD[name]}" for name in sorted(good)] + [f"{name}={text}" for name, text in bad]
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.setenv("SANDBAGGING_RUNS", str(tmp_path / "runs"))
+        code = main(["run", "all", "--set", "quick", "--run", "fuzzed", *(part for word in words for part in ("-p", word))])
+    assert code == 2 and said.getvalue().count("\n") == 1 and said.getvalue().strip(), (words, said.getvalue())
+    assert "Traceback" not in said.getvalue() and not (tmp_path / "runs").exists()
