@@ -72,13 +72,13 @@ def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed, kills):
 
 
 def test_a_full_disk_in_mid_run_is_one_sentence_and_leaves_no_done_marker(undisturbed):
-    """A limit on the size of files stands in for a full disk: what is larger than 20 kB cannot be written."""
+    """A limit on the size of files stands in for a full disk: the notebook starts, and what is larger than 60 kB cannot be written."""
     folder, calm = undisturbed
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
     process = start(folder, "full", ["00"], preexec_fn=limit)
     error = process.communicate()[1]
     assert process.returncode != 0 and not any(contents(folder, "full").values())
-    assert "Traceback" not in error and error.strip()
+    assert "Traceback" not in error and ("Nothing more can be written" in error or "Could not write" in error), error
     process = start(folder, "full", ["00"])  # with space again, the same command goes on
     assert process.wait() == 0 and contents(folder, "full")["00_baseline"] == calm["00_baseline"]
 

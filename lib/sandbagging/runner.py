@@ -10,6 +10,7 @@ import ast
 import base64
 import contextlib
 import difflib
+import errno
 import fcntl
 import json
 import logging
@@ -426,8 +427,22 @@ def _execute_steps(plan: Plan) -> None:
             _remove(plan.run, step.notebook)
             _check_inputs(plan.run, step.notebook)
             progress.start(index, "" if reason == "not done yet" else reason)
-            _execute_one(plan.run, step, kernel_home)
+            with _room_to_write(folder):
+                _execute_one(plan.run, step, kernel_home)
             progress.finish()
+
+
+@contextlib.contextmanager
+def _room_to_write(folder: Path) -> Iterator[None]:
+    """Raise UserError in place of the system's error where the disk fills up while papermill writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise UserError(
+            f"Nothing more can be written to {folder} ({error.strerror}): make room, then run the same command to go on."
+        ) from None
 
 
 def _check_inputs(run: str, notebook: Notebook) -> None:
