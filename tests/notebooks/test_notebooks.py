@@ -1,6 +1,8 @@
 """Every notebook, run from top to bottom through the strict runner, on a planted model, and with changed parameters on both."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -44,6 +46,22 @@ def test_second_call_has_nothing_to_do(story, capfd):
     before = {p: p.stat().st_mtime_ns for p in story.rglob("manifest.json")}
     runner.execute(runner.plan(RUN, RUN))
     assert {p: p.stat().st_mtime_ns for p in story.rglob("manifest.json")} == before
+
+
+def test_plain_papermill_works_and_tells_the_parameters(story, runs_folder, tmp_path):
+    """Without this suite's own runner, which is stricter: papermill's command line, from the notebooks' folder."""
+    import shutil
+
+    shutil.copytree(story, runs_folder / "plain")
+    manifest = runs_folder / "plain" / "10_ledger" / "manifest.json"
+    before = manifest.stat().st_mtime_ns
+    command = [sys.executable, "-m", "papermill", "10_what_survived.ipynb", str(tmp_path / "out.ipynb"), "-p", "run", "plain"]
+    done = subprocess.run(command, cwd=runs.notebooks_folder(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert manifest.stat().st_mtime_ns > before and runs.read_manifest("plain", "10_ledger")
+    command = [sys.executable, "-m", "papermill", "--help-notebook", "08_ablate_five_heads.ipynb"]
+    said = subprocess.run(command, cwd=runs.notebooks_folder(), capture_output=True, text=True).stdout
+    assert "draws: int (default 100)" in said and "random sets of each kind" in said
 
 
 def closed(s):
