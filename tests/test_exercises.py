@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -293,3 +294,15 @@ def test_a_copy_is_never_written_over_work(tmp_path):
 
 def test_unknown_exercise_suggests_the_nearest(capsys):
     assert main(["exercise", "bootstrapp"]) == 2 and "6_bootstrap" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_exercise_runs_with_its_solution_from_top_to_bottom(name, monkeypatch):
+    from nbclient import NotebookClient
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(exercises.__file__).parents[1]))
+    notebook = nbformat.read(exercises.find(name), as_version=4)
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(exercises.folder())}}).execute()
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "Right: " in said and "Not yet" not in said

@@ -1,6 +1,7 @@
 """A notebook opened in JupyterLab, in a real browser, and run from top to bottom by the menu."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,13 +10,23 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from test_site import browser, browser_needed  # noqa: F401  (a fixture)
 
-from sandbagging import models
-
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "00_can_it_sandbag"
+SMALLER = {"model": '"organism-heads"', "framing": '"instr_pref"', "n_train": "20", "n_test": "40"}
+
+
+def smaller(path: Path) -> None:
+    """Write a planted model and few questions into a notebook's parameters, as a reader would."""
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    for name, value in SMALLER.items():
+        cell.source, changed = re.subn(rf"^({name}: \w+ =) [^ \n]+", rf"\1 {value}", cell.source, flags=re.M)
+        assert changed == 1
+    nbformat.write(notebook, path)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +34,7 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab over a copy of the notebooks (it saves what is open), and the folder of its runs."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    smaller(folder / "notebooks" / f"{NOTEBOOK}.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,21 +59,26 @@ def lab(tmp_path_factory):
 
 @pytest.mark.slow
 @browser_needed
-def test_runs_top_to_bottom(lab, browser):  # noqa: F811
-    """With the notebook's own defaults, on the embedded model."""
-    models.ensure_available()
+def test_runs_top_to_bottom(planted_bases, lab, browser):  # noqa: F811
     address, folder = lab
     tab = browser.new_page(viewport={"width": 1280, "height": 1000})
     tab.goto(f"{address}/lab/tree/{NOTEBOOK}.ipynb?reset")
     tab.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     tab.wait_for_selector("[data-status=idle]", timeout=60_000)
-    tab.click("text=Run >> nth=0")
-    tab.click(".lm-Menu-item[data-command='runmenu:run-all']")
+    for _ in range(10):  # the menu is there before it does anything, and a question about the kernel may stand before it
+        if tab.query_selector(".jp-Dialog .jp-mod-accept"):
+            tab.click(".jp-Dialog .jp-mod-accept")
+        tab.click(".lm-MenuBar-item:has-text('Run')")
+        tab.click(".lm-Menu-item[data-command='runmenu:run-all']")
+        tab.wait_for_timeout(5000)
+        if tab.evaluate("[...document.querySelectorAll('.jp-InputPrompt')].some(e => /[[](\\*|\\d+)[\\]]/.test(e.innerText))"):
+            break
     manifest = folder / "mine-by-hand" / "00_baseline" / "manifest.json"
-    end = time.time() + 1200
-    while not manifest.exists() and time.time() < end:
+    end = time.time() + 600
+    failed = "[...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(e => e.innerText)"
+    while not manifest.exists() and not tab.evaluate(failed) and time.time() < end:
         tab.wait_for_timeout(1000)
     tab.wait_for_timeout(2000)
-    errors = tab.evaluate("[...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"]')].map(e => e.innerText)")
+    errors = tab.evaluate(failed)
     tab.close()
     assert errors == [] and manifest.exists()
