@@ -56,3 +56,11 @@ def test_small_and_without_weights_or_machine_paths():
     assert not [p for p in committed if p.suffix in {".pt", ".bin", ".gguf", ".npz"}]
     texts = [p.read_text() for p in committed if p.suffix in {".json", ".jsonl", ".csv", ".ipynb"}]
     assert not [t[:80] for t in texts if "/home/" in t or "/Users/" in t or "/root/" in t or "/tmp/" in t]
+
+
+@pytest.mark.parametrize("run", ["reference", "reference/grid42"])
+def test_every_figure_is_there_as_data_too(run):
+    figures = sorted((ROOT / run).glob("*/fig_*.png"))
+    assert len(figures) > 5
+    for figure in figures:
+        assert len(figure.with_suffix(".csv").read_text().splitlines()) > 2, figure

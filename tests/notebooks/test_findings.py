@@ -307,6 +307,24 @@ def test_reference_verdicts_carry_their_guards():
 
 
 @reference
+def test_reference_attribution_patching_stands_in_for_patching():
+    """The first order and the whole of one quantity: what differs is curvature, so the ranks agree well, if not fully."""
+    routes = pd.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
+    assert len(routes) == 270
+    assert routes["attribution patching"].corr(routes["activation patching"], method="spearman") > 0.8
+    assert routes["attribution to zero"].corr(routes["zeroing"], method="spearman") > 0.5  # a whole head is a long way for a tangent
+
+
+@reference
+def test_reference_planted_models_come_out_as_built_and_nulls_stay_closed():
+    found = read_json(REFERENCE / "09_models" / "summary.json")["planted_as_built"]
+    assert len(found) == 3 and all(found.values()), found
+    table = pd.read_csv(REFERENCE / "09_models" / "models.csv")
+    nulls = table[(table["weights"] == "random") | (table["framing"] == "placebo")]
+    assert len(nulls) >= 3 and (nulls["gate"] == "closed").all()
+
+
+@reference
 @pytest.mark.slow
 def test_reference_scores_and_joint_effect_by_the_second_route(plain):
     for condition in ("genuine", "sandbag"):
