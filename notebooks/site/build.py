@@ -7,6 +7,7 @@
 
 import contextlib
 import html
+import itertools
 import json
 import re
 import shutil
@@ -69,22 +70,29 @@ def page(notebook: dict) -> dict:
 
 
 def followed(cells: list[dict]) -> Iterator[tuple[dict, str]]:
-    """Yield each cell with the first text that a later cell prints: after a figure, that is its reading."""
+    """Yield each cell with its section's next printed text, or else with the section's own: a figure's reading."""
+    own = ""
     for i, cell in enumerate(cells):
+        if cell["cell_type"] == "markdown":
+            own = re.sub(r"^#+ .*$", "", "".join(cell["source"]), flags=re.M)
+        section = itertools.takewhile(lambda later: not "".join(later["source"]).startswith("#"), cells[i + 1 :])
         texts = (
             "".join(output["data"]["text/markdown"])
-            for later in cells[i + 1 : i + 4]
+            for later in section
             for output in later.get("outputs", [])
             if "text/markdown" in output.get("data", {})
         )
-        yield cell, next(texts, "")
+        yield cell, next(texts, own)
 
 
 def alt(heading: str, reading: str) -> str:
-    """Return a figure's text: the heading, and the reading without its marks, cut at a sentence."""
-    text = f"{re.sub(r'^[0-9]+[ .·]+', '', heading)}. {reading}"
-    words = re.sub(r"\s+", " ", re.sub(r"[*`_#\n\"<>\[\]|]+", " ", text)).strip()
-    return words if len(words) <= 400 else words[:400].rsplit(". ", 1)[0].rstrip(".") + "."
+    """Return a figure's text: the heading, and the reading without its marks, cut at a sentence or else at a word."""
+    text = f"{re.sub(r'^[0-9]+[ .·]+', '', heading)}. {reading}".replace("?.", "?")
+    words = re.sub(r"\s+", " ", re.sub(r"[*`_#\n\"<>\[\]|]+|^- ", " ", text, flags=re.M)).strip()
+    if len(words) <= 400:
+        return words
+    sentences = words[:400].rpartition(". ")[0]
+    return f"{sentences}." if len(sentences) > 150 else words[:400].rpartition(" ")[0] + " …"
 
 
 def links(source: str) -> str:
