@@ -30,7 +30,8 @@ def test_table_has_one_place():
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     of_the_run = "papermill_runs/reference"
     here = [link for link in links if "://" not in link and (REFERENCE.exists() or not link.startswith(of_the_run))]
     missing = [link for link in here if not (ROOT / link).exists()]
