@@ -3,6 +3,7 @@
 import fcntl
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -10,12 +11,31 @@ import tiny_models
 from sandbagging import models
 from sandbagging.questions import Question
 
+# The longest first, so that the two test processes end at about the same time.
+LONGEST = ("notebooks", "test_faults.py", "test_organisms.py", "test_sweeps.py", "test_site.py", "test_runs.py")
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+
+def group(path: str) -> str:
+    """Return a test's group: its file, or tests/notebooks as a whole, which shares one run of every notebook."""
+    file = Path(path)
+    return "notebooks" if file.parent.name == "notebooks" else file.name
+
+
 def pytest_collection_modifyitems(items) -> None:
-    """Keep a file's tests in one process, and all of tests/notebooks, which share one run of every notebook."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("notebooks" if item.path.parent.name == "notebooks" else item.path.name))
+    items.sort(key=lambda item: LONGEST.index(group(item.path)) if group(item.path) in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's; its own groups (--dist loadgroup) are not seen under pytest 9
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a group in one process, so that what its tests share is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneGroupOneProcess(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group(nodeid.split("::")[0])
+
+    config.option.loadscopereorder = False  # the order is that of LONGEST
+    return OneGroupOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")
