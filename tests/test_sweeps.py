@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import fake_slurm
 import pytest
@@ -97,6 +99,26 @@ def test_devices_are_held_by_one_cell_at_a_time(monkeypatch, tmp_path):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
     with pytest.raises(UserError, match="asks for 3 GPUs and 2 are here"), sweeps.devices(3):
         pass
+
+
+def test_a_device_that_another_user_once_held_can_be_held(monkeypatch):
+    """Their lock file lies there and may be read only. Root may write everything, so it becomes somebody else for a moment."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with tempfile.TemporaryDirectory() as shared:
+        os.chmod(shared, 0o755)
+        monkeypatch.setattr(sweeps.tempfile, "gettempdir", lambda: shared)
+        theirs = Path(shared) / "sandbagging-gpu-4.lock"
+        theirs.touch()
+        theirs.chmod(0o444)
+        me = os.geteuid()
+        try:
+            if me == 0:
+                os.seteuid(65534)
+            with sweeps.devices(1) as taken:
+                assert taken == ["4"]
+        finally:
+            os.seteuid(me)
 
 
 def test_a_cluster_assigns_its_own_devices(monkeypatch):

@@ -161,7 +161,10 @@ def devices(n: int) -> Iterator[list[str]]:
     with contextlib.ExitStack() as stack:
         taken = []
         for name in known:
-            lock = stack.enter_context(open(Path(tempfile.gettempdir()) / f"sandbagging-gpu-{name}.lock", "w"))
+            path = Path(tempfile.gettempdir()) / f"sandbagging-gpu-{name}.lock"
+            if not path.exists():
+                path.touch()
+            lock = stack.enter_context(open(path))  # for reading, which is enough to lock it: it may be another user's
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 taken.append(name)
