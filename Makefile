@@ -39,7 +39,7 @@ findings: $(INSTALLED)
 
 # Two test processes of one thread each: most of the time goes into starting kernels, which use no second core.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 test-slow: $(INSTALLED)
 	$(PY) -m pytest -m slow

@@ -1,5 +1,6 @@
 """The README's numbers are the committed run's, and what it names exists."""
 
+import json
 import re
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_commands_and_sets_exist():
         _parser().parse_args([word.strip('"') for word in re.findall(r'"[^"]*"|\S+?="[^"]*"|\S+', line)])
     sets = {path.stem for path in (ROOT / "papermill_runs" / "parameters").glob("*.yaml")}
     assert sets <= set(re.findall(r"`(\w+)`", README))
+
+
+def test_speeds_are_those_of_the_benchmarks():
+    rows = {name: json.loads((ROOT / f"tests/benchmarks/results/{name}.json").read_text()) for name in ("sae_training", "battery", "sweep")}
+    share = {row["name"].split(":")[0]: row["ours_s"] / row["peer_s"] for row in rows["sae_training"] if "exactly" in row["name"]}
+    battery, sweep = ({row["peer"].split()[0]: row["ratio"] for row in rows[name]} for name in ("battery", "sweep"))
+    said = " ".join(README.split())
+    assert f"takes {share['topk']:.2f} (TopK), {share['gated']:.2f} (gated) and {share['jumprelu']:.2f} (JumpReLU)" in said
+    assert f"is {battery['transformers']:.0f} times as fast as a careful loop by hand and {battery['TransformerLens']:.0f} times" in said
+    for text in (
+        f"{sweep['careful']:.0f} times as fast",
+        f"{sweep['nnsight']:.0f} times as a plain",
+        f"{sweep['TransformerLens']:.0f} times as",
+    ):
+        assert text in said
+    assert f"at {rows['sweep'][0]['useful_share_of_matrix_product']:.0%}".replace("%", " %") in said
 
 
 def test_citation_file_is_whole():
