@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def mathjax() -> Path:
 
 def page(notebook: dict) -> dict:
     """Return a notebook as a page: long code folded, wide tables in a box that scrolls, a text for every figure."""
-    heading = ""
+    heading, texts, notebook["cells"] = "", Counter(), list(one_figure_a_cell(notebook["cells"]))
     for cell, reading in followed(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -65,8 +66,23 @@ def page(notebook: dict) -> dict:
             cell["metadata"].setdefault("tags", []).append("hide-input")
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                cell["metadata"]["mystnb"] = {"image": {"alt": alt(heading, reading)}}
+                text = alt(heading, reading)
+                texts[text] += 1  # several figures may share one reading
+                cell["metadata"]["mystnb"] = {"image": {"alt": text + (f" (Figure {texts[text]}.)" if texts[text] > 1 else "")}}
     return notebook
+
+
+def one_figure_a_cell(cells: list[dict]) -> Iterator[dict]:
+    """Yield the cells, those with several figures as one cell a figure: a cell has one text for whatever it shows."""
+    for cell in cells:
+        figures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+        if len(figures) < 2:
+            yield cell
+            continue
+        others = [output for output in cell["outputs"] if output not in figures]
+        for i, figure in enumerate(figures, 1):
+            metadata = cell["metadata"] | ({"tags": ["remove-input"]} if i > 1 else {})
+            yield cell | {"outputs": [figure] if i > 1 else [*others, figure], "metadata": metadata, "id": f"{cell['id']}-{i}"}
 
 
 def followed(cells: list[dict]) -> Iterator[tuple[dict, str]]:
