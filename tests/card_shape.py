@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from sandbagging import activations, circuits, interventions, metrics, models, questions, saes
+from sandbagging import activations, metrics, models, questions, saes
+from sandbagging.heads import circuits, interventions
 
 FRAMING = "caps"  # the card's words
 FIVE = "L0H6 L0H3 L1H26 L4H3 L8H14"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 
-from sandbagging import models
+from sandbagging import files, models
 from sandbagging.questions import Question
 
 # The longest first, so that the two test processes end at about the same time.
@@ -46,8 +46,8 @@ def tiny_questions() -> list[Question]:
 @pytest.fixture(scope="session")
 def planted_bases() -> None:
     """The planted models of the fast tests, trained side by side, a core each, where the cache does not hold them yet."""
-    code = "import sys; from sandbagging import organisms; organisms.ensure('heads', int(sys.argv[1]))"
-    lock = models.cache_folder() / ".planted.lock"
+    code = "import sys; from sandbagging.planted import planting; planting.ensure('heads', int(sys.argv[1]))"
+    lock = files.cache_folder() / ".planted.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the other test process waits here, then finds them made

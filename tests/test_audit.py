@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sandbagging import __main__, audit, saes
+from sandbagging import saes
 from sandbagging.errors import UserError
+from sandbagging.saes import audit
+from sandbagging.suite import cli as __main__
 
 D_IN, D_SAE = 16, 64
 WEIGHTS = "sae_weights.safetensors"

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import circuits, hook_points, interventions, metrics
-from sandbagging.circuits import Effects
+from sandbagging import metrics
 from sandbagging.errors import UserError
+from sandbagging.heads import circuits, interventions
+from sandbagging.heads.circuits import Effects
+from sandbagging.models import hook_points
 from sandbagging.statistics import Estimate
 
 FRAMING = "instr_pref"

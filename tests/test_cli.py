@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from sandbagging.__main__ import main
+from sandbagging.suite.cli import main
 
 HEAVY = ("torch", "pandas", "papermill", "transformers", "nnsight", "matplotlib")
 
@@ -13,7 +13,7 @@ HEAVY = ("torch", "pandas", "papermill", "transformers", "nnsight", "matplotlib"
 def test_help_needs_no_heavy_module():
     code = f"""
 import sys
-from sandbagging.__main__ import main
+from sandbagging.suite.cli import main
 try:
     main(["--help"])
 except SystemExit as end:
@@ -64,7 +64,7 @@ def test_models_lists_the_registry(capsys):
 
 
 def test_interruption_says_how_to_go_on(monkeypatch, capsys):
-    from sandbagging import runner
+    from sandbagging.suite import runner
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -84,7 +84,7 @@ def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
 
 
 def test_random_weights_is_a_parameter_like_any_other(empty, monkeypatch):
-    from sandbagging import runner
+    from sandbagging.suite import runner
 
     plans = []
     monkeypatch.setattr(runner, "execute", lambda plan, refresh: plans.append(plan))

@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import activations, controls, hook_points, interventions, metrics
-from sandbagging.controls import TrainCodes
+from sandbagging import activations, metrics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.heads import interventions
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
+from sandbagging.swaps import controls
+from sandbagging.swaps.controls import TrainCodes
 
 FRAMING = "instr_contrast"
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import exercises, metrics
-from sandbagging.__main__ import main
+from sandbagging import metrics
 from sandbagging.errors import UserError
+from sandbagging.suite import exercises
+from sandbagging.suite.cli import main
 
 NAMES = ["1_score_an_answer", "2_find_the_residual_stream", "3_ablate_a_head", "4_shuffle_the_labels", "5_catch_a_fake", "6_bootstrap",
          "7_see_it_memorise"]  # fmt: skip

@@ -7,9 +7,11 @@ import pytest
 import torch
 from tiny_models import tiny_neox_module, word_tokenizer
 
-from sandbagging import __main__ as command_line
-from sandbagging import export, interventions, metrics, models
+from sandbagging import metrics, models
 from sandbagging.errors import UserError
+from sandbagging.heads import export, interventions
+from sandbagging.suite import cli as command_line
+from sandbagging.suite import heads_of_run
 
 HEADS = [(1, 3), (2, 0)]
 
@@ -90,9 +92,9 @@ def test_command_line(folder, tmp_path, capsys):
 def test_heads_come_from_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="has found no heads yet"):
-        export.of_run("mine")
+        heads_of_run.of_run("mine")
     for artefact, content in (("00_baseline", {"model": "m", "random_weights": True, "seed": 3}), ("07_heads", {})):
         (tmp_path / "mine" / artefact).mkdir(parents=True)
         (tmp_path / "mine" / artefact / "manifest.json").write_text(json.dumps({"parameters": content}))
     (tmp_path / "mine" / "07_heads" / "heads.json").write_text(json.dumps({"heads": [[1, 3], [2, 0]]}))
-    assert export.of_run("mine") == export.OfRun("m", "L1H3 L2H0", True, 3)
+    assert heads_of_run.of_run("mine") == heads_of_run.OfRun("m", "L1H3 L2H0", True, 3)

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sandbagging import models, runs
-from sandbagging.__main__ import main
+from sandbagging import files
+from sandbagging.suite import runs
+from sandbagging.suite.cli import main
 
 NOTEBOOKS = {"00": "00_baseline", "07": "07_heads"}  # well under a minute
 NO_NETWORK = """
@@ -87,7 +88,7 @@ def homeless(tmp_path) -> dict[str, str]:
     """An environment whose home lies below a regular file, so that nothing can be kept there; the models' cache stays."""
     (tmp_path / "file").write_text("")
     below = {name: str(tmp_path / "file" / name) for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")}
-    return below | {"SANDBAGGING_CACHE": str(models.cache_folder())}
+    return below | {"SANDBAGGING_CACHE": str(files.cache_folder())}
 
 
 def offline(tmp_path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 import seaborn as sns
 from test_plots import FIGURES, claims, head_effects
 
-from sandbagging import figure_data, plots
+from sandbagging.suite import figure_data, plots
 
 matplotlib.use("agg")
 

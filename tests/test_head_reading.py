@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import circuits, head_reading, hook_points, metrics
+from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.heads import circuits
+from sandbagging.heads import reading as head_reading
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
 
 FRAMING = "instr_pref"
 

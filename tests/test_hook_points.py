@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from sandbagging import hook_points, metrics
-from sandbagging.hook_points import HookPoint
+from sandbagging import metrics
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
 
 
 def pack_of(model, questions):

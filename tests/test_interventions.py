@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import hook_points, interventions, metrics
+from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.heads import interventions
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
 
 FRAMING = "instr_pref"
 HEADS = [(1, 3), (2, 0), (2, 1)]

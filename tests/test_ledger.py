@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from sandbagging import ledger, plots, statistics
+from sandbagging import statistics
 from sandbagging.errors import UserError
-from sandbagging.ledger import CANNOT_BE_SAID, NOT_REPLICATED, NOT_TESTABLE, OPPOSITE, REPLICATED, SAME_DIRECTION
 from sandbagging.statistics import Estimate
+from sandbagging.suite import ledger, plots
+from sandbagging.suite.ledger import CANNOT_BE_SAID, NOT_REPLICATED, NOT_TESTABLE, OPPOSITE, REPLICATED, SAME_DIRECTION
 
 JOINT = Estimate(13.71, 11.28, 16.24, 50, "pp")
 NO_INTERVAL = Estimate(7.72, nan, nan, 50, "pp")

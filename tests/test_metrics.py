@@ -9,9 +9,10 @@ import pytest
 import torch
 from tiny_models import plain_log_p
 
-from sandbagging import metrics, packing, prompts
+from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.metrics import Answers
+from sandbagging.models import packing
 
 # One question, options of probability 0.2 (2 tokens), 0.1, 0.05 and 0.05 (1 token each).
 P = [0.2, 0.1, 0.05, 0.05]

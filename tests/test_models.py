@@ -9,8 +9,10 @@ import pytest
 import torch
 from tiny_models import tiny_llama_module
 
-from sandbagging import hook_points, metrics, models, questions, runner
+from sandbagging import metrics, models, questions
 from sandbagging.errors import UserError
+from sandbagging.models import hook_points
+from sandbagging.suite import runner
 
 
 def test_local_folder(folder, tiny_questions):

@@ -9,23 +9,14 @@ import math
 import pytest
 import torch
 
-from sandbagging import (
-    circuits,
-    hook_points,
-    interventions,
-    metrics,
-    models,
-    organism_base,
-    organisms,
-    packing,
-    patching,
-    prompts,
-    questions,
-    recovery,
-)
+from sandbagging import metrics, models, prompts, questions, recovery
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
-from sandbagging.organism_base import D_HEAD, DECOY, FLAG, INSTRUCTION, N_HEADS, N_LAYERS, READ, RESERVED, SWITCH, U_NORM, WRITTEN
+from sandbagging.heads import circuits, interventions, patching
+from sandbagging.models import hook_points, packing
+from sandbagging.models.hook_points import HookPoint
+from sandbagging.planted import base as organism_base
+from sandbagging.planted import planting as organisms
+from sandbagging.planted.base import D_HEAD, DECOY, FLAG, INSTRUCTION, N_HEADS, N_LAYERS, READ, RESERVED, SWITCH, U_NORM, WRITTEN
 
 SEEDS, SLOW_SEEDS = (0, 1), (0, 1, 2, 3, 4)
 FRAMINGS = ("instr_pref", "instr")

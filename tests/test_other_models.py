@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sandbagging import ledger, other_models, plots_heads, runs
 from sandbagging.errors import UserError
-from sandbagging.registry import REGISTRY
+from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
+from sandbagging.suite import ledger, other_models, plots_heads, runs
 
 
 def fields(mean: float, n: int = 40) -> dict:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny_models import plain_log_p, tiny_llama_module, word_tokenizer
 
-from sandbagging import hook_points, metrics, packing, prompts
+from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.models import hook_points, packing
+from sandbagging.models.hook_points import HookPoint
 
 
 def encoded(tokenizer, questions, condition="sandbag", framing="instr_contrast"):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import circuits, hook_points, interventions, metrics, patching
+from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
+from sandbagging.heads import circuits, interventions, patching
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
 
 FRAMING = "contrast"  # genuine and sandbag prompts differ in one token
 

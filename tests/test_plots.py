@@ -11,9 +11,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from sandbagging import plots
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
+from sandbagging.suite import plots
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import re
 import pytest
 from tiny_models import word_tokenizer
 
-from sandbagging import prompts, questions
+from sandbagging import files, prompts, questions
 from sandbagging.errors import UserError
 
 FRAMED = list(prompts.FRAMINGS)
@@ -48,7 +48,7 @@ def test_what_the_embedded_tokenizer_makes_of_the_one_word(question, framing):
     from sandbagging import models
 
     models.ensure_available()
-    tokenizer = AutoTokenizer.from_pretrained(models.cache_folder() / models.EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(files.cache_folder() / models.EMBEDDED)
     genuine, sandbag = (tokenizer(prompts.render(question, c, framing)).input_ids for c in ("genuine", "sandbag"))
     if framing == "contrast":
         assert len(sandbag) == len(genuine) + 1

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandbagging import ledger, runs
-from sandbagging.__main__ import _parser
+from sandbagging.suite import ledger, runs
+from sandbagging.suite.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

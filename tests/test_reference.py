@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandbagging import files, runs
+from sandbagging import files
+from sandbagging.suite import runs
 
 ROOT = Path(__file__).parents[1] / "papermill_runs"
 REFERENCE = ROOT / "reference"

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import release, saes
+from sandbagging import saes
 from sandbagging.errors import UserError
+from sandbagging.saes import release
 
 D_IN = 16
 

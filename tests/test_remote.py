@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import circuits, controls, hook_points, metrics, models, patching
+from sandbagging import metrics, models
 from sandbagging.errors import UserError
+from sandbagging.heads import circuits, patching
+from sandbagging.models import hook_points
+from sandbagging.swaps import controls
 
 FRAMING = "contrast"
 
@@ -34,7 +37,7 @@ def test_scores(tiny, local, tiny_questions):
 @pytest.mark.parametrize("replacement", ["zero", "mean", "resample"])
 def test_sweep(tiny, local, tiny_questions, replacement):
     pack, sets = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING), [((1, 2),), ((0, 0), (3, 1))]
-    from sandbagging import interventions
+    from sandbagging.heads import interventions
 
     bank = None if replacement == "zero" else interventions.z_bank(tiny, [pack], range(tiny.n_layers))
     plain, remote = (circuits.ablate_sets(m, pack, sets, replacement=replacement, bank=bank) for m in (tiny, local))
@@ -79,7 +82,7 @@ def test_modules_inside_traces_import_nothing_that_the_service_lacks():
     """At their head these modules import torch, the standard library, and of this suite only what is light itself."""
     light = {"sandbagging", "torch", *sys.stdlib_module_names}
     heavy = {"pandas", "scipy", "sae_lens", "matplotlib", "seaborn", "papermill"}
-    for name in ("sandbagging.hook_points", "sandbagging.interventions"):
+    for name in ("sandbagging.models.hook_points", "sandbagging.heads.interventions"):
         tree = ast.parse(Path(sys.modules[name].__file__).read_text())
         roots = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
         roots |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}

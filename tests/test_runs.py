@@ -14,12 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sandbagging import runner, runs
-from sandbagging.__main__ import main
+from sandbagging import provenance
 from sandbagging.errors import UserError
+from sandbagging.suite import runner, runs
+from sandbagging.suite.cli import main
 
-LIBRARY = Path(runs.__file__).parent
-COPIED = ("__init__.py", "__main__.py", "errors.py", "files.py", "runs.py", "runner.py")
+LIBRARY = provenance.PACKAGE
+COPIED = ("__init__.py", "__main__.py", "errors.py", "files.py", "provenance.py", "suite/__init__.py", "suite/runs.py", "suite/runner.py",
+          "suite/sources.py", "suite/cli.py")  # fmt: skip
 
 METRICS = '''
 """A stand-in module."""
@@ -35,7 +37,7 @@ CIRCUITS = 'def heads(k):\n    """Return k heads."""\n    return [[17, i] for i 
 
 # The flag files stand outside the repository: wait holds the notebook up, fail makes it stop.
 CELLS_00 = [
-    "import os\nimport pathlib\nimport time\n\nfrom sandbagging import metrics, runs",
+    "import os\nimport pathlib\nimport time\n\nfrom sandbagging import metrics\nfrom sandbagging.suite import runs",
     'values = {"n_test": n_test, "speed": speed, "label": label, "layers": layers}\n'
     'step = runs.begin("00_baseline", run=run, parameters=values)',
     'flags = pathlib.Path(os.environ["SANDBAGGING_RUNS"]).parent\n(flags / f"started-{run}").touch()\n'
@@ -46,12 +48,12 @@ CELLS_00 = [
     'step.json("summary.json", {"gap": gap})\nstep.done()',
 ]
 CELLS_07 = [
-    "from sandbagging import circuits, runs",
+    "from sandbagging import circuits\nfrom sandbagging.suite import runs",
     'step = runs.begin("07_heads", run=run, parameters={"k": k}, reads=["00_baseline"])\nassert step.setting("n_test") > 0',
     'step.json("heads.json", {"heads": circuits.heads(k)})\nstep.done()',
 ]
 CELLS_08 = [
-    "from sandbagging import runs",
+    "from sandbagging.suite import runs",
     'step = runs.begin("08_circuit", run=run, parameters={"n_draws": n_draws}, reads=["00_baseline", "07_heads"])',
     'step.json("summary.json", {"heads": len(step.read_json("07_heads", "heads.json")["heads"]), "n_test": step.setting("n_test")})\n'
     "step.done()",
@@ -73,6 +75,7 @@ def write_notebook(path: Path, parameters: str, cells: list[str]) -> None:
 def make_repository(root: Path) -> Path:
     package = root / "lib" / "sandbagging"
     (package / "data").mkdir(parents=True)
+    (package / "suite").mkdir()
     for name in COPIED:
         shutil.copy(LIBRARY / name, package / name)
     (package / "metrics.py").write_text(METRICS)
@@ -98,6 +101,8 @@ def use(repository: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("JUPYTER_PATH", str(repository / "jupyter"))
     patch.setattr(runs, "PACKAGE", repository / "lib" / "sandbagging")
     patch.setattr(runs, "REPOSITORY", repository)
+    patch.setattr(provenance, "PACKAGE", repository / "lib" / "sandbagging")
+    patch.setattr(provenance, "REPOSITORY", repository)
     patch.setenv("PYTHONPATH", str(repository / "lib"))
     patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     for name in ("SANDBAGGING_RUNS", "SANDBAGGING_NOTEBOOKS", "SANDBAGGING_RUNNER", "SANDBAGGING_REFRESH"):

@@ -12,9 +12,9 @@ from pathlib import Path
 import fake_slurm
 import pytest
 
-from sandbagging import runs, sweeps
-from sandbagging.__main__ import main
 from sandbagging.errors import UserError
+from sandbagging.suite import runs, sweeps
+from sandbagging.suite.cli import main
 
 GRID = """
 set: organism

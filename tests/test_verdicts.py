@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import statistics, verdicts
+from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
-from sandbagging.verdicts import Guards
+from sandbagging.swaps import verdicts
+from sandbagging.swaps.verdicts import Guards
 
 FINE = Guards(nnz_genuine=20, nnz_sandbag=20, norm_delta=5.0, norm_change=6.0, norm_x=80.0, fvu=0.2)
 

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points, metrics, packing, statistics
+from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.files import atomic_path
-from sandbagging.hook_points import HookPoint
-from sandbagging.models import check_layers
-from sandbagging.packing import Pack
+from sandbagging.models import check_layers, hook_points, packing
+from sandbagging.models.hook_points import HookPoint
+from sandbagging.models.packing import Pack
 from sandbagging.questions import Question
 
 Progress = Callable[[str, int, int], None]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import platformdirs
 
 from sandbagging.errors import UserError
 
@@ -90,3 +91,9 @@ def sha256(path: Path | str) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return where models are kept: $SANDBAGGING_CACHE, else the user's cache directory."""
+    chosen = os.environ.get("SANDBAGGING_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("sandbagging"))

@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import files, hook_points, packing, prompts, statistics
+from sandbagging import files, prompts, statistics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import Edit, HookPoint
-from sandbagging.packing import Encoded, Pack
+from sandbagging.models import hook_points, packing
+from sandbagging.models.hook_points import Edit, HookPoint
+from sandbagging.models.packing import Encoded, Pack
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 

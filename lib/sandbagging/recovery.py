@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from sandbagging import activations, circuits, controls, metrics, models, organism_base, organisms, questions, saes, statistics, verdicts
-from sandbagging.interventions import head_name
+from sandbagging import activations, metrics, models, questions, saes, statistics
+from sandbagging.heads import circuits
+from sandbagging.heads.interventions import head_name
+from sandbagging.planted import base as organism_base
+from sandbagging.planted import planting as organisms
 from sandbagging.questions import Question
 from sandbagging.statistics import Equivalence
+from sandbagging.swaps import controls, verdicts
 
 FRAMING = "instr_pref"
 LAYERS = (0, organism_base.ACTS, organism_base.N_LAYERS - 1)  # before u is written, where it acts, after it was read

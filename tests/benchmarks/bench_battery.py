@@ -23,8 +23,11 @@ import torch
 from peers import log_p, padded
 from torch import Tensor
 
-from sandbagging import activations, controls, hook_points, interventions, metrics, models, packing, questions, saes
-from sandbagging.packing import Encoded
+from sandbagging import activations, files, metrics, models, questions, saes
+from sandbagging.heads import interventions
+from sandbagging.models import hook_points, packing
+from sandbagging.models.packing import Encoded
+from sandbagging.swaps import controls
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 LAYER, FRAMING, N_TRAIN = 15, "instr_contrast", 60
@@ -185,7 +188,7 @@ class TransformerLens:
     def __init__(self, module, tokenizer, g: Given, chosen: Sequence[int], batch: int = 16) -> None:
         from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
-        folder = str(models.cache_folder() / models.EMBEDDED)
+        folder = str(files.cache_folder() / models.EMBEDDED)
         self.model = SAETransformerBridge.boot_transformers(folder, hf_model=module, tokenizer=tokenizer, device="cpu")
         self.sae, self.codes = g.sae, codes_of(g)
         rows = [(i, g.items[i].prompt, option) for i in chosen for option in g.items[i].options]
@@ -239,7 +242,7 @@ def main(n_questions: int, repeats: int) -> None:
     from transformers import AutoModelForCausalLM
 
     model = models.load(device="cpu")
-    plain, under_bridge = (AutoModelForCausalLM.from_pretrained(models.cache_folder() / models.EMBEDDED).eval() for _ in range(2))
+    plain, under_bridge = (AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval() for _ in range(2))
     g = given(model, n_questions)
     chosen = list(range(0, n_questions, PEER_SHARE))
     peers = {ByHand(plain, g, batch=40): (slice(None), 1.0),

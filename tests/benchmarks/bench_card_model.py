@@ -14,7 +14,9 @@ import timing
 import torch
 from bench_sweep import ByHand, Nnsight, our_logprobs, useful_flops
 
-from sandbagging import circuits, metrics, models, packing, questions
+from sandbagging import metrics, models, questions
+from sandbagging.heads import circuits
+from sandbagging.models import packing
 
 MODEL, FRAMING, TIMED = "llama-3.2-1b", "caps", ((0, 6), (8, 14), (14, 3))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

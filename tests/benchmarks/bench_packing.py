@@ -3,7 +3,8 @@
 import timing
 import torch
 
-from sandbagging import metrics, models, packing, prompts, questions
+from sandbagging import files, metrics, models, prompts, questions
+from sandbagging.models import packing
 
 N_QUESTIONS = 8
 
@@ -34,7 +35,7 @@ def padded(module, items):
 
 
 def packed(model, items):
-    from sandbagging import hook_points
+    from sandbagging.models import hook_points
 
     pack = packing.pack(items)
     return metrics.answer_logprobs(model, pack, hook_points.run(model, pack)[0]).total.flatten()
@@ -44,7 +45,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM
 
     model = models.load(device="cpu")
-    plain = AutoModelForCausalLM.from_pretrained(models.cache_folder() / models.EMBEDDED).eval()
+    plain = AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
     items = encoded(model, questions.load("default", "train")[:N_QUESTIONS])
     ours = packed(model, items)
     rows = []

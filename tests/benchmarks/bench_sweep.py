@@ -18,9 +18,12 @@ import torch
 from peers import log_p, padded
 from torch import Tensor
 
-from sandbagging import circuits, hook_points, interventions, metrics, models, packing, patching, plots, questions
-from sandbagging.interventions import Head
-from sandbagging.packing import Encoded
+from sandbagging import files, metrics, models, questions
+from sandbagging.heads import circuits, interventions, patching
+from sandbagging.heads.interventions import Head
+from sandbagging.models import hook_points, packing
+from sandbagging.models.packing import Encoded
+from sandbagging.suite import plots
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 FRAMING, TIMED = "instr_contrast", ((2, 3), (15, 1), (27, 6))
@@ -55,7 +58,7 @@ class TransformerLens(Whole):
         from transformer_lens.model_bridge import TransformerBridge
 
         super().__init__(items, batch)
-        folder = str(models.cache_folder() / models.EMBEDDED)
+        folder = str(files.cache_folder() / models.EMBEDDED)
         self.model = TransformerBridge.boot_transformers(folder, hf_model=module, tokenizer=tokenizer, device="cpu")
 
     def logits(self, ids: Tensor, real: Tensor, head: Head) -> Tensor:
@@ -192,7 +195,7 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     from transformers import AutoModelForCausalLM
 
     model = models.load(device="cpu")
-    plain, bridged, traced = (AutoModelForCausalLM.from_pretrained(models.cache_folder() / models.EMBEDDED).eval() for _ in range(3))
+    plain, bridged, traced = (AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval() for _ in range(3))
     train = questions.load("default", "train")
     asked = questions.subset(train, n_questions, 0)
     items = [metrics.encode(model, q, "sandbag", FRAMING)[1] for q in asked]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sandbagging import runner, runs
+from sandbagging.suite import runner, runs
 
 RUN = "organism"
 

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import hook_points, models, organisms, saes
+from sandbagging import files, models, saes
+from sandbagging.models import hook_points
+from sandbagging.planted import planting as organisms
 
 REFERENCE = Path(__file__).parents[2] / "papermill_runs" / "reference"
 
@@ -22,7 +24,7 @@ def plain_model(name: str):
     from transformers import AutoModelForCausalLM
 
     models.ensure_available(name)
-    folder = organisms.ensure(models.REGISTRY[name].planted) if models.REGISTRY[name].planted else models.cache_folder() / name
+    folder = organisms.ensure(models.REGISTRY[name].planted) if models.REGISTRY[name].planted else files.cache_folder() / name
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
@@ -135,7 +137,8 @@ def test_the_swap_is_specific_where_the_switch_acts_and_nowhere_else(story):
 @pytest.fixture(scope="module")
 def cell(story):
     """One SAE of the run with the train prompts' and the test prompts' residual stream at the last token."""
-    from sandbagging import activations, controls, saes
+    from sandbagging import activations, saes
+    from sandbagging.swaps import controls
 
     table = pd.read_csv(story / "01_activations" / "tokens.csv.gz", keep_default_na=False)
     folder = next(p for p in sorted((story / "02_saes").iterdir()) if p.is_dir())
@@ -153,7 +156,7 @@ def cell(story):
 
 def test_swapping_a_code_for_itself_is_no_change(cell):
     """With the error term kept, x + D(f(x)) - D(f(x)) is x: float32 rounding at norms of about 100 is all that may remain."""
-    from sandbagging import interventions
+    from sandbagging.heads import interventions
 
     x, sae, _ = cell
     with torch.no_grad():
@@ -163,7 +166,7 @@ def test_swapping_a_code_for_itself_is_no_change(cell):
 
 def test_e1_with_true_labels_is_e6(cell):
     """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
-    from sandbagging import controls
+    from sandbagging.swaps import controls
 
     x, sae, train = cell
     n = len(train.genuine)

@@ -7,8 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
-from sandbagging import runner, runs
 from sandbagging.errors import UserError
+from sandbagging.suite import runner, runs
 
 RUN = "organism"  # the parameter set, and the run's name
 CONTRACT = {

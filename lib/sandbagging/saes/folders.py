@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sandbagging import __version__
+from sandbagging import provenance
 from sandbagging.errors import UserError
 from sandbagging.saes.recipes import ARCHITECTURES, Recipe, parsed, tag
 
@@ -63,7 +63,7 @@ def describe(recipe: Recipe, *, model_name: str, dataset: str, **more: Any) -> d
         "dataset": dataset,
         "seed": recipe.seed,
         "recipe": dataclasses.asdict(recipe),
-        "sandbagging_version": __version__,
+        "sandbagging_version": provenance.version(),
         "torch_version": torch.__version__,
         **more,
     }

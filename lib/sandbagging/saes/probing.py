@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points
 from sandbagging.errors import UserError
+from sandbagging.models import hook_points
 from sandbagging.statistics import Estimate
 
 N_RESAMPLES = 2_000

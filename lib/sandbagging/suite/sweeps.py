@@ -23,8 +23,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sandbagging import files, runner, runs
+from sandbagging import files
 from sandbagging.errors import UserError
+from sandbagging.suite import runner, runs
 
 FIELDS = {"set", "notebooks", "grid", "gpu", "minutes", "memory_gb", "threads"}
 MARKER = "swept.json"  # in a cell's folder, written last
@@ -258,7 +259,7 @@ def _estimate(run: str, artefact: str, keys: Sequence[str]) -> dict[str, Any]:
 
 def summary(grid: Grid) -> pd.DataFrame:
     """Write summary.csv and summary.png beside the cells, and return the table."""
-    from sandbagging import plots_sweeps
+    from sandbagging.suite import plots_sweeps
 
     found, folder = table(grid), runs.run_folder(grid.run)
     files.write_csv(folder / "summary.csv", found)

@@ -21,11 +21,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sandbagging import circuits, hook_points, interventions, metrics
-from sandbagging.circuits import Effects, Heads, Progress
+from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import Edit, HookPoint
-from sandbagging.packing import Pack
+from sandbagging.heads import circuits, interventions
+from sandbagging.heads.circuits import Effects, Heads, Progress
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import Edit, HookPoint
+from sandbagging.models.packing import Pack
 from sandbagging.questions import Question
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sandbagging import files, hook_points, interventions, metrics, statistics, tree_attention
+from sandbagging import files, metrics, statistics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import Edit, HookPoint
-from sandbagging.interventions import Head, head_name
-from sandbagging.models import check_layers
-from sandbagging.packing import Pack
+from sandbagging.heads import interventions
+from sandbagging.heads.interventions import Head, head_name
+from sandbagging.models import check_layers, hook_points, tree_attention
+from sandbagging.models.hook_points import Edit, HookPoint
+from sandbagging.models.packing import Pack
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 

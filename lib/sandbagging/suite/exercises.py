@@ -15,9 +15,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sandbagging import files, hook_points, interventions, metrics, packing, runs
+from sandbagging import files, metrics
 from sandbagging.errors import UserError, nearest
+from sandbagging.heads import interventions
+from sandbagging.models import hook_points, packing
 from sandbagging.questions import Question
+from sandbagging.suite import runs
 
 Score = Callable[[torch.nn.Module, object, str, str], float]
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from sandbagging import runs
 from sandbagging.errors import UserError
-from sandbagging.registry import REGISTRY
+from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
+from sandbagging.suite import runs
 
 EFFECTS = ("gap", "joint_effect", "neutral_effect", "specific_portion")  # each with _low, _high and _n, in pp
 KEYS = {"joint_effect": "joint", "neutral_effect": "joint_neutral", "specific_portion": "specific_portion"}  # in notebook 08's summary

@@ -20,11 +20,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import activations, hook_points, interventions, metrics, saes, statistics
+from sandbagging import activations, metrics, saes, statistics
 from sandbagging.errors import UserError
-from sandbagging.hook_points import HookPoint
-from sandbagging.models import check_layers
-from sandbagging.packing import Pack
+from sandbagging.heads import interventions
+from sandbagging.models import check_layers, hook_points
+from sandbagging.models.hook_points import HookPoint
+from sandbagging.models.packing import Pack
 
 METRICS = (metrics.PRIMARY, metrics.SECONDARY)
 TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass

@@ -24,9 +24,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from sandbagging import circuits, metrics, plots, runs, statistics
+from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
+from sandbagging.heads import circuits
 from sandbagging.statistics import Estimate
+from sandbagging.suite import plots, runs
 
 PUBLISHED = Path(__file__).parent / "data" / "published.yaml"
 SLIPS = ("topk_sae_count", "d_sae", "early_heads", "neutral_questions", "topk_wins", "training_conditions", "gap_to_random_heads")

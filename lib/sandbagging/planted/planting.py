@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sandbagging import files, models, organism_base, prompts
+from sandbagging import files, prompts
 from sandbagging.errors import UserError, nearest
-from sandbagging.organism_base import (
+from sandbagging.planted import base as organism_base
+from sandbagging.planted.base import (
     CONSTANT,
     D_HEAD,
     D_MODEL,
@@ -171,7 +172,7 @@ def _check(variant: str, seed: int) -> None:
 
 def home() -> Path:
     """Return the folder of the cache that organisms and their bases are kept in."""
-    return models.cache_folder() / "organisms"
+    return files.cache_folder() / "organisms"
 
 
 def ensure(variant: str, seed: int = 0, progress: Progress | None = None) -> Path:

@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points, interventions, statistics
-from sandbagging.hook_points import HookPoint
-from sandbagging.interventions import Head, head_name
-from sandbagging.packing import Pack
+from sandbagging import statistics
+from sandbagging.heads import interventions
+from sandbagging.heads.interventions import Head, head_name
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import HookPoint
+from sandbagging.models.packing import Pack
 
 
 def attention_patterns(model, ids: Sequence[int], heads: Sequence[Head]) -> dict[Head, Tensor]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sandbagging import tree_attention
 from sandbagging.errors import UserError
-from sandbagging.packing import Pack
+from sandbagging.models import tree_attention
+from sandbagging.models.packing import Pack
 
 
 class HookPoint(NamedTuple):
@@ -74,7 +74,7 @@ def _sentences(model) -> Iterator[None]:
 
 
 # What the functions that run inside a trace are defined in: a remote trace brings their source along, since the service has none of it.
-INSIDE_TRACES = ("sandbagging.hook_points", "sandbagging.interventions", "sandbagging.patching")
+INSIDE_TRACES = ("sandbagging.models.hook_points", "sandbagging.heads.interventions", "sandbagging.heads.patching")
 
 
 def _ship() -> None:

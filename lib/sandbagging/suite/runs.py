@@ -7,14 +7,11 @@ The runner that executes notebooks one after the other is in `runner.py`.
 import ast
 import fcntl
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +21,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from sandbagging import files
+from sandbagging import files, provenance
 from sandbagging.errors import UserError
+from sandbagging.suite import sources
 
-PACKAGE = Path(__file__).resolve().parent
-REPOSITORY = PACKAGE.parents[1]
+PACKAGE = provenance.PACKAGE
+REPOSITORY = provenance.REPOSITORY
 MANIFEST = "manifest.json"
 PROGRESS = ".progress.json"
 UNFINISHED = ".unfinished.json"  # what a resumable step was begun with
@@ -37,8 +35,7 @@ LOCK = ".lock"
 SECONDS_BETWEEN_PROGRESS = 0.5
 
 # These modules carry results and messages but compute nothing, so a change in them makes no result stale.
-PLUMBING = {"__init__", "__main__", "errors", "runs", "runner"}
-RECORDED_VERSIONS = ("torch", "nnsight", "transformers", "sae-lens", "numpy", "scipy", "pandas", "papermill")
+PLUMBING = ("errors.py", "provenance.py", "suite/runs.py", "suite/runner.py", "suite/sources.py")
 
 Progress = Callable[[str, int, int], None]
 
@@ -186,56 +183,6 @@ def _checked_manifest(run: str, artefact: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- what a result depends on
 
 
-def _module_file(module: str) -> Path | None:
-    """Return the source file of one of the library's modules, or None if the library has no such module."""
-    for path in (PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _imported_modules(tree: ast.AST) -> set[str]:
-    """Return the library's own modules that a piece of code imports anywhere, functions included."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sandbagging.")}
-        elif isinstance(node, ast.ImportFrom):
-            origin = "sandbagging." + (node.module or "") if node.level else node.module or ""
-            if origin.rstrip(".") == "sandbagging":
-                found |= {alias.name for alias in node.names}
-            elif origin.startswith("sandbagging."):
-                found.add(origin.split(".")[1])
-    return {name for name in found if _module_file(name)}
-
-
-def _source_hash(source: str) -> str:
-    """Hash what a piece of code does: comments, layout and docstrings do not count."""
-    tree = ast.parse(source)
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
-
-
-def _dump(node: Any) -> str:
-    """Write a syntax tree as text; empty fields are left out, which ast.dump does in some Python versions and not in others."""
-    if isinstance(node, list):
-        return "[" + ",".join(_dump(item) for item in node) + "]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = [f"{name}={_dump(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
-    return f"{type(node).__name__}({','.join(fields)})"
-
-
-def _module_sources(module: str) -> list[str]:
-    """Return the sources of a module, which may be a folder of files."""
-    path = _module_file(module)
-    paths = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
-    return [p.read_text() for p in paths]
-
-
 def _has_tag(cell: dict[str, Any], *tags: str) -> bool:
     return bool(set(tags) & set(cell.get("metadata", {}).get("tags", [])))
 
@@ -272,21 +219,14 @@ def declared_names(path: Path) -> list[str]:
 
 
 def library_hashes(notebook: Notebook) -> dict[str, str]:
-    """Return the source hash of all that a notebook's numbers depend on: its own code, library modules (transitively), data files."""
-    code = notebook_code(notebook_path(notebook))
-    hashes, texts = {"(notebook)": _source_hash(code)}, [code]
-    waiting = sorted(_imported_modules(ast.parse(code)))
-    while waiting:
-        module = waiting.pop()
-        if module in hashes or module in PLUMBING:
-            continue
-        sources = _module_sources(module)
-        hashes[module] = _source_hash("\n".join(sources))
-        texts += sources
-        waiting += sorted(_imported_modules(ast.parse("\n".join(sources))))
+    """Return the hash of all that a notebook tells: its own code, the library's files behind it, data files."""
+    path = notebook_path(notebook)
+    code = notebook_code(path)
+    hashes = {"(notebook)": sources.source_hash(code), **sources.closure(code, skip=PLUMBING)}
+    texts = [code, *((PACKAGE / name).read_text(encoding="utf-8") for name in hashes if name.endswith(".py"))]
     # Questions are data, but a changed question changes every number after it. Other data counts where it is named.
     for path in sorted((PACKAGE / "data").glob("*.*")):
-        if (path.suffix == ".jsonl" and "questions" in hashes) or any(path.name in text for text in texts):
+        if (path.suffix == ".jsonl" and "questions.py" in hashes) or any(path.name in text for text in texts):
             hashes[f"data/{path.name}"] = files.sha256(path)[:16]
     return dict(sorted(hashes.items()))
 
@@ -404,7 +344,7 @@ class Step:
 
     def figure(self, name: str, figure: Any) -> None:
         """Save a figure as PNG at 120 dpi, and what it shows as a table beside it; the figure stays open: the notebook shows it too."""
-        from sandbagging import figure_data
+        from sandbagging.suite import figure_data
 
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
@@ -458,9 +398,9 @@ class Step:
             "files": user_file_hashes(self.parameters),
             "outputs": outputs,
             "library": library_hashes(notebook),
-            "commit": commit(),
-            "versions": _versions(),
-            "device": _device(),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "device": provenance.device(),
             "seconds": seconds,
             "seed": self._seed(),
         }
@@ -556,34 +496,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value != value:
         return None
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
-
-
-def commit() -> str:
-    """Return the repository's commit, with + when tracked files other than runs differ from it, or 'unknown' outside git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!papermill_runs") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in RECORDED_VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _device() -> str:
-    """Return what computed the numbers, such as 'cpu (2 threads)'; a notebook that never imported torch used the CPU."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return f"cuda ({torch.cuda.get_device_name()})"
-    return f"cpu ({torch.get_num_threads() if torch is not None else os.cpu_count()} threads)"

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sandbagging import plots
-from sandbagging.plots import BLUE, CI, GREY, INK, VERMILION, WIDTH
+from sandbagging.suite import plots
+from sandbagging.suite.plots import BLUE, CI, GREY, INK, VERMILION, WIDTH
 
 
 @plots.styled

@@ -32,9 +32,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sandbagging import files, runs
+from sandbagging import files
 from sandbagging.errors import UserError
-from sandbagging.runs import Notebook
+from sandbagging.suite import runs
+from sandbagging.suite.runs import Notebook
 
 MINIMUM_FREE_BYTES = 500_000_000
 SECONDS_BETWEEN_LINES = 30.0

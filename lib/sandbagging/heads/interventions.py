@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sandbagging import hook_points
 from sandbagging.errors import UserError
-from sandbagging.hook_points import Edit, HookPoint
-from sandbagging.packing import Pack
+from sandbagging.models import hook_points
+from sandbagging.models.hook_points import Edit, HookPoint
+from sandbagging.models.packing import Pack
 
 Head = tuple[int, int]  # layer, query head
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sandbagging import plots
+from sandbagging.suite import plots
 
 
 def probing(table: pd.DataFrame) -> Figure:

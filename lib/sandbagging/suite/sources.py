@@ -1,0 +1,172 @@
+"""Which source a result depends on: files of the library, found through imports, hashed by what they do.
+
+1. `closure` follows the imports of some code, file by file; a package's face is looked through.
+2. `file_hash` hashes a file without its docstrings, comments, layout and the text of its error messages.
+"""
+
+import ast
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sandbagging import provenance
+
+NAME = "sandbagging"
+
+
+def closure(code: str, skip: Iterable[str] = ()) -> dict[str, str]:
+    """Return {file: hash} of the library's files that some code imports, directly or not.
+
+    Files are named as below the package, such as heads/sweep.py; those that `skip` names, or that lie in
+    a folder it names ("suite/"), are left out together with what only they import.
+    """
+    hashes: dict[str, str] = {}
+    waiting = list(_imported(code))
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(provenance.PACKAGE).as_posix()
+        if name in hashes or any(name == s or (s.endswith("/") and name.startswith(s)) for s in skip):
+            continue
+        hashes[name] = file_hash(path)
+        waiting += _imported(path.read_text(encoding="utf-8"))
+    return dict(sorted(hashes.items()))
+
+
+def of_function(function: Callable) -> dict[str, str]:
+    """Return {file: hash} of the file that defines a function and of all that it imports."""
+    path = Path(inspect.getsourcefile(inspect.unwrap(function)))
+    own = path.relative_to(provenance.PACKAGE).as_posix()
+    return {own: file_hash(path), **closure(path.read_text(encoding="utf-8"))}
+
+
+def file_hash(path: Path) -> str:
+    """Return a hash of what a file's code does."""
+    return source_hash(path.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=1024)
+def source_hash(source: str) -> str:
+    """Return a hash of what code does: comments, layout, docstrings and the text of errors do not count."""
+    tree = _Mute().visit(ast.parse(source))
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
+
+
+class _Mute(ast.NodeTransformer):
+    """Drop docstrings, and the words of what is raised."""
+
+    def _without_docstring(self, node: Any) -> Any:
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = _without_docstring
+    visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+
+    def visit_Raise(self, node: ast.Raise) -> Any:
+        """Keep that and what is raised, not with which words."""
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return node
+
+
+def _dump(node: Any) -> str:
+    """Write a syntax tree as text; empty fields are left out, as some Python versions do and others not."""
+    if isinstance(node, list):
+        return "[" + ",".join(_dump(item) for item in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{n}={_dump(v)}" for n, v in ast.iter_fields(node) if v is not None and v != []]
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+# Imports --------------------------------------------------------------------------------------------
+
+
+def _imported(code: str) -> list[Path]:
+    """Return the library's files that some code imports anywhere, inside functions and for types too."""
+    tree = ast.parse(code)
+    found: set[Path] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == NAME and not node.level:
+            for alias in node.names:
+                found |= set(_files(node.module, alias.name, tree, alias.asname or alias.name))
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == NAME:
+                    package, _, last = alias.name.rpartition(".")
+                    local = alias.asname or alias.name.split(".")[0]
+                    found |= set(_files(package, last, tree, local))
+    return sorted(found)
+
+
+def _files(module: str, name: str, tree: ast.AST, local: str) -> Iterator[Path]:
+    """Yield the files behind `from module import name`, which may be a module, a package or a thing in one."""
+    inside = _place(f"{module}.{name}" if module else name)
+    if inside is not None and inside.name != "__init__.py":
+        yield inside
+    elif inside is not None:
+        yield from _through(inside, _attributes(tree, local))
+    else:
+        place = _place(module)
+        if place is not None:
+            yield from _through(place, {name}) if place.name == "__init__.py" else (place,)
+
+
+def _place(module: str) -> Path | None:
+    """Return the file of a module or the __init__.py of a package, or None."""
+    path = provenance.PACKAGE.joinpath(*module.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file() and (path != provenance.PACKAGE or candidate.name == "__init__.py"):
+            return candidate
+    return None
+
+
+def _attributes(tree: ast.AST, local: str) -> set[str] | None:
+    """Return the attributes that code uses of a package, or None where it hands the package itself around."""
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    used = [n for n in nodes if n.value.id == local]
+    names = sum(isinstance(n, ast.Name) and n.id == local for n in ast.walk(tree))
+    return {n.attr for n in used} if len(used) == names else None
+
+
+def _through(face: Path, names: set[str] | None) -> Iterator[Path]:
+    """Yield the files behind some names of a package (None: all of them)."""
+    table = _face(face)
+    for name in table if names is None else names:
+        submodule = face.parent / f"{name}.py"
+        if name in table:
+            yield table[name]
+        elif submodule.is_file():
+            yield submodule
+        elif (face.parent / name / "__init__.py").is_file():
+            yield from _through(face.parent / name / "__init__.py", None)
+    # What a face defines itself counts for all who come through it.
+    if _defines(face.read_text(encoding="utf-8")):
+        yield face
+
+
+def _face(path: Path) -> dict[str, Path]:
+    """Return which file each name of a package's face comes from: by its imports, or by a mapping of lazy names."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAME):
+            for alias in node.names:
+                inside, place = _place(f"{node.module}.{alias.name}"), _place(node.module)
+                if inside or place:
+                    found[alias.asname or alias.name] = inside or place
+        elif isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if all(isinstance(x, ast.Constant) and isinstance(x.value, str) for x in (key, value)):
+                    place = _place(value.value.split(":")[0])
+                    if place:
+                        found[key.value] = place
+    return found
+
+
+def _defines(source: str) -> bool:
+    """Return whether a face does more than import and list names."""
+    plain = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr)
+    return any(not isinstance(node, plain) for node in ast.parse(source).body)
