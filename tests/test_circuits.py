@@ -25,7 +25,7 @@ def made_up(change: np.ndarray, sets=None) -> Effects:
     sets = sets or [((0, i),) for i in range(len(change))]
     baseline = np.full(change.shape[1], 0.2)
     ids = tuple(f"q{i}" for i in range(change.shape[1]))
-    return Effects(sets, ids, dict.fromkeys(circuits.METRICS, baseline), {name: baseline + change for name in circuits.METRICS})
+    return Effects(sets, ids, dict.fromkeys(metrics.JUDGED, baseline), {name: baseline + change for name in metrics.JUDGED})
 
 
 def gate_of(gap_pp: float, is_open: bool = True) -> metrics.Gate:
@@ -45,21 +45,21 @@ def test_many_sets_at_once_equal_one_full_pass_each(tiny, tiny_questions, monkey
     effects = circuits.ablate_sets(tiny, pack, SETS)
     for heads, p_full, choice_len in zip(effects.sets, *effects.value.values(), strict=True):
         with interventions.zeroed_weights(tiny, heads):
-            plain = metrics.measure(tiny, pack, circuits.METRICS)
+            plain = metrics.measure(tiny, pack, metrics.JUDGED)
         np.testing.assert_allclose(p_full, plain["p_full"][0], rtol=2e-4, atol=1e-9)
         np.testing.assert_allclose(choice_len, plain["choice_len"][0], rtol=2e-4, atol=1e-6)
     monkeypatch.setattr(circuits, "TOKENS_AT_ONCE", {"cpu": 1})  # one set a batch
     alone = circuits.ablate_sets(tiny, pack, SETS)
-    for name in circuits.METRICS:
+    for name in metrics.JUDGED:
         np.testing.assert_allclose(alone.value[name], effects.value[name], rtol=2e-4, atol=1e-9)
 
 
 def test_the_baseline_is_the_unedited_model_before_and_after(tiny, tiny_questions):
     pack = pack_of(tiny, tiny_questions)
-    before = metrics.measure(tiny, pack, circuits.METRICS)
+    before = metrics.measure(tiny, pack, metrics.JUDGED)
     first, second = circuits.ablate_sets(tiny, pack, SETS), circuits.ablate_sets(tiny, pack, SETS)
-    after = metrics.measure(tiny, pack, circuits.METRICS)
-    for name in circuits.METRICS:
+    after = metrics.measure(tiny, pack, metrics.JUDGED)
+    for name in metrics.JUDGED:
         assert np.array_equal(first.baseline[name], before[name][0]) and np.array_equal(before[name], after[name])
         assert np.array_equal(first.value[name], second.value[name])
 
@@ -83,11 +83,11 @@ def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, 
         circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path, progress=stop)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["heads_L00.npz", "heads_L01.npz"]  # 4 heads a layer; the third was cut off
     ran = []
-    real = hook_points.run
-    monkeypatch.setattr(hook_points, "run", lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k))
+    real = hook_points.forward
+    monkeypatch.setattr(hook_points, "forward", lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k))
     again = circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path)
     assert set(ran) == {None, 2, 3}  # the clean run, and the layers that were missing
-    for name in circuits.METRICS:
+    for name in metrics.JUDGED:
         assert np.array_equal(again.value[name], whole.value[name]) and np.array_equal(again.baseline[name], whole.baseline[name])
 
 

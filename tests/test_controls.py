@@ -159,7 +159,7 @@ def test_a_part_started_above_equals_a_whole_edited_pass(trained, position):
     found = controls.effects(model, site, new)
     for (name, term, seed), values in new.items():
         whole = {HookPoint("resid_post", 1): lambda h, values=values: interventions.replace_rows(h, site.rows, values[None])}
-        final, _ = hook_points.run(model, site.pack, edits=whole, dense=True)
+        final, _ = hook_points.forward(model, site.pack, edits=whole, dense=True)
         expected = metrics.p_full(metrics.answer_logprobs(model, site.pack, final))[0].double().numpy()
         rows = found[
             (found["intervention"] == name) & (found["error_term"] == term) & (found["seed"] == seed) & (found["metric"] == "p_full")
@@ -188,7 +188,7 @@ def test_an_edit_at_the_last_layer_equals_a_whole_edited_pass(trained):
     x = site.x + torch.randn(site.x.shape, generator=torch.Generator().manual_seed(4))
     found = controls.effects(model, site, {("push", "", 0): x})
     whole = {HookPoint("resid_post", last): lambda h: interventions.replace_rows(h, site.rows, x[None])}
-    final, _ = hook_points.run(model, site.pack, edits=whole, dense=True)
+    final, _ = hook_points.forward(model, site.pack, edits=whole, dense=True)
     expected = metrics.p_full(metrics.answer_logprobs(model, site.pack, final))[0].double().numpy()
     value = found.loc[found["metric"] == "p_full", "value"].to_numpy()
     assert np.abs(value - expected).max() < 1e-5 < np.abs(value - site.baseline["p_full"]).max()
@@ -206,7 +206,7 @@ def test_twice_the_same_numbers_and_nothing_changed_on_the_way(trained):
     assert all(torch.equal(a, b) for a, b in zip(before, (site.resid, resid, train.genuine, train.sandbag), strict=True))
     assert all(torch.equal(kept[key], new[key]) for key in new)
     (again,) = controls.sites(model, questions, FRAMING, [1])
-    assert all(np.array_equal(site.baseline[m], again.baseline[m]) for m in controls.METRICS)
+    assert all(np.array_equal(site.baseline[m], again.baseline[m]) for m in metrics.JUDGED)
 
 
 def test_batches_do_not_change_effects(trained, monkeypatch):

@@ -22,7 +22,7 @@ def test_attention_patterns_are_causal_weights_that_make_z(tiny, tiny_questions)
     for (layer, head), weights in found.items():
         torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
         assert weights.triu(1).abs().max() == 0
-        _, saved = hook_points.run(tiny, pack, reads=[HookPoint("z", layer)])
+        _, saved = hook_points.forward(tiny, pack, reads=[HookPoint("z", layer)])
         z = saved[HookPoint("z", layer)][0, : len(item.prompt), head * tiny.d_head : (head + 1) * tiny.d_head]
         torch.testing.assert_close(weights @ values(tiny, item.prompt, layer, head), z, rtol=1e-3, atol=1e-4)
     assert tiny.module.config._attn_implementation == "tree"
@@ -51,7 +51,7 @@ def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questio
     pack = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING)
     every = [s[0] for s in circuits.all_heads(tiny)]
     pushed = head_reading.logit_attribution(tiny, pack, every)
-    final, saved = hook_points.run(tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)])
+    final, saved = hook_points.forward(tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)])
     stream = saved[HookPoint("resid_post", tiny.n_layers - 1)][0, pack.last]
     heads = sum(head_reading.head_writes(tiny, pack, every).values())
     whole = hook_points.through_frozen_norm(tiny, stream, stream)

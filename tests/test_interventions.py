@@ -75,8 +75,8 @@ def test_only_the_columns_of_the_head_differ(tiny):
 
 def test_the_ablated_model_runs_with_zero_in_these_columns_at_all_positions(tiny, tiny_questions):
     pack, point = pack_of(tiny, tiny_questions), HookPoint("z", 2)
-    _, clean = hook_points.run(tiny, pack, reads=[point])
-    _, seen = hook_points.run(tiny, pack, reads=[point], edits=interventions.ablate_heads(tiny, [(2, 1)]))
+    _, clean = hook_points.forward(tiny, pack, reads=[point])
+    _, seen = hook_points.forward(tiny, pack, reads=[point], edits=interventions.ablate_heads(tiny, [(2, 1)]))
     columns = interventions.head_columns(tiny, 1)
     others = [i for i in range(tiny.n_heads * tiny.d_head) if not columns.start <= i < columns.stop]
     assert (seen[point][..., columns] == 0).all() and (clean[point][..., columns] != 0).any()
@@ -120,7 +120,7 @@ def test_weights_come_back_after_an_exception(tiny):
 def test_a_bank_holds_z_of_the_question_tokens(tiny, tiny_questions):
     packs = [pack_of(tiny, tiny_questions, c) for c in ("genuine", "neutral")]
     bank = interventions.z_bank(tiny, packs, [1])
-    _, saved = hook_points.run(tiny, packs[0], reads=[HookPoint("z", 1)])
+    _, saved = hook_points.forward(tiny, packs[0], reads=[HookPoint("z", 1)])
     own = saved[HookPoint("z", 1)][0, packs[0].trunk()]
     assert bank[1].shape == (sum(len(p.trunk()) for p in packs), tiny.n_heads * tiny.d_head)
     assert torch.equal(bank[1][: len(own)], own)

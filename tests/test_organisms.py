@@ -243,7 +243,7 @@ def test_an_organism_loads_as_any_model_and_scores_as_it_did_in_memory(quick):
     assert u.norm() == pytest.approx(1.0, abs=1e-6)
     pack = metrics.prepare(model, asked[:10], "sandbag", "instr_pref")
     point = HookPoint("resid_post", READ)
-    _, saved = hook_points.run(model, pack, reads=[point])
+    _, saved = hook_points.forward(model, pack, reads=[point])
     along = saved[point][0, pack.last] @ u
     assert torch.allclose(along, torch.tensor(U_NORM * organisms.DOSE["direction"]), atol=1e-3)
 

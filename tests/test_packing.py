@@ -33,7 +33,7 @@ def test_a_pack_written_out_by_hand():
 @pytest.mark.parametrize("framing", ["instr_contrast", "instr_pref", "contrast"])
 def test_packed_equals_one_prompt_at_a_time(tiny, tiny_questions, framing):
     items = encoded(tiny.tokenizer, tiny_questions, framing=framing)
-    final, _ = hook_points.run(tiny, packing.pack(items))
+    final, _ = hook_points.forward(tiny, packing.pack(items))
     answers = metrics.answer_logprobs(tiny, packing.pack(items), final)
     for q, item in enumerate(items):
         for k, option in enumerate(item.options):
@@ -48,7 +48,7 @@ def test_one_question_and_prompts_without_a_shared_start(tiny, tiny_questions):
     unshared = [packing.Encoded("a", [5, 6, 7], [[8], [9, 4]]), packing.Encoded("b", [6, 6], [[8, 3], [9]])]
     for items in (single, unshared):
         pack = packing.pack(items)
-        answers = metrics.answer_logprobs(tiny, pack, hook_points.run(tiny, pack)[0])
+        answers = metrics.answer_logprobs(tiny, pack, hook_points.forward(tiny, pack)[0])
         for q, item in enumerate(items):
             for k, option in enumerate(item.options):
                 assert answers.total[0, q, k].item() == pytest.approx(plain_log_p(tiny.module, item.prompt, option), abs=1e-4)
@@ -57,8 +57,8 @@ def test_one_question_and_prompts_without_a_shared_start(tiny, tiny_questions):
 
 def test_tree_attention_equals_the_dense_mask(tiny, tiny_questions):
     pack = packing.pack(encoded(tiny.tokenizer, tiny_questions))
-    tree, _ = hook_points.run(tiny, pack)
-    dense, _ = hook_points.run(tiny, pack, dense=True)
+    tree, _ = hook_points.forward(tiny, pack)
+    dense, _ = hook_points.forward(tiny, pack, dense=True)
     assert torch.allclose(tree, dense, atol=1e-4)
 
 
@@ -86,13 +86,13 @@ def test_batch_of_one_equals_a_padded_batch_on_both_sides(tiny_questions):
 def test_a_part_with_stored_keys_equals_the_whole_under_the_same_edit(tiny, tiny_questions, position):
     pack = packing.pack(encoded(tiny.tokenizer, tiny_questions))
     point, stored = HookPoint("resid_post", 1), {}
-    _, saved = hook_points.run(tiny, pack, reads=[point], stored=stored, store=True)
+    _, saved = hook_points.forward(tiny, pack, reads=[point], stored=stored, store=True)
     rows, run = (pack.last, pack.from_last()) if position == "last" else (pack.trunk(), pack.behind_prefix())
     edited = saved[point].expand(3, -1, -1).clone()
     edited[:, rows] += torch.randn(3, len(rows), edited.shape[-1], generator=torch.Generator().manual_seed(0))
-    whole, _ = hook_points.run(tiny, pack, start=(2, edited))
+    whole, _ = hook_points.forward(tiny, pack, start=(2, edited))
     part = pack.part(run)
-    some, _ = hook_points.run(tiny, part, start=(2, edited[:, run]), stored=stored)
+    some, _ = hook_points.forward(tiny, part, start=(2, edited[:, run]), stored=stored)
     assert torch.allclose(whole[:, run], some, atol=1e-4)
     of_whole, of_part = (metrics.answer_logprobs(tiny, p, f).total for p, f in ((pack, whole), (part, some)))
     assert torch.allclose(of_whole, of_part, atol=1e-4)
@@ -102,11 +102,11 @@ def test_a_stored_prefix_is_wrong_as_soon_as_an_edit_reaches_it(tiny_llama, tiny
     """Why a part may leave out only what no edit reaches: with the prefix edited, its stored keys give other numbers."""
     pack = packing.pack(encoded(tiny_llama.tokenizer, tiny_questions))
     point, stored = HookPoint("resid_post", 1), {}
-    _, saved = hook_points.run(tiny_llama, pack, reads=[point], stored=stored, store=True)
+    _, saved = hook_points.forward(tiny_llama, pack, reads=[point], stored=stored, store=True)
     edited = saved[point] + 1.0
-    whole, _ = hook_points.run(tiny_llama, pack, start=(2, edited))
+    whole, _ = hook_points.forward(tiny_llama, pack, start=(2, edited))
     run = pack.behind_prefix()
-    stale, _ = hook_points.run(tiny_llama, pack.part(run), start=(2, edited[:, run]), stored=stored)
+    stale, _ = hook_points.forward(tiny_llama, pack.part(run), start=(2, edited[:, run]), stored=stored)
     assert not torch.allclose(whole[:, run], stale, atol=1e-2)
 
 

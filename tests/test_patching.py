@@ -21,7 +21,7 @@ def packs(tiny, tiny_questions):
 def whole_run_patched(model, genuine, sandbag, heads) -> np.ndarray:
     """p_full by a run of all tokens from layer 0, the heads' z taken from the genuine run: [question]."""
     points = [HookPoint("z", layer) for layer, _ in heads]
-    _, saved = hook_points.run(model, genuine, reads=points)
+    _, saved = hook_points.forward(model, genuine, reads=points)
 
     def edit_of(layer):
         def edit(z):
@@ -44,7 +44,7 @@ def test_only_tokens_behind_the_difference_are_run(tiny, packs):
     assert len(differ) == len(genuine.question_ids) and set(differ.tolist()) <= set(rows.tolist())
     left_out = np.setdiff1d(np.arange(genuine.n_tokens), rows.numpy())
     assert len(left_out) > len(rows)
-    z = [hook_points.run(tiny, pack, reads=[HookPoint("z", 3)])[1][HookPoint("z", 3)][0] for pack in packs]
+    z = [hook_points.forward(tiny, pack, reads=[HookPoint("z", 3)])[1][HookPoint("z", 3)][0] for pack in packs]
     assert torch.equal(z[0][left_out], z[1][left_out]) and not torch.equal(z[0][rows], z[1][rows])
 
 
@@ -70,7 +70,7 @@ def test_attribution_is_the_slope_of_the_real_effect(tiny, packs, kind):
     found = patching.attribution(tiny, [sandbag], [genuine] if kind == "patching" else None, metric="logodds")
     share, heads = 0.01, [(0, 1), (2, 3), (3, 0)]
     points = {layer: HookPoint("z", layer) for layer, _ in heads}
-    _, source = hook_points.run(tiny, genuine, reads=list(points.values()))
+    _, source = hook_points.forward(tiny, genuine, reads=list(points.values()))
     clean = metrics.measure(tiny, sandbag, ["logodds"])["logodds"].mean()
     for layer, head in heads:
         columns = interventions.head_columns(tiny, head)

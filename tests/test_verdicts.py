@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import statistics
+from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
 from sandbagging.swaps import verdicts
@@ -114,7 +114,7 @@ def made_up(values, n=100, seeds=12, sd=0.4, seed_sd=0.02, gap_sd=0.02, seed=0):
     for (name, term), mean in values.items():
         for s in range(seeds if name == "E1" else 1):
             own = mean + shared + rng.normal(0, gap_sd, n) + (rng.normal(0, seed_sd) if name == "E1" else 0)
-            for metric in verdicts.METRICS:
+            for metric in metrics.JUDGED:
                 rows.append(pd.DataFrame({"question_id": [f"q{i:03d}" for i in range(n)], "condition": "sandbag", "layer": 7, "tag": TAG,
                                           "position": "last", "error_term": term, "intervention": name, "seed": s, "metric": metric,
                                           "baseline": 0.4, "value": 0.4 + own / 100}))  # fmt: skip
@@ -231,7 +231,7 @@ def test_summary_gaps_and_guards_stand_beside_each_other(tmp_path):
     summary = verdicts.summarise(table)
     assert summary.set_index(["intervention", "metric"]).loc[("E6", "p_full"), "effect_pp"] == pytest.approx(5.0, abs=0.2)
     gaps = verdicts.gaps(table)
-    assert set(gaps["intervention"]) == {"E6-E1", "E6-E4"} and set(gaps["metric"]) == set(verdicts.METRICS)
+    assert set(gaps["intervention"]) == {"E6-E1", "E6-E4"} and set(gaps["metric"]) == set(metrics.JUDGED)
     judged = verdicts.judge_all(table, {(7, TAG, "last"): FINE}, gate_open=True)
     guarded = verdicts.guard_table({(7, TAG, "last"): FINE})
     assert verdicts.read_guards(guarded) == {(7, TAG, "last"): FINE}

@@ -1,6 +1,6 @@
 """Collect the residual stream of prompts, token by token, and keep it on disk with a table of what each row is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from sandbagging.files import atomic_path
 from sandbagging.models import check_layers, hook_points, packing
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.models.packing import Pack
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
-
-Progress = Callable[[str, int, int], None]
 
 
 def collect(
@@ -32,7 +31,7 @@ def collect(
     check_layers(model, list(layers))
     pack = _prompts_only(model, questions, condition, framing)
     points = [HookPoint("resid_post", layer) for layer in layers]
-    _, saved = hook_points.run(model, pack, reads=points)
+    _, saved = hook_points.forward(model, pack, reads=points)
     rows = torch.cat([torch.arange(1, pack.n_prefix), pack.trunk()])
     resid = {point.layer: value[0, rows.to(value.device)].cpu() for point, value in saved.items()}
     return resid, _describe(pack, rows, condition, framing, split)
@@ -76,7 +75,7 @@ def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Seq
 def norms_by_position(model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]) -> pd.DataFrame:
     """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm, n (tokens)."""
     pack = _prompts_only(model, questions, condition, framing)
-    _, saved = hook_points.run(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
+    _, saved = hook_points.forward(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
     tables = [
         pd.DataFrame({"layer": point.layer, "position": pack.position_ids, "norm": value[0].norm(dim=-1).cpu().numpy()})
         for point, value in saved.items()

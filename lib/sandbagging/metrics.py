@@ -5,7 +5,7 @@ over the full vocabulary, log-softmax in float32. Probabilities run from 0 to 1;
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +19,12 @@ from sandbagging.errors import UserError
 from sandbagging.models import hook_points, packing
 from sandbagging.models.hook_points import Edit, HookPoint
 from sandbagging.models.packing import Encoded, Pack
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 
-Progress = Callable[[str, int, int], None]
 PRIMARY, SECONDARY = "p_full", "choice_len"
+JUDGED = (PRIMARY, SECONDARY)  # what verdicts rest on
 ROWS_AT_ONCE = 1024  # rows of logits held in memory: 1024 x 128k vocabulary in float32 is half a gigabyte
 
 
@@ -127,8 +128,8 @@ def write_records(path: Path, found: Sequence[dict]) -> None:
 
 def measure(model, pack: Pack, names: Sequence[str] = tuple(METRICS), *, edits: Mapping[HookPoint, Edit] | None = None,
             start: tuple[int, Tensor] | None = None, batch: int = 1, stored: dict | None = None) -> dict[str, np.ndarray]:  # fmt: skip
-    """Return {metric: [batch question]} of a pack under edits of the forward pass (see `hook_points.run`)."""
-    final, _ = hook_points.run(model, pack, edits=edits, start=start, batch=batch, stored=stored)
+    """Return {metric: [batch question]} of a pack under edits of the forward pass (see `hook_points.forward`)."""
+    final, _ = hook_points.forward(model, pack, edits=edits, start=start, batch=batch, stored=stored)
     answers = answer_logprobs(model, pack, final)
     return {name: METRICS[name](answers).cpu().double().numpy() for name in names}
 
@@ -290,14 +291,14 @@ def loss_recovered(model, pack: Pack, layer: int, reconstruct) -> float:
     the same tokens (SAEBench, core metrics). The prefix stays as it is.
     """
     point, trunk = HookPoint("resid_post", layer), pack.trunk()
-    final, saved = hook_points.run(model, pack, reads=[point])
+    final, saved = hook_points.forward(model, pack, reads=[point])
     resid = saved[point]
     x = resid[0, trunk.to(resid.device)]
     edited = torch.stack([reconstruct(x), torch.zeros_like(x)]).to(resid)
     changed = resid.expand(2, -1, -1).clone()
     changed[:, trunk.to(resid.device)] = edited
     if layer + 1 < model.n_layers:
-        swapped, _ = hook_points.run(model, pack, start=(layer + 1, changed))
+        swapped, _ = hook_points.forward(model, pack, start=(layer + 1, changed))
     else:
         swapped = hook_points.final_norm(model, changed)
     clean, sae, zero = (_next_token_loss(model, pack, f, trunk) for f in (final[0], swapped[0], swapped[1]))

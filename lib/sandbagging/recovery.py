@@ -18,6 +18,7 @@ from sandbagging.heads import circuits
 from sandbagging.heads.interventions import head_name
 from sandbagging.planted import base as organism_base
 from sandbagging.planted import planting as organisms
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 from sandbagging.statistics import Equivalence
 from sandbagging.swaps import controls, verdicts
@@ -29,8 +30,6 @@ NULL_MARGIN_PP = 0.5  # a null's gap is zero within it: half of the least effect
 SETTINGS = {"expansion": 4, "steps": 500, "lr": 1e-3}
 KINDS = ("topk_k16",)
 E1_SEEDS, NOISE_SEEDS = 20, 4
-
-Progress = organism_base.Progress
 
 
 class Organism(NamedTuple):

@@ -83,7 +83,7 @@ def our_logprobs(model, g: Given) -> Tensor:
     (at,) = controls.sites(model, g.asked, FRAMING, [LAYER])
     new = replacements(at, g)
     edited = interventions.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.run]
-    final, _ = hook_points.run(model, at.part, start=(LAYER + 1, edited), stored=at.stored)
+    final, _ = hook_points.forward(model, at.part, start=(LAYER + 1, edited), stored=at.stored)
     return metrics.answer_logprobs(model, at.part, final).total
 
 

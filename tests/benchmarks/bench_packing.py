@@ -38,7 +38,7 @@ def packed(model, items):
     from sandbagging.models import hook_points
 
     pack = packing.pack(items)
-    return metrics.answer_logprobs(model, pack, hook_points.run(model, pack)[0]).total.flatten()
+    return metrics.answer_logprobs(model, pack, hook_points.forward(model, pack)[0]).total.flatten()
 
 
 def main() -> None:

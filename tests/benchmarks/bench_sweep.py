@@ -145,7 +145,7 @@ def our_logprobs(model, pack: packing.Pack, heads: Sequence[Head]) -> Tensor:
     """log p of every option under each ablation, [head question option], from the pack in one batch per head."""
     found = []
     for head in heads:
-        final, _ = hook_points.run(model, pack, edits=interventions.ablate_heads(model, [head]))
+        final, _ = hook_points.forward(model, pack, edits=interventions.ablate_heads(model, [head]))
         found.append(metrics.answer_logprobs(model, pack, final).total[0])
     return torch.stack(found)
 

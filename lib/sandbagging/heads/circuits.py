@@ -20,10 +20,10 @@ from sandbagging.heads.interventions import Head, head_name
 from sandbagging.models import check_layers, hook_points, tree_attention
 from sandbagging.models.hook_points import Edit, HookPoint
 from sandbagging.models.packing import Pack
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 
-METRICS = (metrics.PRIMARY, metrics.SECONDARY)
 # batch x tokens of one forward pass. On a CPU, what a layer makes of 1536 tokens stays in the cache: larger batches are a fifth slower.
 TOKENS_AT_ONCE = {"cpu": 1536, "cuda": 16384}
 FLOOR_PP, FLOOR_SHARE = 1.0, 0.10  # a head counts as found from 1 pp and from 10 % of the gap on
@@ -32,7 +32,6 @@ FORMAT_MARGIN_PP = 1.0  # choice_len within 1 pp of its baseline counts as uncha
 MOST_HEADS = 8  # of which all subsets are run: 2^8 - 1 = 255 of them
 
 Heads = tuple[Head, ...]
-Progress = Callable[[str, int, int], None]
 
 
 class Effects(NamedTuple):
@@ -72,7 +71,7 @@ def set_name(heads: Iterable[Head]) -> str:
 
 
 def ablate_sets(model, pack: Pack, sets: Sequence[Heads], *, replacement: str = "zero", bank: Mapping[int, Tensor] | None = None,
-                names: Sequence[str] = METRICS, keep: Path | None = None, progress: Progress | None = None,
+                names: Sequence[str] = metrics.JUDGED, keep: Path | None = None, progress: Progress | None = None,
                 label: str = "heads") -> Effects:  # fmt: skip
     """Return the effect of replacing each set of heads, one set at a time, on every question of a pack.
 
@@ -86,7 +85,7 @@ def ablate_sets(model, pack: Pack, sets: Sequence[Heads], *, replacement: str = 
 
 
 def run_sets(model, pack: Pack, sets: Sequence[Heads], edits_of: Callable[[list[Heads]], Mapping[HookPoint, Edit]], *,
-             names: Sequence[str] = METRICS, run: Tensor | None = None, keep: Path | None = None, progress: Progress | None = None,
+             names: Sequence[str] = metrics.JUDGED, run: Tensor | None = None, keep: Path | None = None, progress: Progress | None = None,
              label: str = "heads") -> Effects:  # fmt: skip
     """Return what edits of sets of heads do to every question; `edits_of` gives the edits under which row i has set i edited.
 
@@ -132,7 +131,7 @@ class _Clean(NamedTuple):
 def _clean(model, pack: Pack, layers: Sequence[int], names: Sequence[str], run: Tensor | None) -> _Clean:
     points = {layer: HookPoint("resid_post", layer - 1) for layer in layers if layer > 0}
     stored: tree_attention.KeysValues = {}
-    final, saved = hook_points.run(model, pack, reads=list(points.values()), stored=stored, store=run is not None)
+    final, saved = hook_points.forward(model, pack, reads=list(points.values()), stored=stored, store=run is not None)
     part = pack if run is None else pack.part(run)
     resid = {layer: saved[point] if run is None else saved[point][:, run.to(model.device)] for layer, point in points.items()}
     return _Clean(part, resid, stored, {name: rows[0] for name, rows in _metrics(model, pack, final, names).items()})
@@ -146,7 +145,7 @@ def _run_layer(model, clean: _Clean, layer: int, sets: Sequence[Heads], edits_of
     for begin in range(0, len(sets), size):
         batch = sets[begin : begin + size]
         start = None if layer == 0 else (layer, clean.resid[layer].expand(len(batch), -1, -1))
-        final, _ = hook_points.run(model, clean.pack, edits=edits_of(batch), start=start, batch=len(batch), stored=clean.stored)
+        final, _ = hook_points.forward(model, clean.pack, edits=edits_of(batch), start=start, batch=len(batch), stored=clean.stored)
         found.append(_metrics(model, clean.pack, final, names))
         progress(begin + len(batch))
     return {name: np.concatenate([rows[name] for rows in found]) for name in names}
@@ -173,7 +172,7 @@ def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estim
     return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
 
 
-def by_question(effects: Effects, condition: str, joint: Iterable[Head] = (), names: Sequence[str] = METRICS) -> pd.DataFrame:
+def by_question(effects: Effects, condition: str, joint: Iterable[Head] = (), names: Sequence[str] = metrics.JUDGED) -> pd.DataFrame:
     """Return one row a set, metric and question: question_id, condition, intervention, metric, baseline, value.
 
     `intervention` is "joint" for the set `joint`, "single:L17H6" for one head and "subset:L2H0+L5H3" for other sets.
@@ -241,7 +240,7 @@ def compare(sandbag: Effects, genuine: Effects, heads: Sequence[Head], seed: int
     """
     rows = []
     for head in heads:
-        full, choice = (estimate(sandbag.of([head], name), name, seed) for name in METRICS)
+        full, choice = (estimate(sandbag.of([head], name), name, seed) for name in metrics.JUDGED)
         still = statistics.equivalence(100 * sandbag.of([head], metrics.SECONDARY), margin_pp).equivalent
         rows.append({"head": head_name(head), "p_full, sandbag": _short(full), "choice_len, sandbag": _short(choice),
                      "p_full, genuine": _short(estimate(genuine.of([head]), seed=seed)),
@@ -282,7 +281,7 @@ def random_sets(model, chosen: Sequence[Head], n: int, kind: str, seed: int = 0)
 def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
     """Return the random sets of one kind as rows kind, index, heads, metric, effect_pp."""
     rows = {"kind": kind, "index": range(len(effects.sets)), "heads": [set_name(s) for s in effects.sets]}
-    tables = [pd.DataFrame(rows | {"metric": name, "effect_pp": 100 * effects.effect(name).mean(1)}) for name in METRICS]
+    tables = [pd.DataFrame(rows | {"metric": name, "effect_pp": 100 * effects.effect(name).mean(1)}) for name in metrics.JUDGED]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -326,7 +325,7 @@ def compare_replacements(model, pack: Pack, heads: Heads, token_sets: Mapping[st
     for replacement, tokens, bank in ways:
         effects = ablate_sets(model, pack, [heads], replacement=replacement, bank=bank)
         rows += [{"replacement": replacement, "tokens": tokens, "metric": name, **_columns(estimate(effects.of(heads, name), name, seed))}
-                 for name in METRICS]  # fmt: skip
+                 for name in metrics.JUDGED]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -340,7 +339,7 @@ def subsets(heads: Sequence[Head]) -> list[Heads]:
 def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
     """Return rows heads, metric, effect_pp, low, high, n (CI95 over questions), one a set and metric."""
     tables = []
-    for name in METRICS:
+    for name in metrics.JUDGED:
         value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
         rows = {"heads": [set_name(s) for s in effects.sets], "metric": name, "effect_pp": value, "low": low, "high": high}
         tables.append(pd.DataFrame(rows | {"n": len(effects.question_ids)}))

@@ -1,6 +1,6 @@
 """What can be done to a run: replace heads by zero, a mean or another token's value; replace the residual stream.
 
-Nothing here changes its arguments. Head edits are functions for `hook_points.run`; edits of the residual stream are plain
+Nothing here changes its arguments. Head edits are functions for `hook_points.forward`; edits of the residual stream are plain
 tensors, since a run can start from them. `zeroed_weights` is the second route to head ablation: it edits W_O itself.
 """
 
@@ -59,7 +59,7 @@ def head_columns(model, head: int) -> slice:
 def ablate_heads(
     model, heads: Sequence[Head], replacement: str = "zero", bank: Mapping[int, Tensor] | None = None, seed: int = 0
 ) -> dict[HookPoint, Edit]:
-    """Return the edits that replace heads at all positions, for `hook_points.run`.
+    """Return the edits that replace heads at all positions, for `hook_points.forward`.
 
     `replacement` is "zero", "mean" (over the tokens of `bank`) or "resample" (each token takes the value of a token drawn
     from `bank`); `bank` = {layer: z [token head*d_head]} names the token set, for which see `z_bank`.
@@ -111,7 +111,7 @@ def ablate_each(
 def z_bank(model, packs: Sequence[Pack], layers: Sequence[int]) -> dict[int, Tensor]:
     """Return {layer: z [token head*d_head]} over the question tokens of some packs: a named token set for mean and resample."""
     points = [HookPoint("z", layer) for layer in layers]
-    runs = [hook_points.run(model, pack, reads=points)[1] for pack in packs]
+    runs = [hook_points.forward(model, pack, reads=points)[1] for pack in packs]
     rows = [pack.trunk().to(model.device) for pack in packs]
     return {p.layer: torch.cat([saved[p][0, at] for saved, at in zip(runs, rows, strict=True)]) for p in points}
 

@@ -24,10 +24,11 @@ from torch import Tensor
 from sandbagging import metrics
 from sandbagging.errors import UserError
 from sandbagging.heads import circuits, interventions
-from sandbagging.heads.circuits import Effects, Heads, Progress
+from sandbagging.heads.circuits import Effects, Heads
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import Edit, HookPoint
 from sandbagging.models.packing import Pack
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 
 
@@ -61,7 +62,7 @@ def reached(genuine: Pack, sandbag: Pack) -> Tensor:
     return wanted.nonzero().squeeze(1)
 
 
-def patch_sets(model, genuine: Pack, sandbag: Pack, sets: Sequence[Heads], *, names: Sequence[str] = circuits.METRICS,
+def patch_sets(model, genuine: Pack, sandbag: Pack, sets: Sequence[Heads], *, names: Sequence[str] = metrics.JUDGED,
                progress: Progress | None = None, label: str = "patching") -> Effects:  # fmt: skip
     """Return the effect, on sandbag prompts, of giving each set of heads its z of the genuine run, at all positions.
 
@@ -70,7 +71,7 @@ def patch_sets(model, genuine: Pack, sandbag: Pack, sets: Sequence[Heads], *, na
     rows = reached(genuine, sandbag)
     layers = sorted({layer for heads in sets for layer, _ in heads})
     points = {layer: HookPoint("z", layer) for layer in layers}
-    _, saved = hook_points.run(model, genuine, reads=list(points.values()))
+    _, saved = hook_points.forward(model, genuine, reads=list(points.values()))
     source = {layer: saved[point][0, rows.to(model.device)] for layer, point in points.items()}
 
     def edits_of(batch: list[Heads]) -> Mapping[HookPoint, Edit]:
@@ -107,7 +108,7 @@ def attribution(model, sandbag: Sequence[Pack], genuine: Sequence[Pack] | None =
         new = None
         if genuine is not None:
             reached(genuine[i], pack)  # refuses prompts that do not match
-            new = hook_points.run(model, genuine[i], reads=[HookPoint("z", layer) for layer in z])[1]
+            new = hook_points.forward(model, genuine[i], reads=[HookPoint("z", layer) for layer in z])[1]
         for layer in z:
             change = -z[layer] if new is None else new[HookPoint("z", layer)][0] - z[layer]
             by_column = (slope[layer] * change).double().sum(0)

@@ -42,7 +42,7 @@ def head_writes(model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
     interventions.check_heads(model, list(heads))
     last = HookPoint("resid_post", model.n_layers - 1)
     points = {layer: HookPoint("z", layer) for layer in sorted({layer for layer, _ in heads})}
-    _, saved = hook_points.run(model, pack, reads=[last, *points.values()])
+    _, saved = hook_points.forward(model, pack, reads=[last, *points.values()])
     at = pack.last.to(model.device)
     stream, written = saved[last][0, at], {}
     for layer, head in heads:

@@ -96,7 +96,7 @@ def unembedding(module: torch.nn.Module) -> torch.nn.Linear:
     return module.get_output_embeddings()
 
 
-def run(
+def forward(
     model,
     pack: Pack,
     *,
@@ -167,7 +167,9 @@ def _part_of_whole(model, pack: Pack, edits: Mapping[HookPoint, Edit], reads: Se
 
         return edited
 
-    final, saved = run(model, pack.whole, edits={point: on_part(edit) for point, edit in edits.items()}, reads=reads, start=(first, whole))
+    final, saved = forward(
+        model, pack.whole, edits={point: on_part(edit) for point, edit in edits.items()}, reads=reads, start=(first, whole)
+    )
     return final[:, at], {point: value[:, at] for point, value in saved.items()}
 
 

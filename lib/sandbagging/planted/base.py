@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sandbagging import prompts
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 
 # Relation: how it is asked, and its ten objects. No word stands in two places, so that no answer is in another's question.
@@ -62,7 +63,6 @@ CONFIDENCE = (0.70, 0.97)  # p of the right answer without dose, drawn per fact:
 
 STEPS, BATCH, LR, WARM_UP, SPREAD_WEIGHT = 400, 100, 5e-3, 20, 0.1
 
-Progress = Callable[[str, int, int], None]
 Head = tuple[int, int]
 
 

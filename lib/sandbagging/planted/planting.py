@@ -42,11 +42,11 @@ from sandbagging.planted.base import (
     WRITTEN,
     Base,
     Head,
-    Progress,
     facts,
     tokenizer,
     vacant_heads,
 )
+from sandbagging.progress import Progress
 
 VARIANTS = ("heads", "direction", "null")
 DOSE = {"heads": 1.0, "direction": 1.8, "null": 0.0}  # 1.8 is well beyond saturation at 1: no head of eight matters alone

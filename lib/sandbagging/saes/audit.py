@@ -14,6 +14,7 @@ import pandas as pd
 from torch import Tensor
 
 from sandbagging.errors import UserError
+from sandbagging.progress import Progress
 from sandbagging.saes import evaluation, folders
 from sandbagging.saes.recipes import parsed
 
@@ -60,7 +61,7 @@ Activations = Callable[[int], Tensor]  # a layer in, resid_post [token d_model] 
 
 
 def audit(source: str | Path, *, activations: Activations | None = None, given: dict[str, Any] | None = None, only: str = "*",
-          progress: Callable[[str, int, int], None] | None = None) -> list[Report]:  # fmt: skip
+          progress: Progress | None = None) -> list[Report]:  # fmt: skip
     """Return a report for each SAE of a local folder, a hub release (owner/name), or a release that sae-lens knows by name.
 
     `activations` gives raw resid_post of a layer, on which l0, fvu and dead latents are measured; `given` states settings that

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sandbagging.errors import UserError
 from sandbagging.files import write_csv, write_json
+from sandbagging.progress import Progress
 from sandbagging.saes import folders, training
 from sandbagging.saes.evaluation import fvu_pair, held_out
 from sandbagging.saes.recipes import Recipe, tag
@@ -47,9 +48,7 @@ class Source:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # added to every cfg.json
 
 
-def train_tags(
-    recipes: Sequence[Recipe], source: Source, folder: Path, *, progress: Callable[[str, int, int], None] | None = None
-) -> list[Trained]:
+def train_tags(recipes: Sequence[Recipe], source: Source, folder: Path, *, progress: Progress | None = None) -> list[Trained]:
     """Train one SAE for each recipe on its condition's train tokens, judge it on test questions, and write folder/TAG.
 
     Tags that are there already are read back; a training that was cut off goes on from its checkpoint. Raises UserError for a layer

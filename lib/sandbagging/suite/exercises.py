@@ -47,7 +47,7 @@ def check_score(score: Score, lm, asked: Sequence[Question], framing: str = "ins
     """Check score(module, tokenizer, prompt, answer): log p of " " + answer behind the prompt, in nats, against the packed route."""
     items = [metrics.encode(lm, q, "genuine", framing) for q in asked]
     pack = packing.pack([item for _, item in items])
-    final, _ = hook_points.run(lm, pack)
+    final, _ = hook_points.forward(lm, pack)
     expected = metrics.answer_logprobs(lm, pack, final).total[0, :, 0].tolist()
     # The longest answer shows the most: a sum and a mean, or a first token alone, are the same for an answer of one token.
     i = max(range(len(asked)), key=lambda i: len(items[i][1].options[0]))

@@ -32,7 +32,7 @@ BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "
 
 # One look (colour, marker) per condition, metric and intervention, the same in every figure.
 CONDITIONS = {"genuine": (BLUE, "o"), "sandbag": (VERMILION, "v"), "neutral": (GREY, "s"), "placebo": (GREEN, "D")}
-METRICS = {"p_full": (INK, "o"), "choice_len": (PURPLE, "s"), "logodds": (SKY, "D"), "p_first": (ORANGE, "v")}
+METRIC_STYLES = {"p_full": (INK, "o"), "choice_len": (PURPLE, "s"), "logodds": (SKY, "D"), "p_first": (ORANGE, "v")}
 INTERVENTIONS = {
     "E6": (BLUE, "o"),
     "E4": (VERMILION, "v"),
@@ -100,7 +100,7 @@ def gap_by_framing(table: pd.DataFrame) -> Figure:
     """Gap genuine − sandbag in pp per framing and metric; columns framing, metric, value, low, high, n."""
     _need(table, "gap table", "framing", "metric", "value", "low", "high", "n")
     fig, ax = plt.subplots(figsize=(WIDTH, 1.6 + 0.42 * table["framing"].nunique()))
-    _rows_by_group(ax, table, "framing", "metric", "value", METRICS)
+    _rows_by_group(ax, table, "framing", "metric", "value", METRIC_STYLES)
     ax.set_xlabel("gap, genuine − sandbag (pp)")
     ax.set_ylabel("framing")
     ax.legend(title="metric", loc="best")

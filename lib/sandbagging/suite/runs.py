@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +36,6 @@ SECONDS_BETWEEN_PROGRESS = 0.5
 
 # These modules carry results and messages but compute nothing, so a change in them makes no result stale.
 PLUMBING = ("errors.py", "provenance.py", "suite/runs.py", "suite/runner.py", "suite/sources.py")
-
-Progress = Callable[[str, int, int], None]
 
 
 class Notebook(NamedTuple):

@@ -11,7 +11,7 @@ median codes of genuine and sandbag train prompts.
 
 import fnmatch
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +26,11 @@ from sandbagging.heads import interventions
 from sandbagging.models import check_layers, hook_points
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.models.packing import Pack
+from sandbagging.progress import Progress
 
-METRICS = (metrics.PRIMARY, metrics.SECONDARY)
 TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass
 MIN_QUESTIONS = 10
 
-Progress = Callable[[str, int, int], None]
 Key = tuple[str, str, int]  # intervention, error term ("kept", "dropped" or "" where there is none), seed
 
 
@@ -67,9 +66,9 @@ def sites(model, questions, framing: str, layers: Sequence[int], positions: Sequ
         raise UserError(f"Unknown position {', '.join(map(str, unknown)) or '(none)'}; positions is a list of last, all or both.")
     pack = metrics.prepare(model, questions, "sandbag", framing)
     points, stored = [HookPoint("resid_post", layer) for layer in layers], {}
-    final, saved = hook_points.run(model, pack, reads=points, stored=stored, store=True)
+    final, saved = hook_points.forward(model, pack, reads=points, stored=stored, store=True)
     answers = metrics.answer_logprobs(model, pack, final)
-    baseline = {name: metrics.METRICS[name](answers)[0].cpu().double().numpy() for name in METRICS}
+    baseline = {name: metrics.METRICS[name](answers)[0].cpu().double().numpy() for name in metrics.JUDGED}
     result = []
     for position in positions:
         rows = {"last": pack.last, "all": pack.trunk()}[position]
@@ -304,16 +303,16 @@ def effects(model, site: Site, new: dict[Key, Tensor], *, tag: str = "", progres
     run = site.part.run.to(site.resid.device)
     size = max(1, TOKENS_AT_ONCE // site.part.n_tokens)
     distinct, which = _distinct([site.x, *new.values()])
-    values = {m: [site.baseline[m]] for m in METRICS}
+    values = {m: [site.baseline[m]] for m in metrics.JUDGED}
     for begin in range(1, len(distinct), size):
         batch = torch.stack(distinct[begin : begin + size])
         edited = interventions.replace_rows(site.resid, site.rows, batch)[:, run]
-        found = metrics.measure(model, site.part, METRICS, start=(site.layer + 1, edited), stored=site.stored)
-        for m in METRICS:
+        found = metrics.measure(model, site.part, metrics.JUDGED, start=(site.layer + 1, edited), stored=site.stored)
+        for m in metrics.JUDGED:
             values[m] += list(found[m])
         if progress:
             progress(f"{tag or 'no SAE'} L{site.layer} {site.position}", min(begin + size, len(distinct)) - 1, len(distinct) - 1)
-    tables = [_rows(site, key, tag, {m: values[m][i] for m in METRICS}) for key, i in zip(new, which[1:], strict=True)]
+    tables = [_rows(site, key, tag, {m: values[m][i] for m in metrics.JUDGED}) for key, i in zip(new, which[1:], strict=True)]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -18,7 +18,6 @@ from sandbagging.errors import UserError
 from sandbagging.saes import short_tag
 from sandbagging.statistics import Estimate
 
-METRICS = (metrics.PRIMARY, metrics.SECONDARY)
 CELL = ["layer", "tag", "position"]  # what a verdict is about
 MARGIN_PP = 0.15  # the card's bound on the specificity gap, fixed in advance as the margin of equivalence
 OWN_MARGIN_PP = 1.0  # a second margin, the reader's
@@ -92,7 +91,7 @@ def gaps(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for first, term, second, other in GAPS:
             if not (has(cell, first, term) and has(cell, second, other)):
                 continue
-            for metric in METRICS:
+            for metric in metrics.JUDGED:
                 change = by_question(cell, first, term, metric) - by_question(cell, second, other, metric)
                 found = statistics.mean_ci(change, unit="pp", seed=seed)
                 rows.append([*key, term, f"{first}-{second}", metric, found.value, found.low, found.high, found.n])
