@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 from sandbagging import provenance
 from sandbagging.errors import UserError
-from sandbagging.suite import runner, runs
+from sandbagging.suite import reports, runner, runs
 from sandbagging.suite.cli import main
 
 LIBRARY = provenance.PACKAGE
-COPIED = ("__init__.py", "__main__.py", "errors.py", "files.py", "provenance.py", "suite/__init__.py", "suite/runs.py", "suite/runner.py",
-          "suite/sources.py", "suite/cli.py")  # fmt: skip
+COPIED = ("__init__.py", "__main__.py", "errors.py", "files.py", "provenance.py")
 
 METRICS = '''
 """A stand-in module."""
@@ -75,7 +74,7 @@ def write_notebook(path: Path, parameters: str, cells: list[str]) -> None:
 def make_repository(root: Path) -> Path:
     package = root / "lib" / "sandbagging"
     (package / "data").mkdir(parents=True)
-    (package / "suite").mkdir()
+    shutil.copytree(LIBRARY / "suite", package / "suite", ignore=shutil.ignore_patterns("__pycache__"))
     for name in COPIED:
         shutil.copy(LIBRARY / name, package / name)
     (package / "metrics.py").write_text(METRICS)
@@ -176,7 +175,7 @@ def test_manifest_says_what_made_the_result(finished):
     assert set(manifest["outputs"]) == {"summary.json"}
     assert {"commit", "versions", "device", "seconds", "seed", "notebook"} <= manifest.keys()
     baseline = json.loads((finished / "papermill_runs/a/00_baseline/manifest.json").read_text())
-    assert {"(notebook)", "metrics", "circuits_math"} == set(baseline["library"])
+    assert {"(notebook)", "metrics.py", "circuits_math.py"} == set(baseline["library"])
     assert json.loads((finished / "papermill_runs/a/08_circuit/summary.json").read_text()) == {"heads": 2, "n_test": 3}
 
 
@@ -209,14 +208,14 @@ def test_docstring_and_comment_change_nothing(repository):
 
 def test_function_two_imports_away_makes_its_notebook_stale(repository):
     (repository / "lib/sandbagging/circuits_math.py").write_text("def times(a, b):\n    return b * a\n")
-    assert reasons() == {"00_baseline": "library changed: circuits_math", "07_heads": None, "08_circuit": None}
+    assert reasons() == {"00_baseline": "library changed: circuits_math.py", "07_heads": None, "08_circuit": None}
 
 
 def test_new_code_with_equal_results_leaves_what_follows_alone(repository, capsys):
     (repository / "lib/sandbagging/circuits.py").write_text("def heads(k):\n    return [[17, i] for i in range(0, k)]\n")
     runner.execute(runner.plan("laptop", "a"))
     said = capsys.readouterr().err
-    assert "07_find_the_heads  starts (library changed: circuits)" in said
+    assert "07_find_the_heads  starts (library changed: circuits.py)" in said
     assert said.count("still holds") == 2
 
 
@@ -234,8 +233,8 @@ def test_changed_notebook_code_counts_and_prose_does_not(repository):
     text = path.read_text()
     path.write_text(text.replace("import runs", "import runs  # a remark"))
     assert reasons()["08_circuit"] is None
-    path.write_text(text.replace("import runs", "import files, runs"))
-    assert reasons()["08_circuit"] == "library changed: (notebook), files"
+    path.write_text(text.replace("from sandbagging.suite", "from sandbagging import files\\nfrom sandbagging.suite"))
+    assert reasons()["08_circuit"] == "library changed: (notebook), files.py"
 
 
 def test_missing_executed_notebook_is_made_again(repository):
@@ -498,7 +497,7 @@ def test_other_error_names_notebook_cell_and_file(repository, capsys):
     said = capsys.readouterr().err
     assert "00_can_it_sandbag stopped in cell 6: ZeroDivisionError: division by zero" in said
     assert "00_can_it_sandbag.failed.ipynb" in said and "Traceback" not in said
-    assert "failed, see 00_can_it_sandbag.failed.ipynb" in runner.status("f").to_string()
+    assert "failed, see 00_can_it_sandbag.failed.ipynb" in reports.status("f").to_string()
 
 
 def test_kernels_keep_matplotlibs_list_of_fonts_in_their_own_environment(repository, monkeypatch):
@@ -542,18 +541,18 @@ def test_progress_line_says_where_and_how_long(repository):
 
 
 def test_status_compare_and_headline(repository, capsys):
-    status = runner.status("a").set_index("notebook")["state"]
+    status = reports.status("a").set_index("notebook")["state"]
     assert status["00_can_it_sandbag"] == "done" and status["10_what_survived"] == "not done"
     shutil.copytree(repository / "papermill_runs/a", repository / "papermill_runs/b")
     summary = repository / "papermill_runs/b/00_baseline/summary.json"
     summary.write_text(summary.read_text().replace("1.5", "1.75"))
     assert main(["compare", "a", "b"]) == 0
     assert "00_baseline: gap  1.5 [0.1, 2] pp  1.75 [0.1, 2] pp  +0.25" in capsys.readouterr().out
-    assert runner.headline("a") == ""
+    assert reports.headline("a") == ""
     (repository / "papermill_runs/a/10_ledger").mkdir()
     rows = [{"finding": "gap", "value_text": "+13.7 pp", "verdict": "found"}]
     (repository / "papermill_runs/a/10_ledger/headline.json").write_text(json.dumps(rows))
-    assert runner.headline("a").splitlines()[-1] == "gap      +13.7 pp  found"
+    assert reports.headline("a").splitlines()[-1] == "gap      +13.7 pp  found"
     assert main(["status", "aa"]) == 2
     assert "There is no run aa" in capsys.readouterr().err
 

@@ -74,29 +74,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import runner, runs
+    from sandbagging.suite import reports, runner, runs
 
     name = arguments.run or f"mine-{arguments.set_name}"
     chosen = None if "all" in arguments.notebooks else arguments.notebooks
     overrides = runner.parse_overrides(arguments.overrides) | ({"random_weights": "true"} if arguments.random_weights else {})
     plan = runner.plan(arguments.set_name, name, overrides, chosen)
     runner.execute(plan, refresh=arguments.refresh)
-    table = runner.headline(name)
+    table = reports.headline(name)
     if table and (chosen is None or any(step.notebook.artefact == "10_ledger" for step in plan.steps)):
         print("\n" + table)
     print(f"\nThe executed notebooks lie in {runs.run_folder(name)}")
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import runner
+    from sandbagging.suite import reports
 
-    print(runner.status(arguments.run).to_string(index=False, na_rep="-"))
+    print(reports.status(arguments.run).to_string(index=False, na_rep="-"))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import runner
+    from sandbagging.suite import reports
 
-    print(runner.compare(arguments.first, arguments.second))
+    print(reports.compare(arguments.first, arguments.second))
 
 
 def _models(arguments: argparse.Namespace) -> None:

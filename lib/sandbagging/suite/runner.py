@@ -3,7 +3,6 @@
 1. `plan` reads the parameter set, compares each name and type with what the notebooks declare, and says what each will get.
 2. `execute` walks through the plan. A notebook whose artefact still holds is skipped; any other is executed by a kernel of this
    very interpreter, under a temporary name that becomes the real one only when the notebook reached its end.
-3. `headline`, `status` and `compare` read what runs have written.
 """
 
 import ast
@@ -29,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from sandbagging import files
@@ -78,7 +76,7 @@ class Plan:
 # ---------------------------------------------------------------- parameters
 
 
-def _nearest(name: str, known: Sequence[str], what: str) -> str:
+def nearest(name: str, known: Sequence[str], what: str) -> str:
     """Return the end of a sentence that proposes the nearest known name, or lists them all."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"{what}: {', '.join(known) or 'none'}."
@@ -204,7 +202,7 @@ def set_names() -> list[str]:
 def load_set(name: str) -> tuple[dict[str, Any], list[str] | None]:
     """Return a parameter set's differences and the notebooks it names (None: all); UserError for an unknown or unreadable set."""
     if name not in set_names():
-        raise UserError(f"There is no parameter set {name}; {_nearest(name, set_names(), 'the sets are')}")
+        raise UserError(f"There is no parameter set {name}; {nearest(name, set_names(), 'the sets are')}")
     path = _sets_folder() / f"{name}.yaml"
     try:
         values = yaml.safe_load(path.read_text()) or {}
@@ -229,7 +227,7 @@ def find_notebook(name: str) -> Notebook:
     names = [notebook.name for notebook in begins or runs.NOTEBOOKS]
     if begins or not name:
         raise UserError(f"Several notebooks begin with {name!r}: {', '.join(names)}.")
-    raise UserError(f"There is no notebook {name}; {_nearest(name, names, 'the notebooks are')}")
+    raise UserError(f"There is no notebook {name}; {nearest(name, names, 'the notebooks are')}")
 
 
 def _check_name(name: str, known: Sequence[str], where: str) -> None:
@@ -241,7 +239,7 @@ def _check_name(name: str, known: Sequence[str], where: str) -> None:
     if name == "run":
         raise UserError("The run's name is no parameter; give it with --run NAME.")
     if name not in known:
-        raise UserError(f"No notebook declares the parameter {name} ({where}); {_nearest(name, known, 'the parameters are')}")
+        raise UserError(f"No notebook declares the parameter {name} ({where}); {nearest(name, known, 'the parameters are')}")
 
 
 def _from_here(value: Any) -> Any:
@@ -311,7 +309,7 @@ def executed_path(run: str, notebook: Notebook) -> Path:
     return runs.run_folder(run) / f"{notebook.name}.ipynb"
 
 
-def _failed_path(run: str, notebook: Notebook) -> Path:
+def failed_path(run: str, notebook: Notebook) -> Path:
     return runs.run_folder(run) / f"{notebook.name}.failed.ipynb"
 
 
@@ -462,7 +460,7 @@ def _remove(run: str, notebook: Notebook) -> None:
     folder = runs.run_folder(run) / notebook.artefact
     (folder / runs.MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    for path in (executed_path(run, notebook), _failed_path(run, notebook), runs.run_folder(run) / runs.PROGRESS):
+    for path in (executed_path(run, notebook), failed_path(run, notebook), runs.run_folder(run) / runs.PROGRESS):
         path.unlink(missing_ok=True)
 
 
@@ -476,7 +474,7 @@ def _execute_one(run: str, step: PlannedStep, kernel_home: Path) -> None:
     try:
         _papermill(runs.notebook_path(notebook).resolve(), partial, {"run": run, **step.overrides}, kernel_home)
     except papermill.PapermillExecutionError as error:
-        failed = _failed_path(run, notebook)
+        failed = failed_path(run, notebook)
         _publish(partial, failed)
         if error.ename == "UserError":
             raise UserError(error.evalue) from None
@@ -491,7 +489,7 @@ def _execute_one(run: str, step: PlannedStep, kernel_home: Path) -> None:
         partial.unlink(missing_ok=True)
         raise
     if runs.read_manifest(run, notebook.artefact) is None:
-        _publish(partial, _failed_path(run, notebook))
+        _publish(partial, failed_path(run, notebook))
         raise NotebookFailed(f"{notebook.name} ended without step.done(), so that {notebook.artefact} does not count as done.")
     _publish(partial, executed_path(run, notebook))
 
@@ -707,86 +705,3 @@ class _Progress:
             width = shutil.get_terminal_size().columns - 1
             sys.stderr.write("\r\033[K" + text[:width])
             sys.stderr.flush()
-
-
-# ---------------------------------------------------------------- reading runs
-
-
-def headline(run: str) -> str:
-    """Return a run's headline table as text, or an empty text where the last notebook has not been run."""
-    path = runs.run_folder(run) / "10_ledger" / "headline.json"
-    if not path.is_file():
-        return ""
-    rows = [(str(row["finding"]), str(row["value_text"]), str(row["verdict"])) for row in json.loads(path.read_text())]
-    return _aligned([("finding", "measured", "verdict"), *rows])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of texts as columns; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def _existing_run(run: str) -> Path:
-    folder = runs.run_folder(run)
-    if not any((folder / notebook.artefact).is_dir() for notebook in runs.NOTEBOOKS):
-        known = sorted({path.parents[1].relative_to(runs.runs_folder()).as_posix() for path in runs.runs_folder().glob("**/manifest.json")})
-        raise UserError(f"There is no run {run}; {_nearest(run, known, 'the runs are')}")
-    return folder
-
-
-def status(run: str) -> pd.DataFrame:
-    """Return one row per notebook of a run: whether it is done, whether it still holds, and its seconds."""
-    _existing_run(run)
-    rows = []
-    for notebook in runs.NOTEBOOKS:
-        manifest = runs.read_manifest(run, notebook.artefact)
-        if manifest is None:
-            state = f"failed, see {_failed_path(run, notebook).name}" if _failed_path(run, notebook).exists() else "not done"
-        elif not executed_path(run, notebook).is_file():
-            state = "done, but its executed notebook is missing"
-        else:
-            reason = runs.why_stale(run, notebook)
-            state = f"done, but {reason}" if reason else "done"
-        rows.append({"notebook": notebook.name, "state": state, "seconds": manifest["seconds"] if manifest else None})
-    return pd.DataFrame(rows)
-
-
-def _estimates(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every number with an interval in a summary, with its path."""
-    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-        yield name, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _estimates(item, f"{name}.{key}" if name else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _estimates(item, f"{name}[{index}]")
-
-
-def _summary(run: str) -> dict[str, dict[str, Any]]:
-    found = {}
-    for path in sorted(_existing_run(run).glob("*/summary.json")):
-        found.update({f"{path.parent.name}: {name}": estimate for name, estimate in _estimates(json.loads(path.read_text()), "")})
-    return found
-
-
-def _interval(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or not isinstance(estimate["value"], int | float):
-        return "-"
-    low, high = estimate["low"], estimate["high"]
-    interval = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
-    return f"{estimate['value']:.4g}{interval} {estimate.get('unit') or ''}".rstrip()
-
-
-def compare(first: str, second: str) -> str:
-    """Return the summary numbers of two runs side by side as text: value [low, high] each, and second minus first."""
-    a, b = _summary(first), _summary(second)
-    if not a and not b:
-        raise UserError(f"Neither {first} nor {second} holds a summary yet; run the notebooks first.")
-    rows = [("number", first, second, "difference")]
-    for name in dict.fromkeys([*a, *b]):
-        pair = [estimate["value"] for estimate in (a.get(name), b.get(name)) if estimate and isinstance(estimate["value"], int | float)]
-        rows.append((name, _interval(a.get(name)), _interval(b.get(name)), f"{pair[1] - pair[0]:+.4g}" if len(pair) == 2 else "-"))
-    return _aligned(rows)
