@@ -1,4 +1,6 @@
-"""Collect the residual stream of prompts, token by token, and keep it on disk with a table of what each row is."""
+"""Collect the residual stream of prompts, token by token, and keep it on disk with a table of what
+each row is.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,13 +22,20 @@ from sandbagging.questions import Question
 
 
 def collect(
-    model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int], split: str
+    model,
+    questions: Sequence[Question],
+    condition: str,
+    framing: str,
+    layers: Sequence[int],
+    split: str,
 ) -> tuple[dict[int, Tensor], pd.DataFrame]:
-    """Return {layer: resid_post [row d_model]} of one condition's prompt tokens, and one line a row.
+    """Return {layer: resid_post [row d_model]} of one condition's prompt tokens, and one line a
+    row.
 
-    Rows are the tokens of each question behind the prefix that all prompts of this condition share; of that prefix one
-    copy is kept (question_id ""), without position 0, whose norm is hundreds of times that of the others.
-    Columns: row, question_id, split, condition, framing, position, is_last.
+    Rows are the tokens of each question behind the prefix that all prompts of this condition share;
+    of that prefix one copy is kept (question_id ""), without position 0, whose norm is hundreds of
+    times that of the others. Columns: row, question_id, split, condition, framing, position,
+    is_last.
     """
     check_layers(model, list(layers))
     pack = _prompts_only(model, questions, condition, framing)
@@ -46,20 +55,31 @@ def _prompts_only(model, questions: Sequence[Question], condition: str, framing:
 
 def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str) -> pd.DataFrame:
     names = np.array([*pack.question_ids, ""])
-    return pd.DataFrame({
-        "row": np.arange(len(rows)),
-        "question_id": names[pack.block[rows].numpy()],  # block -1, the prefix, is the empty name at the end
-        "split": split,
-        "condition": condition,
-        "framing": framing,
-        "position": pack.position_ids[rows].numpy(),
-        "is_last": np.isin(rows.numpy(), pack.last.numpy()),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "row": np.arange(len(rows)),
+            # block -1, the prefix, is the empty name at the end
+            "question_id": names[pack.block[rows].numpy()],
+            "split": split,
+            "condition": condition,
+            "framing": framing,
+            "position": pack.position_ids[rows].numpy(),
+            "is_last": np.isin(rows.numpy(), pack.last.numpy()),
+        }
+    )
 
 
-def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Sequence[str], framing: str, layers: Sequence[int],
-                progress: Progress | None = None) -> tuple[dict[int, Tensor], pd.DataFrame]:  # fmt: skip
-    """Return `collect` for every split ({split: questions}) and condition, stacked, with rows numbered through."""
+def collect_all(
+    model,
+    questions: dict[str, Sequence[Question]],
+    conditions: Sequence[str],
+    framing: str,
+    layers: Sequence[int],
+    progress: Progress | None = None,
+) -> tuple[dict[int, Tensor], pd.DataFrame]:
+    """Return `collect` for every split ({split: questions}) and condition, stacked, with rows
+    numbered through.
+    """
     jobs = [(split, condition) for split in questions for condition in conditions]
     parts, tables = [], []
     for done, (split, condition) in enumerate(jobs):
@@ -69,18 +89,36 @@ def collect_all(model, questions: dict[str, Sequence[Question]], conditions: Seq
         if progress:
             progress(f"collect {split} {condition}", done + 1, len(jobs))
     table = pd.concat(tables, ignore_index=True)
-    return {layer: torch.cat([p[layer] for p in parts]) for layer in layers}, table.assign(row=np.arange(len(table)))
+    return {layer: torch.cat([p[layer] for p in parts]) for layer in layers}, table.assign(
+        row=np.arange(len(table))
+    )
 
 
-def norms_by_position(model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]) -> pd.DataFrame:
-    """Return the mean norm of resid_post at each position, attention sink included: columns layer, position, norm, n (tokens)."""
+def norms_by_position(
+    model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]
+) -> pd.DataFrame:
+    """Return the mean norm of resid_post at each position, attention sink included: columns layer,
+    position, norm, n (tokens).
+    """
     pack = _prompts_only(model, questions, condition, framing)
-    _, saved = hook_points.forward(model, pack, reads=[HookPoint("resid_post", layer) for layer in layers])
+    _, saved = hook_points.forward(
+        model, pack, reads=[HookPoint("resid_post", layer) for layer in layers]
+    )
     tables = [
-        pd.DataFrame({"layer": point.layer, "position": pack.position_ids, "norm": value[0].norm(dim=-1).cpu().numpy()})
+        pd.DataFrame(
+            {
+                "layer": point.layer,
+                "position": pack.position_ids,
+                "norm": value[0].norm(dim=-1).cpu().numpy(),
+            }
+        )
         for point, value in saved.items()
     ]
-    return pd.concat(tables).groupby(["layer", "position"], as_index=False).agg(norm=("norm", "mean"), n=("norm", "size"))
+    return (
+        pd.concat(tables)
+        .groupby(["layer", "position"], as_index=False)
+        .agg(norm=("norm", "mean"), n=("norm", "size"))
+    )
 
 
 def file_name(layer: int) -> str:
@@ -104,54 +142,102 @@ def load(folder: Path, layer: int) -> Tensor:
     path = folder / file_name(layer)
     if not path.exists():
         there = ", ".join(p.stem for p in sorted(folder.glob("L*.safetensors"))) or "none"
-        raise UserError(f"Layer {layer} was not collected (there: {there}); add it to `layers` of notebook 01 and run that again.")
+        raise UserError(
+            f"Layer {layer} was not collected (there: {there}); add it to `layers` of notebook 01 "
+            "and run that again."
+        )
     return load_file(path)["resid_post"].float()
 
 
-def select(table: pd.DataFrame, split: str, condition: str, last: bool | None = None) -> pd.DataFrame:
-    """Return the lines of a split and condition that belong to a question; `last` keeps last prompt tokens only."""
+def select(
+    table: pd.DataFrame, split: str, condition: str, last: bool | None = None
+) -> pd.DataFrame:
+    """Return the lines of a split and condition that belong to a question; `last` keeps last prompt
+    tokens only.
+    """
     chosen = table[
-        (table["split"] == split) & (table["condition"] == condition) & table["question_id"].notna() & (table["question_id"] != "")
+        (table["split"] == split)
+        & (table["condition"] == condition)
+        & table["question_id"].notna()
+        & (table["question_id"] != "")
     ]
     return chosen[chosen["is_last"]] if last else chosen
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what was collected by split and condition: questions, question tokens, tokens of the one prefix copy, longest prompt."""
+    """Return what was collected by split and condition: questions, question tokens, tokens of the
+    one prefix copy, longest prompt.
+    """
     rows = []
     for (split, condition), part in table.groupby(["split", "condition"], sort=False):
         own = select(part, split, condition)
-        rows.append({"split": split, "condition": condition, "questions": own["question_id"].nunique(), "question_tokens": len(own),
-                     "prefix_tokens": len(part) - len(own), "longest_prompt": int(part["position"].max()) + 1})  # fmt: skip
+        rows.append(
+            {
+                "split": split,
+                "condition": condition,
+                "questions": own["question_id"].nunique(),
+                "question_tokens": len(own),
+                "prefix_tokens": len(part) - len(own),
+                "longest_prompt": int(part["position"].max()) + 1,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def last_tokens(resid: dict[int, Tensor], table: pd.DataFrame, split: str) -> pd.DataFrame:
-    """Return resid_post at the last prompt token of each question beside its genuine twin, a row a layer, condition and question.
+    """Return resid_post at the last prompt token of each question beside its genuine twin, a row a
+    layer, condition and question.
 
-    Columns: layer, condition, question_id, norm (model units), distance (norm of the difference from genuine / genuine norm).
+    Columns: layer, condition, question_id, norm (model units), distance (norm of the difference
+    from genuine / genuine norm).
     """
-    rows = {c: select(table, split, c, last=True).set_index("question_id")["row"] for c in table["condition"].unique()}
+    rows = {
+        c: select(table, split, c, last=True).set_index("question_id")["row"]
+        for c in table["condition"].unique()
+    }
     ids, parts = rows["genuine"].index, []
     for layer, values in resid.items():
         genuine = values[rows["genuine"].tolist()]
         for condition, of_question in rows.items():
             x = values[of_question.loc[ids].tolist()]
             distance = (x - genuine).norm(dim=-1) / genuine.norm(dim=-1)
-            parts.append(pd.DataFrame({"layer": layer, "condition": condition, "question_id": ids,
-                                       "norm": x.norm(dim=-1).numpy(), "distance": distance.numpy()}))  # fmt: skip
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "layer": layer,
+                        "condition": condition,
+                        "question_id": ids,
+                        "norm": x.norm(dim=-1).numpy(),
+                        "distance": distance.numpy(),
+                    }
+                )
+            )
     return pd.concat(parts, ignore_index=True)
 
 
 def summarise_last_tokens(per_question: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return means of `last_tokens` with CI95 over questions: layer, condition, metric (norm, norm_change, distance), Estimate fields."""
+    """Return means of `last_tokens` with CI95 over questions: layer, condition, metric (norm,
+    norm_change, distance), Estimate fields.
+    """
     rows = []
     for layer, of_layer in per_question.groupby("layer"):
         wide = of_layer.pivot(index="question_id", columns="condition", values=["norm", "distance"])
         for condition in of_layer["condition"].unique():
-            norm, genuine, distance = (wide[key].to_numpy() for key in (("norm", condition), ("norm", "genuine"), ("distance", condition)))
-            found = {"norm": statistics.mean_ci(norm, unit="model units", seed=seed),
-                     "norm_change": statistics.paired_effect(norm, genuine, unit="model units", scale=1.0, seed=seed),
-                     "distance": statistics.mean_ci(distance, unit="share of the genuine norm", seed=seed)}  # fmt: skip
-            rows += [{"layer": layer, "condition": condition, "metric": name, **value.as_dict()} for name, value in found.items()]
+            norm, genuine, distance = (
+                wide[key].to_numpy()
+                for key in (("norm", condition), ("norm", "genuine"), ("distance", condition))
+            )
+            found = {
+                "norm": statistics.mean_ci(norm, unit="model units", seed=seed),
+                "norm_change": statistics.paired_effect(
+                    norm, genuine, unit="model units", scale=1.0, seed=seed
+                ),
+                "distance": statistics.mean_ci(
+                    distance, unit="share of the genuine norm", seed=seed
+                ),
+            }
+            rows += [
+                {"layer": layer, "condition": condition, "metric": name, **value.as_dict()}
+                for name, value in found.items()
+            ]
     return pd.DataFrame(rows)

@@ -19,7 +19,8 @@ from sandbagging.errors import UserError
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name if the block succeeds and vanishes if it fails.
+    """Yield a temporary path beside `path` that takes its name if the block succeeds and vanishes
+    if it fails.
 
     Raises UserError when the disk is full or the folder cannot be written.
     """
@@ -35,7 +36,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"Could not write {path}: {error.strerror or error}; free some space or choose another folder.") from error
+        raise UserError(
+            f"Could not write {path}: {error.strerror or error}; free some space or choose another "
+            "folder."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -43,9 +47,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path | str) -> Iterator[Path]:
-    """Yield a new folder beside `folder` that takes its name if the block succeeds and vanishes if it fails.
+    """Yield a new folder beside `folder` that takes its name if the block succeeds and vanishes if
+    it fails.
 
-    Raises UserError where `folder` holds something, when the disk is full or the place cannot be written.
+    Raises UserError where `folder` holds something, when the disk is full or the place cannot be
+    written.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -60,7 +66,10 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
             folder.rmdir()
         os.replace(temporary, folder)
     except OSError as error:
-        raise UserError(f"Could not write {folder}: {error.strerror or error}; free some space or choose another folder.") from error
+        raise UserError(
+            f"Could not write {folder}: {error.strerror or error}; free some space or choose "
+            "another folder."
+        ) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,13 +83,18 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write a value as indented JSON whole or not at all; NaN is refused."""
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
 
 
 def write_csv(path: Path | str, table: pd.DataFrame) -> None:
-    """Write a table as CSV (gzip if the name ends in .gz), six significant digits, whole or not at all."""
+    """Write a table as CSV (gzip if the name ends in .gz), six significant digits, whole or not at
+    all.
+    """
     data = table.to_csv(index=False, float_format="%.6g").encode()
-    # Neither time nor name in the gzip header: equal tables are equal files, so that hashes can be compared.
+    # Neither time nor name in the gzip header: equal tables are equal files, so that hashes can be
+    # compared.
     write_bytes(path, gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 

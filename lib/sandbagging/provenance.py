@@ -10,19 +10,32 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[1]
 RECORDED_VERSIONS = (
-    "torch", "nnsight", "transformers", "sae-lens", "numpy", "scipy", "pandas", "papermill",
-)  # fmt: skip
+    "torch",
+    "nnsight",
+    "transformers",
+    "sae-lens",
+    "numpy",
+    "scipy",
+    "pandas",
+    "papermill",
+)
 
 
 def commit() -> str:
-    """Return the repository's commit, with + when tracked files other than runs differ from it, or 'unknown' outside git."""
+    """Return the repository's commit, with + when tracked files other than runs differ from it, or
+    'unknown' outside git.
+    """
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!papermill_runs") else "")
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", "-uno", "--", ".", ":!papermill_runs") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -44,7 +57,9 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """Return what computed the numbers, such as 'cpu (2 threads)'; a notebook that never imported torch used the CPU."""
+    """Return what computed the numbers, such as 'cpu (2 threads)'; a notebook that never imported
+    torch used the CPU.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name()})"

@@ -1,4 +1,6 @@
-"""Trivia questions: one correct answer and three wrong ones each, read from JSONL and checked line by line."""
+"""Trivia questions: one correct answer and three wrong ones each, read from JSONL and checked line
+by line.
+"""
 
 import json
 import random
@@ -38,7 +40,8 @@ class Question:
 
 
 def load(path: str | Path, split: str = "train") -> list[Question]:
-    """Return the questions of a JSONL file in file order; path "default" is the packaged file of split "train", "test" or "five".
+    """Return the questions of a JSONL file in file order; path "default" is the packaged file of
+    split "train", "test" or "five".
 
     Raises UserError with file, line number and reason when the file cannot be used.
     """
@@ -58,7 +61,10 @@ def load(path: str | Path, split: str = "train") -> list[Question]:
             raise UserError(f"{path}, line {number}: {reason}.") from None
         questions.append(question)
     if not questions:
-        raise UserError(f"{path} holds no questions; write one JSON object a line with the fields {', '.join(FIELDS)}.")
+        raise UserError(
+            f"{path} holds no questions; write one JSON object a line with the fields "
+            f"{', '.join(FIELDS)}."
+        )
     return questions
 
 
@@ -70,22 +76,31 @@ def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
     shared += [repr(q.question) for q in test if q.id not in ids and _plain(q.question) in texts]
     if shared:
         raise UserError(
-            f"Train and test questions overlap in {_some(shared)}; take them out of one of the two files, "
+            f"Train and test questions overlap in {_some(shared)}; take them out of one of the two "
+            "files, "
             "since heads chosen and judged on the same questions look better than they are."
         )
 
 
 def subset(questions: Sequence[Question], n: int, seed: int) -> list[Question]:
-    """Return n of the questions in file order, drawn with a seed and spread evenly over the categories.
+    """Return n of the questions in file order, drawn with a seed and spread evenly over the
+    categories.
 
-    With one seed a smaller draw is part of every larger one. Raises UserError when n < 2 or n is more than there are.
+    With one seed a smaller draw is part of every larger one. Raises UserError when n < 2 or n is
+    more than there are.
     """
     if isinstance(n, bool) or not isinstance(n, int):
         raise UserError(f"The number of questions must be a whole number, not {n!r}.")
     if n < 2:
-        raise UserError(f"Cannot work with {n} question(s); ask for 2 or more, since a spread needs at least two.")
+        raise UserError(
+            f"Cannot work with {n} question(s); ask for 2 or more, since a spread needs at least "
+            "two."
+        )
     if n > len(questions):
-        raise UserError(f"Asked for {n} questions but only {len(questions)} are there; ask for {len(questions)} or fewer.")
+        raise UserError(
+            f"Asked for {n} questions but only {len(questions)} are there; ask for "
+            f"{len(questions)} or fewer."
+        )
     generator = random.Random(seed)
     by_category: dict[str, list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
@@ -95,13 +110,18 @@ def subset(questions: Sequence[Question], n: int, seed: int) -> list[Question]:
     for pile in piles:
         generator.shuffle(pile)
     # Rounds: the first of each category, then the second of each, until n are there.
-    rounds = [pile[turn] for turn in range(max(map(len, piles))) for pile in piles if turn < len(pile)]
+    rounds = [
+        pile[turn] for turn in range(max(map(len, piles))) for pile in piles if turn < len(pile)
+    ]
     return [questions[index] for index in sorted(rounds[:n])]
 
 
 def _packaged(split: str) -> Path:
     if split not in PACKAGED:
-        raise UserError(f"There is no packaged question file for split {split!r}; choose one of {', '.join(PACKAGED)}.")
+        raise UserError(
+            f"There is no packaged question file for split {split!r}; choose one of "
+            f"{', '.join(PACKAGED)}."
+        )
     return PACKAGED[split]
 
 
@@ -110,12 +130,20 @@ def _read(path: Path) -> str:
         # utf-8-sig: some editors begin a file with an invisible mark.
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f'Question file {path} was not found; check the path, or use "default" for the packaged questions.') from None
+        raise UserError(
+            f'Question file {path} was not found; check the path, or use "default" for the '
+            'packaged questions.'
+        ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: the text is not UTF-8; save the file with UTF-8 encoding.") from None
+        raise UserError(
+            f"{path}, line {line}: the text is not UTF-8; save the file with UTF-8 encoding."
+        ) from None
     except OSError as error:
-        raise UserError(f"Question file {path} could not be read ({error.strerror}); name a JSONL file that you may read.") from None
+        raise UserError(
+            f"Question file {path} could not be read ({error.strerror}); name a JSONL file that "
+            "you may read."
+        ) from None
 
 
 def _parse(line: str) -> Question:
@@ -127,7 +155,9 @@ def _parse(line: str) -> Question:
     except RecursionError:
         raise ValueError("not valid JSON (nested too deep)") from None
     if not isinstance(row, dict):
-        raise ValueError("not a JSON object; each line must be {...} with the fields " + ", ".join(FIELDS))
+        raise ValueError(
+            "not a JSON object; each line must be {...} with the fields " + ", ".join(FIELDS)
+        )
     _check_fields(row)
     for field in TEXT_FIELDS:
         _check_text(row[field], f'"{field}"')
@@ -168,7 +198,9 @@ def _check_text(value: Any, what: str) -> None:
     if value != value.strip():
         raise ValueError(f"{what} has spaces at its start or end: {value!r}")
     if not value.isprintable():
-        raise ValueError(f"{what} holds a line break or another character that does not print: {value!r}")
+        raise ValueError(
+            f"{what} holds a line break or another character that does not print: {value!r}"
+        )
 
 
 def _check_options(question: str, options: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""The only module that touches nnsight: read and write the residual stream and the heads by the field's names.
+"""The only module that touches nnsight: read and write the residual stream and the heads by the
+field's names.
 
-`resid_post` at layer L is the output of block L (transformers' hidden_states[L + 1]); `z` is the input of the output
-projection, the heads side by side before W_O mixes them.
+`resid_post` at layer L is the output of block L (transformers' hidden_states[L + 1]); `z` is the
+input of the output projection, the heads side by side before W_O mixes them.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ from sandbagging.models.packing import Pack
 
 
 class HookPoint(NamedTuple):
-    """A place in the forward pass: `kind` is "resid_post" ([batch token d_model]) or "z" ([batch token head*d_head])."""
+    """A place in the forward pass: `kind` is "resid_post" ([batch token d_model]) or "z" ([batch
+    token head*d_head]).
+    """
 
     kind: str
     layer: int
@@ -50,7 +53,9 @@ def envoy(module: torch.nn.Module, tokenizer):
 
 
 def remote_envoy(source: str, revision: str | None, tokenizer):
-    """Return a model of which only the shapes are here: its traces run on nnsight's remote service (NDIF)."""
+    """Return a model of which only the shapes are here: its traces run on nnsight's remote service
+    (NDIF).
+    """
     from nnsight.modeling.transformers import TransformersModel
 
     return TransformersModel(source, revision=revision, tokenizer=tokenizer, task="text-generation")
@@ -73,8 +78,13 @@ def _sentences(model) -> Iterator[None]:
         raise UserError(f"The remote service could not be used ({reason}); {ways}.") from None
 
 
-# What the functions that run inside a trace are defined in: a remote trace brings their source along, since the service has none of it.
-INSIDE_TRACES = ("sandbagging.models.hook_points", "sandbagging.heads.interventions", "sandbagging.heads.patching")
+# What the functions that run inside a trace are defined in: a remote trace brings their source
+# along, since the service has none of it.
+INSIDE_TRACES = (
+    "sandbagging.models.hook_points",
+    "sandbagging.heads.interventions",
+    "sandbagging.heads.patching",
+)
 
 
 def _ship() -> None:
@@ -110,11 +120,12 @@ def forward(
 ) -> tuple[Tensor, dict[HookPoint, Tensor]]:
     """Run a pack through the model, editing and reading on the way.
 
-    `edits` maps a hook point to a function from its value to the new one, which must not change its argument.
-    `start` = (L, resid [batch token d_model]) begins at block L with this residual stream: the blocks below are skipped.
-    `store` fills `stored` with every layer's keys and values; a part of a pack (`Pack.part`) reads the rest from there.
-    `dense` uses an ordinary attention mask in place of tree attention (slower, the same numbers).
-    Returns the residual stream after the final norm [batch token d_model] and the values read.
+    `edits` maps a hook point to a function from its value to the new one, which must not change its
+    argument. `start` = (L, resid [batch token d_model]) begins at block L with this residual
+    stream: the blocks below are skipped. `store` fills `stored` with every layer's keys and values;
+    a part of a pack (`Pack.part`) reads the rest from there. `dense` uses an ordinary attention
+    mask in place of tree attention (slower, the same numbers). Returns the residual stream after
+    the final norm [batch token d_model] and the values read.
     """
     if model.remote and pack.run is not None:
         return _part_of_whole(model, pack, edits or {}, reads, start, stored)
@@ -128,7 +139,11 @@ def forward(
     else:
         inputs["tree"] = tree_attention.tree_of(pack, model.device, stored, store)
     # A remote run stores the residual stream in place of keys and values.
-    kept = [HookPoint("resid_post", layer) for layer in range(model.n_layers)] if store and model.remote else []
+    kept = (
+        [HookPoint("resid_post", layer) for layer in range(model.n_layers)]
+        if store and model.remote
+        else []
+    )
     wanted = {*reads, *kept}
     with _sentences(model), torch.no_grad(), lm.trace(**inputs):
         for layer, block in enumerate(attrgetter(names.blocks)(lm)):
@@ -151,9 +166,17 @@ def forward(
     return final, {point: saved[point] for point in reads}
 
 
-def _part_of_whole(model, pack: Pack, edits: Mapping[HookPoint, Edit], reads: Sequence[HookPoint], start: tuple[int, Tensor],
-                   stored: Mapping[int, Tensor]) -> tuple[Tensor, dict[HookPoint, Tensor]]:  # fmt: skip
-    """Run the whole pack where a part is asked for: a remote run has no keys and values to take over, and starts from a stored stream."""
+def _part_of_whole(
+    model,
+    pack: Pack,
+    edits: Mapping[HookPoint, Edit],
+    reads: Sequence[HookPoint],
+    start: tuple[int, Tensor],
+    stored: Mapping[int, Tensor],
+) -> tuple[Tensor, dict[HookPoint, Tensor]]:
+    """Run the whole pack where a part is asked for: a remote run has no keys and values to take
+    over, and starts from a stored stream.
+    """
     first, resid = start
     whole = stored[first - 1].expand(len(resid), -1, -1).clone()
     whole[:, pack.run] = resid.to(whole)
@@ -168,7 +191,11 @@ def _part_of_whole(model, pack: Pack, edits: Mapping[HookPoint, Edit], reads: Se
         return edited
 
     final, saved = forward(
-        model, pack.whole, edits={point: on_part(edit) for point, edit in edits.items()}, reads=reads, start=(first, whole)
+        model,
+        pack.whole,
+        edits={point: on_part(edit) for point, edit in edits.items()},
+        reads=reads,
+        start=(first, whole),
     )
     return final[:, at], {point: value[:, at] for point, value in saved.items()}
 
@@ -193,13 +220,18 @@ def _where(model) -> dict[str, object]:
     return {"remote": model.remote}
 
 
-def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Return z of every layer [token head*d_head] and the gradient of an objective by it, from one forward and one backward pass.
+def gradients(
+    model, pack: Pack, objective: Callable[[Tensor], Tensor]
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Return z of every layer [token head*d_head] and the gradient of an objective by it, from one
+    forward and one backward pass.
 
     `objective` maps the residual stream after the final norm [batch token d_model] to one number.
     """
     if model.remote is True:
-        raise UserError("Gradients need the model's weights on this machine; load it without remote=True.")
+        raise UserError(
+            "Gradients need the model's weights on this machine; load it without remote=True."
+        )
     lm, names, saved = model.lm, NAMES[model.architecture], {}
     inputs = _inputs(model, pack, 1)
     if model.remote:
@@ -216,37 +248,58 @@ def gradients(model, pack: Pack, objective: Callable[[Tensor], Tensor]) -> tuple
         final = attrgetter(names.final_norm)(lm).output.save()
     with torch.enable_grad():
         found = torch.autograd.grad(objective(final), list(saved.values()))
-    return {layer: z[0].detach() for layer, z in saved.items()}, {layer: g[0] for layer, g in zip(saved, found, strict=True)}
+    return {layer: z[0].detach() for layer, z in saved.items()}, {
+        layer: g[0] for layer, g in zip(saved, found, strict=True)
+    }
 
 
 def final_norm(model, resid: Tensor) -> Tensor:
-    """Return the residual stream after the last block, normed as the model does before the unembedding."""
+    """Return the residual stream after the last block, normed as the model does before the
+    unembedding.
+    """
     lm, where = model.lm, NAMES[model.architecture].final_norm
     if not model.remote:
         with torch.no_grad():
             return attrgetter(where)(model.module)(resid)
-    with _sentences(model), torch.no_grad(), lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)):
+    with (
+        _sentences(model),
+        torch.no_grad(),
+        lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)),
+    ):
         found = attrgetter(where)(lm)(resid).save()
     return found
 
 
 def log_probs(model, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
-    """Return log p of token ids [target], each read at a row of the normed residual stream [row d_model], in float32."""
+    """Return log p of token ids [target], each read at a row of the normed residual stream [row
+    d_model], in float32.
+    """
     if not model.remote:
         logits = unembedding(model.module)(hidden).float()
         return logits[row, target] - torch.logsumexp(logits, -1)[row]
     lm, where = model.lm, NAMES[model.architecture].unembedding
-    with _sentences(model), torch.no_grad(), lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)):
+    with (
+        _sentences(model),
+        torch.no_grad(),
+        lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)),
+    ):
         logits = attrgetter(where)(lm)(hidden).float()
-        found = (logits[row, target] - torch.logsumexp(logits, -1)[row]).save()  # not the logits, which are large, but what is read
+        # not the logits, which are large, but what is read
+        found = (logits[row, target] - torch.logsumexp(logits, -1)[row]).save()
     return found
 
 
 def through_frozen_norm(model, part: Tensor, stream: Tensor) -> Tensor:
-    """Return what a part [row d_model] of the residual stream [row d_model] becomes in the final norm, at the whole stream's scale."""
+    """Return what a part [row d_model] of the residual stream [row d_model] becomes in the final
+    norm, at the whole stream's scale.
+    """
     norm = attrgetter(NAMES[model.architecture].final_norm)(model.module)
     if isinstance(norm, torch.nn.LayerNorm):
-        part, stream, epsilon = part - part.mean(-1, keepdim=True), stream - stream.mean(-1, keepdim=True), norm.eps
+        part, stream, epsilon = (
+            part - part.mean(-1, keepdim=True),
+            stream - stream.mean(-1, keepdim=True),
+            norm.eps,
+        )
     else:
         epsilon = norm.variance_epsilon
     return part / (stream.pow(2).mean(-1, keepdim=True) + epsilon).sqrt() * norm.weight

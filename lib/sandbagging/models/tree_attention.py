@@ -1,11 +1,13 @@
-"""Attention over a packed prefix tree: a question's tokens attend to the shared prefix and to their own block, to nothing else.
+"""Attention over a packed prefix tree: a question's tokens attend to the shared prefix and to their
+own block, to nothing else.
 
-Equal to dense attention under `Pack.dense_mask()`, at a cost that grows with the tokens and not with their square.
-It is registered with transformers under the name "tree" and is used when a forward call is given `tree=`; any other
-call of the same model takes torch's own attention.
+Equal to dense attention under `Pack.dense_mask()`, at a cost that grows with the tokens and not
+with their square. It is registered with transformers under the name "tree" and is used when a
+forward call is given `tree=`; any other call of the same model takes torch's own attention.
 
-A part of a pack can be run alone (`Pack.part`): the keys and values of the tokens that are left out then come from an
-earlier run of the whole pack, which is right exactly as long as nothing that these tokens depend on was edited.
+A part of a pack can be run alone (`Pack.part`): the keys and values of the tokens that are left out
+then come from an earlier run of the whole pack, which is right exactly as long as nothing that
+these tokens depend on was edited.
 """
 
 from dataclasses import dataclass, field
@@ -19,42 +21,69 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sandbagging.models.packing import Pack
 
-KeysValues = dict[int, tuple[Tensor, Tensor]]  # layer -> keys and values, each [1 kv_head token d_head]
+# layer -> keys and values, each [1 kv_head token d_head]
+KeysValues = dict[int, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The index tensors that tree attention needs, for one pack; slots are places in a block, padded to one width."""
+    """The index tensors that tree attention needs, for one pack; slots are places in a block,
+    padded to one width.
+    """
 
     n_prefix: int  # tokens of the prefix
     n_prefix_run: int  # of them, how many are run: all or none
     keys: Tensor  # [block key_slot] index of a token behind the prefix
-    queries: Tensor  # [block query_slot] index, among the tokens run behind the prefix, of the token in a slot
+    # [block query_slot] index, among the tokens run behind the prefix, of the token in a slot
+    queries: Tensor
     visible: Tensor  # [block query_slot key_slot] bool
     slot_of: Tensor  # [token run behind the prefix] its place in the flattened block x query_slot
     run: Tensor | None  # [token run] its index in the whole pack, None if all are run
-    stored: KeysValues = field(default_factory=dict)  # filled by a whole run if `store`, read by a run of a part
+    # filled by a whole run if `store`, read by a run of a part
+    stored: KeysValues = field(default_factory=dict)
     store: bool = False
 
 
-def tree_of(pack: Pack, device: torch.device | str = "cpu", stored: KeysValues | None = None, store: bool = False) -> Tree:
-    """Return the index tensors of a pack; `stored` holds the keys and values that a part takes over."""
+def tree_of(
+    pack: Pack,
+    device: torch.device | str = "cpu",
+    stored: KeysValues | None = None,
+    store: bool = False,
+) -> Tree:
+    """Return the index tensors of a pack; `stored` holds the keys and values that a part takes
+    over.
+    """
     whole = pack.whole or pack
     n = whole.n_prefix
     run = torch.arange(whole.n_tokens) if pack.run is None else pack.run
     behind = run[run >= n] - n
-    keys, key_branch, _ = _slots(whole.block[n:], whole.branch[n:], torch.arange(whole.n_tokens - n))
-    queries, query_branch, slot_of = _slots(whole.block[n:][behind], whole.branch[n:][behind], torch.arange(len(behind)))
+    keys, key_branch, _ = _slots(
+        whole.block[n:], whole.branch[n:], torch.arange(whole.n_tokens - n)
+    )
+    queries, query_branch, slot_of = _slots(
+        whole.block[n:][behind], whole.branch[n:][behind], torch.arange(len(behind))
+    )
     earlier = keys[:, None, :] <= behind[queries][:, :, None]
-    visible = earlier & ((key_branch[:, None, :] == 0) | (key_branch[:, None, :] == query_branch[:, :, None]))
+    visible = earlier & (
+        (key_branch[:, None, :] == 0) | (key_branch[:, None, :] == query_branch[:, :, None])
+    )
     return Tree(
-        n, len(run) - len(behind), keys.to(device), queries.to(device), visible.to(device), slot_of.to(device),
-        None if pack.run is None else run.to(device), {} if stored is None else stored, store,
-    )  # fmt: skip
+        n,
+        len(run) - len(behind),
+        keys.to(device),
+        queries.to(device),
+        visible.to(device),
+        slot_of.to(device),
+        None if pack.run is None else run.to(device),
+        {} if stored is None else stored,
+        store,
+    )
 
 
 def _slots(block: Tensor, branch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay tokens out as [block slot]: their index (0 in padding), their branch (-1 in padding), and each token's place."""
+    """Lay tokens out as [block slot]: their index (0 in padding), their branch (-1 in padding), and
+    each token's place.
+    """
     sizes = torch.bincount(block)
     width = int(sizes.max())
     slots = torch.arange(len(block)) - (torch.cumsum(sizes, 0) - sizes)[block]
@@ -65,21 +94,49 @@ def _slots(block: Tensor, branch: Tensor, index: Tensor) -> tuple[Tensor, Tensor
     return indices, branches, block * width + slots
 
 
-def tree_attention(module, query: Tensor, key: Tensor, value: Tensor, attention_mask, scaling=None, tree: Tree | None = None, **kwargs):
-    """Attention for transformers' interface: query [batch head token d_head], key and value [batch kv_head token d_head]."""
+def tree_attention(
+    module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask,
+    scaling=None,
+    tree: Tree | None = None,
+    **kwargs,
+):
+    """Attention for transformers' interface: query [batch head token d_head], key and value [batch
+    kv_head token d_head].
+    """
     if tree is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
     if tree.store:
         tree.stored[module.layer_idx] = (key, value)
     if tree.run is not None:
-        key, value = (_completed(new, old, tree.run) for new, old in zip((key, value), tree.stored[module.layer_idx], strict=True))
+        key, value = (
+            _completed(new, old, tree.run)
+            for new, old in zip((key, value), tree.stored[module.layer_idx], strict=True)
+        )
     n = tree.n_prefix_run
     out = []
     if n:
         grouped = query.shape[1] != key.shape[1]
-        out.append(F.scaled_dot_product_attention(
-            query[:, :, :n], key[:, :, :n], value[:, :, :n], is_causal=True, scale=scaling, enable_gqa=grouped))  # fmt: skip
-    out.append(_blocks(query[:, :, n:], key, value, module.head_dim**-0.5 if scaling is None else scaling, tree))
+        out.append(
+            F.scaled_dot_product_attention(
+                query[:, :, :n],
+                key[:, :, :n],
+                value[:, :, :n],
+                is_causal=True,
+                scale=scaling,
+                enable_gqa=grouped,
+            )
+        )
+    out.append(
+        _blocks(
+            query[:, :, n:], key, value, module.head_dim**-0.5 if scaling is None else scaling, tree
+        )
+    )
     return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -96,7 +153,8 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, tree: Tre
     batch, heads, tokens, d_head = query.shape
     kv_heads = key.shape[1]
     group = torch.arange(heads // kv_heads, device=query.device)
-    # The query heads that share a key head stand side by side like tokens of one block, so that no key is copied for each of them.
+    # The query heads that share a key head stand side by side like tokens of one block, so that no
+    # key is copied for each of them.
     q = (query * scaling).reshape(batch, kv_heads, len(group) * tokens, d_head)
     queries = (tree.queries[:, None] + group[:, None] * tokens).flatten(1)
     block, slot = tree.slot_of // query_width, tree.slot_of % query_width
@@ -105,7 +163,9 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, tree: Tre
     # One softmax over two sources: the prefix, for which nothing is padded, and the block itself.
     to_own = (q[:, :, queries] @ k.mT).view(batch, kv_heads, n_blocks, len(group), query_width, -1)
     to_own = to_own.masked_fill_(~tree.visible[:, None], float("-inf")).flatten(2, 4)[:, :, slots]
-    weights = torch.softmax(torch.cat([q @ key[:, :, :n].mT, to_own], -1), dim=-1, dtype=torch.float32).to(q.dtype)
+    weights = torch.softmax(
+        torch.cat([q @ key[:, :, :n].mT, to_own], -1), dim=-1, dtype=torch.float32
+    ).to(q.dtype)
     out = (weights[..., n:][:, :, queries] @ v).flatten(2, 3)[:, :, slots]
     out += weights[..., :n] @ value[:, :, :n]
     return out.view(batch, heads, tokens, d_head)
