@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import metrics
+from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.heads import circuits
 from sandbagging.heads import reading as head_reading
@@ -75,3 +75,37 @@ def test_logit_table_has_both_sides_and_their_difference(tiny_llama, tiny_questi
 def test_a_head_that_does_not_exist_is_refused(tiny_llama):
     with pytest.raises(UserError, match="L9H0 does not exist"):
         head_reading.attention_patterns(tiny_llama, [1, 2, 3], [(9, 0)])
+
+
+@pytest.mark.parametrize("framing", ["instr_contrast", "instr_pref"])
+def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(tiny, tiny_questions, framing):
+    """The second route: one whole forward call a prompt, and each token's region read off the text, word by word."""
+    heads, asked = [(1, 2), (3, 0)], tiny_questions[:3]
+    table = head_reading.attention_by_region(tiny, asked, ["genuine", "neutral"], framing, heads)
+    assert np.allclose(table.groupby(["head", "condition"])["value"].sum(), 1, atol=1e-5)
+    for condition in ("genuine", "neutral"):
+        sums = []
+        for question in asked:
+            text, item = metrics.encode(tiny, question, condition, framing)
+            weights = head_reading.attention_patterns(tiny, item.prompt, heads)[1, 2][-1].numpy()
+            before = text[: text.rindex("Question:")]
+            first = len(tiny.tokenizer(before).input_ids)
+            last = len(tiny.tokenizer(text[: text.rindex("\n")]).input_ids)
+            sums.append([weights[0], weights[max(first, 1) : last].sum(), weights[last:].sum()])
+        rows = table[(table["head"] == "L1H2") & (table["condition"] == condition)].set_index("region")["value"]
+        assert np.allclose(rows[["sink", "question", "cue"]], np.mean(sums, axis=0), atol=1e-5)
+
+
+def test_regions_of_a_prompt_cut_at_known_places(tiny_questions):
+    question = tiny_questions[0]
+    cut = {}
+    for framing in ("instr_contrast", "contrast", "instr_pref"):
+        text = prompts.render(question, "sandbag", framing)
+        cut[framing] = {region: text[a:b] for region, (a, b) in prompts.regions(text, question).items()}
+        assert "".join(cut[framing].values()) == text
+        assert cut[framing]["question"] == "Question: What barks?\n" and cut[framing]["cue"] == "Incorrect answer:"
+    assert cut["instr_contrast"]["instruction"] == "Answer each question incorrectly on purpose.\n\n"
+    assert cut["contrast"]["instruction"] == "" and cut["instr_pref"]["demonstrations"] == ""
+    assert cut["contrast"]["demonstrations"].startswith("Question: Which insect")
+    with pytest.raises(UserError, match="word by word"):
+        prompts.regions("Question: another\nAnswer:", question)

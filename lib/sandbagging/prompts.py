@@ -194,3 +194,23 @@ def render(question: Question, condition: str, framing: str, tokenizer=None) -> 
     if framing in CHAT_FRAMINGS:
         return _chat(question, condition, tokenizer, in_system=framing == "chat_sys")
     return FRAMINGS[framing](question, condition)
+
+
+REGIONS = ("instruction", "demonstrations", "question", "cue")
+
+
+def regions(text: str, question: Question) -> dict[str, tuple[int, int]]:
+    """Return where a prompt's parts lie, region -> [first, end) character, empty where a framing has no such part.
+
+    The question is the line that asks it and the cue all that follows; before them stand the instruction, up to the first
+    "Question:", and the demonstrations. Raises UserError where the prompt does not hold the question's text.
+    """
+    asked = text.rfind(question.question)
+    if asked < 0:
+        raise UserError(f"The prompt of {question.id} does not hold its question word by word, so its regions cannot be told apart.")
+    begin = asked - len("Question: ") if text[:asked].endswith("Question: ") else asked
+    line_end = text.find("\n", asked)
+    end = len(text) if line_end < 0 else line_end + 1
+    shown = text.find("Question: ", 0, begin)
+    shown = begin if shown < 0 else shown
+    return dict(zip(REGIONS, ((0, shown), (shown, begin), (begin, end), (end, len(text))), strict=True))

@@ -4,33 +4,120 @@ Both describe; neither shows that a head matters. Attention says where values co
 sees what a head adds to the answer's logits itself, not what later layers make of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import statistics
+from sandbagging import metrics, prompts, statistics
 from sandbagging.heads import interventions
 from sandbagging.heads.interventions import Head, head_name
-from sandbagging.models import hook_points
+from sandbagging.models import hook_points, packing
 from sandbagging.models.hook_points import HookPoint
-from sandbagging.models.packing import Pack
+from sandbagging.models.packing import Encoded, Pack
+from sandbagging.questions import Question
+
+REGIONS = ("sink", *prompts.REGIONS)  # the first token is a place to look at nothing, whatever it says
 
 
 def attention_patterns(model, ids: Sequence[int], heads: Sequence[Head]) -> dict[Head, Tensor]:
     """Return each head's attention weights over one sequence of token ids, [query key]; every row sums to 1."""
     interventions.check_heads(model, list(heads))
+    with _weights_handed_out(model), torch.no_grad():
+        found = model.module(_batch(model, ids), output_attentions=True, use_cache=False).attentions
+    return {(layer, head): found[layer][0, head].float().cpu() for layer, head in heads}
+
+
+@contextmanager
+def _weights_handed_out(model) -> Iterator[None]:
+    """Let the model attend in the only way that returns its weights."""
     config = model.module.config
     way = config._attn_implementation
-    config._attn_implementation = "eager"  # the only way that hands its weights out
+    config._attn_implementation = "eager"
     try:
-        with torch.no_grad():
-            found = model.module(torch.tensor([list(ids)], device=model.device), output_attentions=True, use_cache=False).attentions
+        yield
     finally:
         config._attn_implementation = way
-    return {(layer, head): found[layer][0, head].float().cpu() for layer, head in heads}
+
+
+def _batch(model, ids: Sequence[int]) -> Tensor:
+    return torch.tensor([list(ids)], device=model.device)
+
+
+def attention_from_last(
+    model,
+    encoded: Sequence[Encoded],
+    heads: Sequence[Head],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Return, per prompt, each head's attention from the last prompt token, [head key]; every row sums to 1.
+
+    What the prompts share at the front is run once and its keys and values are kept.
+    """
+    interventions.check_heads(model, list(heads))
+    n = packing.shared_prefix([item.prompt for item in encoded])
+    weights = []
+    with _weights_handed_out(model), torch.no_grad():
+        shared = _batch(model, encoded[0].prompt[:n])
+        kept = model.module(shared, use_cache=True).past_key_values if n else None
+        for done, item in enumerate(encoded, start=1):
+            own = _batch(model, item.prompt[n:])
+            output = model.module(own, past_key_values=kept, use_cache=n > 0, output_attentions=True)
+            last = [output.attentions[layer][0, head, -1] for layer, head in heads]
+            weights.append(torch.stack(last).double().cpu().numpy())
+            if kept is not None:
+                kept.crop(n - len(item.prompt))  # this prompt's own tokens go, the shared ones stay
+            if progress:
+                progress("attention", done, len(encoded))
+    return weights
+
+
+def token_regions(model, text: str, question: Question, framing: str) -> np.ndarray:
+    """Return the region of each prompt token, [token] of REGIONS.
+
+    The first token is the sink; every other belongs to the region of its last character.
+    """
+    special = framing not in prompts.CHAT_FRAMINGS
+    tokens = model.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    ends = [max(end, 1) for _, end in tokens.offset_mapping]
+    parts = prompts.regions(text, question)
+    borders = [end for _, end in parts.values()]
+    names = np.array(list(parts))[np.searchsorted(borders, ends)]
+    return np.array(["sink", *names[1:]])
+
+
+def attention_by_region(
+    model,
+    questions: Sequence[Question],
+    conditions: Sequence[str],
+    framing: str,
+    heads: Sequence[Head],
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Return the share of each head's attention from the last prompt token on each part of the prompt.
+
+    Rows head, condition, region (of REGIONS), value, low, high (CI95 over questions), n and tokens,
+    the mean number of tokens of the region. Raises UserError where a prompt lacks its question's text.
+    """
+    rows = []
+    for condition in conditions:
+        asked = [(q, *metrics.encode(model, q, condition, framing)) for q in questions]
+        weights = attention_from_last(model, [item for _, _, item in asked], heads, progress)
+        places = [token_regions(model, text, q, framing) for q, text, _ in asked]
+        pairs = list(zip(weights, places, strict=True))
+        for region in REGIONS:
+            mass = np.array([w[:, at == region].sum(1) for w, at in pairs])  # [question head]
+            tokens = float(np.mean([(at == region).sum() for at in places]))
+            for head, shares in zip(heads, mass.T, strict=True):
+                share = statistics.mean_ci(shares, unit="share", seed=seed)
+                numbers = {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
+                where = {"head": head_name(head), "condition": condition, "region": region}
+                rows.append(where | numbers | {"tokens": tokens})
+    return pd.DataFrame(rows)
 
 
 def head_writes(model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
@@ -79,8 +166,8 @@ def logit_table(model, packs: Mapping[str, Pack], heads: Sequence[Head], seed: i
     return pd.DataFrame(rows)
 
 
-def pattern_table(model, item, heads: Sequence[Head]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return, for one prompt (packing.Encoded), each head's attention from the last prompt token to every token, and the tokens' texts."""
+def pattern_table(model, item: Encoded, heads: Sequence[Head]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return, for one prompt, each head's attention from the last prompt token to every token, and the tokens' texts."""
     found = attention_patterns(model, item.prompt, heads)
     texts = [model.tokenizer.decode([token]) for token in item.prompt]
     return {head_name(head): weights[-1] for head, weights in found.items()}, texts
