@@ -22,6 +22,17 @@ def test_estimate_prints_value_interval_and_n():
     assert str(st.Estimate(0.368, 0.31, 0.42, 50)) == "0.368 [0.310, 0.420], n = 50"
 
 
+def test_estimate_prints_shorter_where_asked():
+    effect = st.Estimate(13.711, 11.279, 16.241, 50, "pp", "paired")
+    assert f"{effect:ci}" == "+13.71 pp [+11.28, +16.24]"
+    assert f"{effect:short}" == "+13.71 [+11.28, +16.24]"
+    assert f"{st.Estimate(0.368, 0.31, 0.42, 50, 'share'):short .0%}" == "37% [31%, 42%]"
+    assert f"{effect:.3g}" == "13.7 pp [11.3, 16.2], n = 50"
+    nan = float("nan")
+    assert f"{st.Estimate(1.5, nan, nan, 4, 'pp'):short}" == "+1.50 no interval"
+    assert f"{st.Estimate(nan, nan, nan, 4):ci}" == "not defined"
+
+
 def test_estimate_survives_json_also_without_an_interval():
     effect = st.Estimate(1.5, float("nan"), float("nan"), 4, "", "why")
     text = json.dumps(effect.as_dict(), allow_nan=False)
@@ -70,7 +81,6 @@ def test_same_seed_same_interval_other_seed_other_interval():
         lambda: st.mean_ci([0.1, float("nan")]),
         lambda: st.mean_ci([[0.1, 0.2]]),
         lambda: st.equivalence([0.1, 0.2], 0),
-        lambda: st.max_t(np.ones((5, 2)), alternative="up"),
         lambda: st.cohens_dz(np.ones((5, 2)), np.ones((5, 3))),
         lambda: st.shapley({(1,): 1.0}, [1, 2]),
     ],
@@ -133,7 +143,8 @@ def test_questions_and_draws_are_not_more_questions():
 
 
 def test_few_draws_widen_the_interval_beyond_questions_alone():
-    # The draws differ (SD 1), the questions hardly: an interval over questions alone is blind to it.
+    # The draws differ (SD 1), the questions hardly: an interval over questions alone is blind to
+    # it.
     rng = np.random.default_rng(0)
     effects = rng.normal(0, 1, (1, 10)) + rng.normal(0, 0.01, (100, 10))
     both = st.bootstrap_questions_and_draws(effects)
@@ -195,7 +206,9 @@ def test_equivalence_needs_a_small_effect_and_enough_questions():
     assert not st.equivalence(noise + 0.5, 0.15).equivalent  # a real effect
 
 
-@pytest.mark.parametrize(("constant", "inside"), [(0.0, True), (0.1, True), (0.15, False), (-1, False)])
+@pytest.mark.parametrize(
+    ("constant", "inside"), [(0.0, True), (0.1, True), (0.15, False), (-1, False)]
+)
 def test_equivalence_of_constant_differences(constant, inside):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -232,8 +245,8 @@ def test_max_t_equals_a_plain_loop_over_t_statistics():
 
 
 def test_max_t_holds_its_rate_on_null_data():
-    # 200 null data sets of 40 heads: at most 5 % may show any head; three binomial SE above is 0.10.
-    # Without the correction, 1 − 0.95^40 = 87 % would.
+    # 200 null data sets of 40 heads: at most 5 % may show any head; three binomial SE above is
+    # 0.10. Without the correction, 1 − 0.95^40 = 87 % would.
     rng = np.random.default_rng(0)
     any_head = [st.max_t(rng.normal(size=(30, 40)), 300, seed=i).min() <= 0.05 for i in range(200)]
     assert np.mean(any_head) <= 0.10
@@ -245,17 +258,7 @@ def test_max_t_finds_a_planted_head_and_only_that():
     effects[:, 17] += 1.0  # t about 8
     p = st.max_t(effects)
     assert np.flatnonzero(p <= 0.05).tolist() == [17]
-    assert st.max_t(-effects, alternative="less") == pytest.approx(p)
-    assert st.max_t(-effects, alternative="greater")[17] == 1
-    assert st.max_t(-effects, alternative="two-sided")[17] <= 0.05
-
-
-def test_max_t_step_down_never_loses_a_head():
-    rng = np.random.default_rng(0)
-    effects = rng.normal(0, 1, (40, 30))
-    effects[:, :3] += [1.2, 0.7, 0.55]
-    single, down = st.max_t(effects), st.max_t(effects, step_down=True)
-    assert (down <= single + 1e-12).all() and (down < single).any()
+    assert st.max_t(-effects)[17] == 1  # an effect of the other sign is none
 
 
 def test_max_t_of_a_head_without_effect_is_one():
@@ -376,13 +379,20 @@ def test_null_spares_noise_and_yields_to_a_real_difference():
 def test_null_takes_a_given_s0():
     a, b = np.array([[1.0], [2.0], [4.0]]), np.array([[0.0], [0.5], [1.0]])
     # Alone, a latent's s0 is its own spread: twice the denominator, half the d.
-    assert st.sign_flip_null_d_max(a, b, 30, s0=0.0) == pytest.approx(2 * st.sign_flip_null_d_max(a, b, 30))
+    assert st.sign_flip_null_d_max(a, b, 30, s0=0.0) == pytest.approx(
+        2 * st.sign_flip_null_d_max(a, b, 30)
+    )
 
 
 def test_separation_table_has_each_pair_and_formula_once():
     rng = np.random.default_rng(2)
-    values = {c: np.maximum(rng.normal(m, 1, (40, 20)), 0) for c, m in (("genuine", 0), ("sandbag", 2), ("placebo", 0))}
-    table = st.separation_table(values, [("genuine", "sandbag"), ("genuine", "placebo")], n_flips=200)
+    values = {
+        c: np.maximum(rng.normal(m, 1, (40, 20)), 0)
+        for c, m in (("genuine", 0), ("sandbag", 2), ("placebo", 0))
+    }
+    table = st.separation_table(
+        values, [("genuine", "sandbag"), ("genuine", "placebo")], n_flips=200
+    )
     assert list(zip(table["pair"], table["d"], strict=True)) == [
         (f"genuine vs {c}", d) for c in ("sandbag", "placebo") for d in ("dz", "dav")
     ]
@@ -393,7 +403,11 @@ def test_separation_table_has_each_pair_and_formula_once():
 
 def test_dz_of_one_latent_by_hand():
     found = st.dz_ci(np.array([3.0, 5.0, 7.0]), np.array([1.0, 1.0, 1.0]), s0=2.0)
-    assert found.value == pytest.approx(4 / (2 + 2)) and found.n == 3 and found.low <= found.value <= found.high
+    assert (
+        found.value == pytest.approx(4 / (2 + 2))
+        and found.n == 3
+        and found.low <= found.value <= found.high
+    )
     assert st.dz_ci(np.ones(4), np.ones(4)).value == 0.0
 
 
@@ -403,8 +417,14 @@ def test_chosen_on_train_judges_the_train_latent_on_test():
     test = {c: np.abs(rng.normal(1, 0.3, (30, 6))) for c in train}
     train["sandbag"][:, 2] += 1  # only here on train
     test["sandbag"][:, 5] += 3  # a better latent on test must not be taken
-    latent, d, on_test = st.chosen_on_train(train, test, [("genuine", "sandbag"), ("genuine", "placebo")])
-    assert latent == 2 and d < 0 and on_test["genuine vs sandbag"].low < 0 < on_test["genuine vs sandbag"].high
+    latent, d, on_test = st.chosen_on_train(
+        train, test, [("genuine", "sandbag"), ("genuine", "placebo")]
+    )
+    assert (
+        latent == 2
+        and d < 0
+        and on_test["genuine vs sandbag"].low < 0 < on_test["genuine vs sandbag"].high
+    )
     silent = {c: np.zeros((5, 3)) for c in train}
     assert st.chosen_on_train(silent, silent, [("genuine", "sandbag")])[0] == -1
 
@@ -416,17 +436,21 @@ def test_proportion_is_exact():
         st.proportion(4, 3)
 
 
-# --- two clusters -------------------------------------------------------------------------------------
+# --- two clusters
+# -------------------------------------------------------------------------------------
 
 
 def test_two_clusters_flags_a_block_flip_and_spares_one_cloud():
     rng = np.random.default_rng(0)
     flipping = np.concatenate([rng.normal(0, 0.1, 10), rng.normal(3, 0.1, 10)])
     assert st.two_clusters(flipping)
-    # A flip with a draw that landed in between, as a shuffle with exactly half of each condition does.
+    # A flip with a draw that landed in between, as a shuffle with exactly half of each condition
+    # does.
     assert st.two_clusters(np.r_[flipping, 1.5])
-    # Of clouds of 20, at most one in fifty may be called two: a normal leaves 2 or fewer in its middle third about that rarely.
+    # Of clouds of 20, at most one in fifty may be called two: a normal leaves 2 or fewer in its
+    # middle third about that rarely.
     assert sum(st.two_clusters(rng.normal(0, 1, 20)) for _ in range(500)) <= 10
     assert not st.two_clusters(np.zeros(20)) and not st.two_clusters(np.array([0.0, 0, 3, 3]))
     assert not st.two_clusters(np.r_[rng.normal(0, 0.1, 19), 5.0])  # one outlier is no cluster
-    assert not st.two_clusters(flipping, negligible=5.0)  # two groups within a range that does not matter
+    # two groups within a range that does not matter
+    assert not st.two_clusters(flipping, negligible=5.0)

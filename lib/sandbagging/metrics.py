@@ -27,6 +27,8 @@ from sandbagging.statistics import Estimate
 
 PRIMARY, SECONDARY = "p_full", "choice_len"
 JUDGED = (PRIMARY, SECONDARY)  # what verdicts rest on
+# Of a change in a metric: its unit and the factor to it, where these are not pp and 100.
+CHANGE_UNITS = {"logodds": ("nats", 1.0)}
 # rows of logits held in memory: 1024 x 128k vocabulary in float32 is half a gigabyte
 ROWS_AT_ONCE = 1024
 
@@ -262,6 +264,11 @@ def score_framings(
     return pd.concat(tables, ignore_index=True), unread
 
 
+def unit_of_change(metric: str) -> tuple[str, float]:
+    """Return the unit in which a metric's change is told, and the factor to it: pp, or nats."""
+    return CHANGE_UNITS.get(metric, ("pp", 100.0))
+
+
 def per_question(scores: pd.DataFrame, condition: str, metric: str = PRIMARY) -> pd.Series:
     """Return one condition's metric indexed by question_id, in the table's order."""
     return scores[scores["condition"] == condition].set_index("question_id")[metric]
@@ -274,7 +281,7 @@ def gap(scores: pd.DataFrame, metric: str = PRIMARY, seed: int = 0) -> Estimate:
     # so that the interval does not depend on the order of rows
     genuine = per_question(scores, "genuine", metric).sort_index()
     sandbag = per_question(scores, "sandbag", metric).loc[genuine.index]
-    scale, unit = (1.0, "nats") if metric == "logodds" else (100.0, "pp")
+    unit, scale = unit_of_change(metric)
     return statistics.paired_effect(
         genuine.to_numpy(), sandbag.to_numpy(), unit=unit, scale=scale, seed=seed
     )
