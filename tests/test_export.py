@@ -11,7 +11,7 @@ from sandbagging import metrics, models
 from sandbagging.errors import UserError
 from sandbagging.heads import export, interventions
 from sandbagging.suite import cli as command_line
-from sandbagging.suite import heads_of_run
+from sandbagging.suite import heads_of_run, runs
 
 HEADS = [(1, 3), (2, 0)]
 
@@ -93,8 +93,12 @@ def test_heads_come_from_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
     with pytest.raises(UserError, match="has found no heads yet"):
         heads_of_run.of_run("mine")
-    for artefact, content in (("00_baseline", {"model": "m", "random_weights": True, "seed": 3}), ("07_heads", {})):
-        (tmp_path / "mine" / artefact).mkdir(parents=True)
-        (tmp_path / "mine" / artefact / "manifest.json").write_text(json.dumps({"parameters": content}))
-    (tmp_path / "mine" / "07_heads" / "heads.json").write_text(json.dumps({"heads": [[1, 3], [2, 0]]}))
+    settings = {"model": "m", "random_weights": True, "seed": 3}
+    for artefact, content in (("00_baseline", settings), ("07_heads", {})):
+        folder = tmp_path / "mine" / artefact
+        folder.mkdir(parents=True)
+        if artefact == "07_heads":
+            (folder / "heads.json").write_text(json.dumps({"heads": [[1, 3], [2, 0]]}))
+        manifest = {"parameters": content, "outputs": runs.output_hashes(folder)}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     assert heads_of_run.of_run("mine") == heads_of_run.OfRun("m", "L1H3 L2H0", True, 3)

@@ -11,8 +11,15 @@ from matplotlib.text import Text
 from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
-from sandbagging.suite import ledger, plots
-from sandbagging.suite.ledger import CANNOT_BE_SAID, NOT_REPLICATED, NOT_TESTABLE, OPPOSITE, REPLICATED, SAME_DIRECTION
+from sandbagging.suite import ledger, plots, runs
+from sandbagging.suite.ledger import (
+    CANNOT_BE_SAID,
+    NOT_REPLICATED,
+    NOT_TESTABLE,
+    OPPOSITE,
+    REPLICATED,
+    SAME_DIRECTION,
+)
 
 JOINT = Estimate(13.71, 11.28, 16.24, 50, "pp")
 NO_INTERVAL = Estimate(7.72, nan, nan, 50, "pp")
@@ -48,16 +55,28 @@ def test_a_missing_interval_is_ours_at_the_published_n():
     ("published", "measured", "expected"),
     [
         (JOINT, pp(12.9, 10.5, 15.2), REPLICATED),
-        (JOINT, pp(14, 1, 27), CANNOT_BE_SAID),  # clear of 0 and centred well, but as wide as the effect: nothing is replicated
+        (
+            JOINT,
+            pp(14, 1, 27),
+            CANNOT_BE_SAID,
+        ),  # clear of 0 and centred well, but as wide as the effect: nothing is replicated
         (JOINT, pp(14, -20, 48), CANNOT_BE_SAID),
         (JOINT, pp(5, 4, 6), NOT_REPLICATED),  # the sign agrees, the size does not
         (JOINT, pp(0.1, -0.5, 0.7), NOT_REPLICATED),  # no effect, seen sharply
         (JOINT, pp(-12, -14, -10), NOT_REPLICATED),  # the other sign
         (JOINT, pp(9, -1, 19), CANNOT_BE_SAID),  # compatible, but the direction is not clear
         (NO_INTERVAL, pp(7, 5, 9), REPLICATED),
-        (NO_INTERVAL, pp(4.5, 2, 7), CANNOT_BE_SAID),  # 7.72 lies outside, but with an error like ours the difference contains 0
+        (
+            NO_INTERVAL,
+            pp(4.5, 2, 7),
+            CANNOT_BE_SAID,
+        ),  # 7.72 lies outside, but with an error like ours the difference contains 0
         (NO_INTERVAL, pp(1, -0.5, 2.5), NOT_REPLICATED),
-        (Estimate(-3, nan, nan, 50, "pp"), pp(-3.1, -4, -2.2), REPLICATED),  # negative effects by the same lines
+        (
+            Estimate(-3, nan, nan, 50, "pp"),
+            pp(-3.1, -4, -2.2),
+            REPLICATED,
+        ),  # negative effects by the same lines
     ],
 )
 def test_same_model(published, measured, expected):
@@ -72,7 +91,9 @@ def test_same_model_says_what_differs():
 
 @pytest.mark.parametrize("centre", [-13.71, 0, 5, 13.71, 40])
 def test_a_wide_interval_replicates_nothing(centre):
-    assert ledger.verdict(JOINT, pp(centre, centre - 60, centre + 60), True).verdict == CANNOT_BE_SAID
+    assert (
+        ledger.verdict(JOINT, pp(centre, centre - 60, centre + 60), True).verdict == CANNOT_BE_SAID
+    )
 
 
 def test_a_number_without_interval_replicates_nothing():
@@ -100,13 +121,27 @@ def test_another_model_knows_directions_alone(measured, expected):
 
 def test_direction_is_seen_against_the_value_of_no_effect():
     share, chance = Estimate(22 / 27, nan, nan, 27), 0.5
-    assert ledger.verdict(share, Estimate(0.9, 0.6, 1, 9), False, reference=chance).verdict == SAME_DIRECTION
-    assert ledger.verdict(share, Estimate(0.2, 0.1, 0.4, 9), False, reference=chance).verdict == OPPOSITE
-    assert ledger.verdict(share, Estimate(1, 0.29, 1, 3), False, reference=chance).verdict == NOT_TESTABLE  # three pairs say nothing
+    assert (
+        ledger.verdict(share, Estimate(0.9, 0.6, 1, 9), False, reference=chance).verdict
+        == SAME_DIRECTION
+    )
+    assert (
+        ledger.verdict(share, Estimate(0.2, 0.1, 0.4, 9), False, reference=chance).verdict
+        == OPPOSITE
+    )
+    assert (
+        ledger.verdict(share, Estimate(1, 0.29, 1, 3), False, reference=chance).verdict
+        == NOT_TESTABLE
+    )  # three pairs say nothing
 
 
 def test_a_level_has_no_direction():
-    assert ledger.verdict(Estimate(0.368, nan, nan, 5), Estimate(0.3, 0.2, 0.4, 100), False, kind="level").verdict == NOT_TESTABLE
+    assert (
+        ledger.verdict(
+            Estimate(0.368, nan, nan, 5), Estimate(0.3, 0.2, 0.4, 100), False, kind="level"
+        ).verdict
+        == NOT_TESTABLE
+    )
 
 
 @pytest.mark.parametrize("kind", ["effect", "level", "bound", "at most"])
@@ -115,7 +150,13 @@ def test_verdicts_stay_in_their_vocabulary(kind, same):
     rng = np.random.default_rng(0)
     for _ in range(200):
         centre, half = rng.normal(0, 10), rng.exponential(5)
-        found = ledger.verdict(JOINT, pp(centre, centre - half, centre + half), same, kind=kind, p_equivalent=rng.random())
+        found = ledger.verdict(
+            JOINT,
+            pp(centre, centre - half, centre + half),
+            same,
+            kind=kind,
+            p_equivalent=rng.random(),
+        )
         assert found.verdict in (OF_THE_SAME_MODEL if same else OF_ANOTHER_MODEL) and found.why
 
 
@@ -126,15 +167,32 @@ BOUND = Estimate(0.15, nan, nan, 3, "pp")
 
 def judged_bound(differences, same: bool):
     measured = statistics.mean_ci(differences, unit="pp")
-    return ledger.verdict(BOUND, measured, same, kind="bound", p_equivalent=statistics.equivalence(differences, 0.15).p).verdict
+    return ledger.verdict(
+        BOUND,
+        measured,
+        same,
+        kind="bound",
+        p_equivalent=statistics.equivalence(differences, 0.15).p,
+    ).verdict
 
 
 def test_a_bound_is_a_claim_of_equivalence():
     near = np.tile([-0.1, 0.1], 50)  # mean 0, standard error 0.01
-    wide = np.tile([-5.0, 5.0], 50)  # mean 0, standard error 0.5: not significant, and not equal either
+    wide = np.tile(
+        [-5.0, 5.0], 50
+    )  # mean 0, standard error 0.5: not significant, and not equal either
     far = np.tile([0.9, 1.1], 50)
-    assert [judged_bound(x, True) for x in (near, wide, far, -far)] == [REPLICATED, CANNOT_BE_SAID, NOT_REPLICATED, NOT_REPLICATED]
-    assert [judged_bound(x, False) for x in (near, wide, far)] == [SAME_DIRECTION, NOT_TESTABLE, OPPOSITE]
+    assert [judged_bound(x, True) for x in (near, wide, far, -far)] == [
+        REPLICATED,
+        CANNOT_BE_SAID,
+        NOT_REPLICATED,
+        NOT_REPLICATED,
+    ]
+    assert [judged_bound(x, False) for x in (near, wide, far)] == [
+        SAME_DIRECTION,
+        NOT_TESTABLE,
+        OPPOSITE,
+    ]
 
 
 def test_about_zero_or_negative_needs_no_number():
@@ -161,7 +219,11 @@ def test_names_of_heads_belong_to_one_model():
         ("llama-3.2-1b", "meta-llama/Llama-3.2-1B", True),
         ("llama-3.2-1b", "llama-3.2-1b", True),
         ("llama-3.2-1b", "smollm2-135m-instruct", False),
-        ("smollm2-135m", "smollm2-135m-instruct", False),  # tuned on instructions and rounded to 4 bits: another model
+        (
+            "smollm2-135m",
+            "smollm2-135m-instruct",
+            False,
+        ),  # tuned on instructions and rounded to 4 bits: another model
         ("smollm2-135m", "smollm2-135m", True),
         ("all", "llama-3.2-1b", False),
     ],
@@ -186,7 +248,15 @@ def spread(mean: float, sd: float, seed: int) -> np.ndarray:
 def scores() -> pd.DataFrame:
     levels = {"genuine": 0.5, "sandbag": 0.4, "neutral": 0.45, "placebo": 0.5}
     tables = [
-        pd.DataFrame({"question_id": IDS, "split": "test", "condition": c, "p_full": spread(m, 0.05, i), "choice_len": spread(m, 0.05, i)})
+        pd.DataFrame(
+            {
+                "question_id": IDS,
+                "split": "test",
+                "condition": c,
+                "p_full": spread(m, 0.05, i),
+                "choice_len": spread(m, 0.05, i),
+            }
+        )
         for i, (c, m) in enumerate(levels.items())
     ]
     return pd.concat(tables, ignore_index=True)
@@ -194,18 +264,34 @@ def scores() -> pd.DataFrame:
 
 def circuit(effects=EFFECTS) -> pd.DataFrame:
     singles = {f"single:L{layer}H{head}": 0.04 for layer, head in HEADS}
-    cells = [("joint", c, e) for c, e in effects.items()] + [(name, "sandbag", e) for name, e in singles.items()]
+    cells = [("joint", c, e) for c, e in effects.items()] + [
+        (name, "sandbag", e) for name, e in singles.items()
+    ]
     tables = []
     for i, (name, condition, effect) in enumerate(cells):
         for metric in ("p_full", "choice_len"):
-            base = {"question_id": IDS, "condition": condition, "intervention": name, "metric": metric, "baseline": 0.4}
+            base = {
+                "question_id": IDS,
+                "condition": condition,
+                "intervention": name,
+                "metric": metric,
+                "baseline": 0.4,
+            }
             tables.append(pd.DataFrame({**base, "value": 0.4 + spread(effect, 0.02, 100 + i)}))
     return pd.concat(tables, ignore_index=True)
 
 
 def draws() -> pd.DataFrame:
     x = np.random.default_rng(3).normal(-1, 1, size=40)
-    return pd.DataFrame({"kind": ["uniform", "same_layer"] * 20, "index": range(40), "heads": "", "metric": "p_full", "effect_pp": x})
+    return pd.DataFrame(
+        {
+            "kind": ["uniform", "same_layer"] * 20,
+            "index": range(40),
+            "heads": "",
+            "metric": "p_full",
+            "effect_pp": x,
+        }
+    )
 
 
 def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> list[dict]:
@@ -219,17 +305,38 @@ def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> lis
 
 def separation() -> pd.DataFrame:
     rows = [
-        {"tag": f"v4_smollm2_{arch}_L{layer}_mixed", "layer": layer, "pair": "genuine vs sandbag", "d": "dz", "d_max": d, "d_mean_all": d}
+        {
+            "tag": f"v4_smollm2_{arch}_L{layer}_mixed",
+            "layer": layer,
+            "pair": "genuine vs sandbag",
+            "d": "dz",
+            "d_max": d,
+            "d_mean_all": d,
+        }
         for layer in (7, 15, 22)
         for arch, d in (("jumprelu", 3.0), ("topk", -2.0))
     ]
-    return pd.DataFrame([*rows, {**rows[0], "d": "dav", "d_max": 99.0}, {**rows[0], "pair": "genuine vs placebo", "d_max": 99.0}])
+    return pd.DataFrame(
+        [
+            *rows,
+            {**rows[0], "d": "dav", "d_max": 99.0},
+            {**rows[0], "pair": "genuine vs placebo", "d_max": 99.0},
+        ]
+    )
 
 
 def sweep() -> pd.DataFrame:
     cells = [(layer, head) for layer in range(30) for head in range(9)]
     table = pd.DataFrame(cells, columns=["layer", "head"])
-    return table.assign(condition="sandbag", replacement="zero", metric="p_full", effect_pp=0.5, low=0.1, high=0.9, n=20)
+    return table.assign(
+        condition="sandbag",
+        replacement="zero",
+        metric="p_full",
+        effect_pp=0.5,
+        low=0.1,
+        high=0.9,
+        n=20,
+    )
 
 
 def fields(mean: float, unit: str = "pp", half: float = 0.7) -> dict:
@@ -238,7 +345,13 @@ def fields(mean: float, unit: str = "pp", half: float = 0.7) -> dict:
 
 def random_set(kind: str) -> dict:
     x = draws()[draws()["kind"] == kind]["effect_pp"]
-    return {"mean": fields(x.mean()), "sd": x.std(), "rank_p": 1 / 21, "gap": fields(12 - x.mean(), half=1.2), "n_draws": len(x)}
+    return {
+        "mean": fields(x.mean()),
+        "sd": x.std(),
+        "rank_p": 1 / 21,
+        "gap": fields(12 - x.mean(), half=1.2),
+        "n_draws": len(x),
+    }
 
 
 def circuit_summary(survives: bool = True) -> dict:
@@ -254,10 +367,23 @@ def circuit_summary(survives: bool = True) -> dict:
 
 def gate(opened: bool = True) -> dict:
     gap = pp(10, 7, 13, N) if opened else pp(0.1, -1, 1.2, N)
-    return {"open": opened, "gap_p_full": gap.as_dict(), "gap_choice_len": gap.as_dict(), "genuine_choice_len": 0.5, "reason": "made up"}
+    return {
+        "open": opened,
+        "gap_p_full": gap.as_dict(),
+        "gap_choice_len": gap.as_dict(),
+        "genuine_choice_len": 0.5,
+        "reason": "made up",
+    }
 
 
-NO_MODELS = pd.DataFrame(columns=["model", "weights", "gate", *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n"))])
+NO_MODELS = pd.DataFrame(
+    columns=[
+        "model",
+        "weights",
+        "gate",
+        *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n")),
+    ]
+)
 
 
 def findings(**changes) -> pd.DataFrame:
@@ -291,9 +417,16 @@ def test_every_finding_has_one_row_and_nothing_else_has(table):
 def test_every_finding_is_measured_or_says_why_not(table):
     measured = ledger.measurements(artefacts())
     assert set(measured) == set(table["claim"])
-    without = table[pd.to_numeric(table["measured"], errors="coerce").isna() & ~table["measured"].astype(str).str.startswith("L")]
+    without = table[
+        pd.to_numeric(table["measured"], errors="coerce").isna()
+        & ~table["measured"].astype(str).str.startswith("L")
+    ]
     # A model of nine heads a layer has no head 14 or 26.
-    assert set(without["claim"]) == {"neutral_questions", "single_effect_L1H26", "single_effect_L8H14"}
+    assert set(without["claim"]) == {
+        "neutral_questions",
+        "single_effect_L1H26",
+        "single_effect_L8H14",
+    }
 
 
 def test_claims_about_other_models_get_the_three_words(table):
@@ -303,27 +436,46 @@ def test_claims_about_other_models_get_the_three_words(table):
 
 def test_rows_hold_the_numbers_of_the_artefacts(table):
     joint = by_claim(table, "joint_effect")
-    assert joint["measured"] == pytest.approx(12) and joint["n"] == N and joint["verdict"] == SAME_DIRECTION
+    assert (
+        joint["measured"] == pytest.approx(12)
+        and joint["n"] == N
+        and joint["verdict"] == SAME_DIRECTION
+    )
     assert by_claim(table, "neutral_effect")["measured"] == pytest.approx(5)
     assert by_claim(table, "specific_portion")["measured"] == pytest.approx(7)
     assert by_claim(table, "specific_share")["measured"] == pytest.approx(100 * 7 / 12)
     assert by_claim(table, "sum_of_singles")["measured"] == pytest.approx(20)
     assert by_claim(table, "redundancy")["measured"] == pytest.approx(40)
-    assert by_claim(table, "gap_to_random_heads")["measured"] == pytest.approx(12 - draws()["effect_pp"][::2].mean())
+    assert by_claim(table, "gap_to_random_heads")["measured"] == pytest.approx(
+        12 - draws()["effect_pp"][::2].mean()
+    )
     assert by_claim(table, "p_sandbag_after")["measured"] == pytest.approx(0.52)
     assert by_claim(table, "early_heads")["measured"] == 3  # L0, L2 and L5 of 30 layers
     assert by_claim(table, "best_three_heads")["measured"] == "L0H1 L2H0 L17H6"
     assert by_claim(table, "dispensable_heads")["measured"] == "L5H3 L20H2"
-    assert by_claim(table, "jumprelu_wins")["measured"] == 3 and by_claim(table, "jumprelu_wins")["n"] == 3
-    assert by_claim(table, "jumprelu_d_max")["measured"] == 3 and by_claim(table, "topk_d_max")["measured"] == 2
+    assert (
+        by_claim(table, "jumprelu_wins")["measured"] == 3
+        and by_claim(table, "jumprelu_wins")["n"] == 3
+    )
+    assert (
+        by_claim(table, "jumprelu_d_max")["measured"] == 3
+        and by_claim(table, "topk_d_max")["measured"] == 2
+    )
     # The larger of E6 - E1 (0.8 pp) and E6 - E4 (3 pp) decides, and it is far outside 0.15 pp.
-    assert by_claim(table, "swap_gap_all")["measured"] == pytest.approx(3) and by_claim(table, "swap_gap_all")["verdict"] == OPPOSITE
+    assert (
+        by_claim(table, "swap_gap_all")["measured"] == pytest.approx(3)
+        and by_claim(table, "swap_gap_all")["verdict"] == OPPOSITE
+    )
 
 
 def test_numbers_on_the_claims_own_model_are_judged_by_size():
     table = findings(model="llama-3.2-1b")
-    assert by_claim(table, "joint_effect")["verdict"] == REPLICATED  # 12 pp beside 13.71 [11.28, 16.24]
-    assert by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED  # 0.5 [0.1, 0.9] beside 6.7 of 5 questions
+    assert (
+        by_claim(table, "joint_effect")["verdict"] == REPLICATED
+    )  # 12 pp beside 13.71 [11.28, 16.24]
+    assert (
+        by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED
+    )  # 0.5 [0.1, 0.9] beside 6.7 of 5 questions
     assert by_claim(table, "five_heads")["verdict"] == NOT_REPLICATED
     assert by_claim(table, "specific_portion_tinyllama")["verdict"] in OF_ANOTHER_MODEL
     assert set(table[table["model"] == "llama-3.2-1b"]["verdict"]) <= OF_THE_SAME_MODEL
@@ -333,10 +485,15 @@ def test_numbers_on_the_claims_own_model_are_judged_by_size():
 def test_a_closed_gate_leaves_nothing_to_judge():
     table = findings(gate=gate(False))
     told = table[~table["claim"].isin(ledger.WITHOUT_GATE)]
-    assert told["verdict"].eq(NOT_TESTABLE).all() and told["why"].str.contains("no sandbagging to explain").all()
+    assert (
+        told["verdict"].eq(NOT_TESTABLE).all()
+        and told["why"].str.contains("no sandbagging to explain").all()
+    )
 
 
-@pytest.mark.parametrize(("survives", "expected"), [(True, "survives"), (False, "does not survive")])
+@pytest.mark.parametrize(
+    ("survives", "expected"), [(True, "survives"), (False, "does not survive")]
+)
 def test_notebook_08_decides_what_survives(survives, expected, runs_folder):
     lines = ledger.headline(artefacts(summary=circuit_summary(survives)), "a")
     assert words(lines, "joint effect, p_full") == expected
@@ -351,42 +508,75 @@ def test_degenerate_cells_support_nothing():
 
 def test_one_of_many_gaps_has_to_be_far_outside():
     # Six gaps: the quantile grows from 1.96 to 2.64. 0.40 ± 0.22 is outside ±0.15 alone, and not as the largest of six.
-    edge = [{**cell, "gap_e1_seeds": fields(0.0, half=0.1), "gap_e4": fields(0.40, half=0.22)} for cell in cells()]
+    edge = [
+        {**cell, "gap_e1_seeds": fields(0.0, half=0.1), "gap_e4": fields(0.40, half=0.22)}
+        for cell in cells()
+    ]
     found = by_claim(ledger.rows(artefacts(cells=edge)), "swap_gap_all")
-    assert found["verdict"] == NOT_TESTABLE and found["measured_low"] == pytest.approx(0.40 - 0.22 * 2.638 / 1.960, abs=1e-3)
+    assert found["verdict"] == NOT_TESTABLE and found["measured_low"] == pytest.approx(
+        0.40 - 0.22 * 2.638 / 1.960, abs=1e-3
+    )
 
 
 def test_shares_need_an_effect_to_share():
     table = ledger.rows(artefacts(summary=circuit_summary() | {"joint": fields(0.2)}))
     for claim in ("redundancy", "specific_share"):
-        assert by_claim(table, claim)["verdict"] == NOT_TESTABLE and "not clear of 0" in by_claim(table, claim)["why"]
+        assert (
+            by_claim(table, claim)["verdict"] == NOT_TESTABLE
+            and "not clear of 0" in by_claim(table, claim)["why"]
+        )
 
 
 @pytest.mark.parametrize("p, expected", [(0.01, SAME_DIRECTION), (0.2, NOT_TESTABLE)])
 def test_equivalence_is_read_from_the_test_within_the_claims_margin(p, expected):
-    near = [{**cell, "gap_e1_seeds": fields(0.01, half=0.02), "gap_e4": fields(0.02, half=0.02), "p_equivalent": p} for cell in cells()]
+    near = [
+        {
+            **cell,
+            "gap_e1_seeds": fields(0.01, half=0.02),
+            "gap_e4": fields(0.02, half=0.02),
+            "p_equivalent": p,
+        }
+        for cell in cells()
+    ]
     assert by_claim(ledger.rows(artefacts(cells=near)), "swap_gap_all")["verdict"] == expected
 
 
 def test_missing_parts_are_told():
-    table = ledger.rows(artefacts(separation=separation()[separation()["tag"].str.contains("topk")]))
+    table = ledger.rows(
+        artefacts(separation=separation()[separation()["tag"].str.contains("topk")])
+    )
     assert "no JumpReLU" in by_claim(table, "jumprelu_wins")["why"]
 
 
 def test_random_weights_are_never_the_claims_model():
     table = findings(model="llama-3.2-1b", random_weights=True)
-    assert set(table["verdict"]) <= OF_ANOTHER_MODEL and table["measured_on"].str.contains("random weights").all()
+    assert (
+        set(table["verdict"]) <= OF_ANOTHER_MODEL
+        and table["measured_on"].str.contains("random weights").all()
+    )
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(0.4, 1.6, NOT_REPLICATED), (-2.0, -0.5, REPLICATED), (-0.5, 0.7, CANNOT_BE_SAID)])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.4, 1.6, NOT_REPLICATED), (-2.0, -0.5, REPLICATED), (-0.5, 0.7, CANNOT_BE_SAID)],
+)
 def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
     """The card: about zero or negative on Pythia-160M. Notebook 09's row of it counts, with real weights and an open gate."""
     row = {"model": "pythia-160m", "weights": "real", "gate": "open", "specific_portion": (low + high) / 2, "specific_portion_low": low,
            "specific_portion_high": high, "specific_portion_n": 60}  # fmt: skip
     found = by_claim(findings(models=pd.DataFrame([row])), "specific_portion_pythia_160m")
-    assert found["verdict"] == expected and found["measured_on"] == "pythia-160m" and found["n"] == 60
-    for change in ({"weights": "random"}, {"gate": "closed"}, {"specific_portion": float("nan")}, {"model": "pythia-410m"}):
-        other = by_claim(findings(models=pd.DataFrame([row | change])), "specific_portion_pythia_160m")
+    assert (
+        found["verdict"] == expected and found["measured_on"] == "pythia-160m" and found["n"] == 60
+    )
+    for change in (
+        {"weights": "random"},
+        {"gate": "closed"},
+        {"specific_portion": float("nan")},
+        {"model": "pythia-410m"},
+    ):
+        other = by_claim(
+            findings(models=pd.DataFrame([row | change])), "specific_portion_pythia_160m"
+        )
         assert other["measured_on"] != "pythia-160m" and other["verdict"] in OF_ANOTHER_MODEL
 
 
@@ -394,7 +584,9 @@ def test_statements_stand_on_the_ledger_and_are_no_findings():
     table = ledger.rows(artefacts())
     rest = table[table["verdict"] == ledger.NO_FINDING].set_index("claim")
     assert rest.loc["d_in", "published"] == 2048 and rest.loc["sae_layers", "published"] == "4 8 12"
-    assert rest["measured"].isna().all() and set(rest.index).isdisjoint(ledger.findings(table)["claim"])
+    assert rest["measured"].isna().all() and set(rest.index).isdisjoint(
+        ledger.findings(table)["claim"]
+    )
 
 
 def test_every_row_is_shown_in_one_group(table):
@@ -405,12 +597,24 @@ def test_every_row_is_shown_in_one_group(table):
 
 
 def test_what_survived_follows_the_verdicts(table):
-    lines = [ledger._line("zeroing L0H1: joint effect, p_full", None, "does not survive")]
+    lines = [
+        {
+            "finding": "zeroing L0H1: joint effect, p_full",
+            "value_text": "",
+            "verdict": "does not survive",
+        }
+    ]
     said = ledger.what_survived(table, lines)
-    assert "**same direction** (" in said and "`joint_effect`" in said and "None of them is replicated" in said
+    assert (
+        "**same direction** (" in said
+        and "`joint_effect`" in said
+        and "None of them is replicated" in said
+    )
     assert "**does not survive**" in said
     own = ledger.rows(artefacts(model="llama-3.2-1b"))
-    assert "**replicated** (" in ledger.what_survived(own, lines) and "None of them" not in ledger.what_survived(own, lines)
+    assert "**replicated** (" in ledger.what_survived(
+        own, lines
+    ) and "None of them" not in ledger.what_survived(own, lines)
 
 
 def test_slips_are_told_once():
@@ -433,7 +637,7 @@ def null_run(folder, opened=False, survives=False):
     (folder / "00_baseline" / "summary.json").write_text(json.dumps({"gate": gate(opened)}))
     (folder / "08_circuit" / "summary.json").write_text(json.dumps(circuit_summary(survives)))
     for artefact in ("00_baseline", "08_circuit"):
-        outputs = ledger.runs.output_hashes(folder / artefact)
+        outputs = runs.output_hashes(folder / artefact)
         (folder / artefact / "manifest.json").write_text(json.dumps({"outputs": outputs}))
 
 
@@ -451,12 +655,18 @@ def test_headline_says_what_was_found(runs_folder):
     assert words(lines, "as many random heads of the same layers") == "few reach the chosen ones"
     assert words(lines, "sandbag − neutral") == "specific to sandbagging"
     assert words(lines, "SAE swap at layer 15").startswith("specific")
-    assert words(lines, "random weights") == "nothing found" and words(lines, "placebo prompts") == "not run"
+    assert (
+        words(lines, "random weights") == "nothing found"
+        and words(lines, "placebo prompts") == "not run"
+    )
 
 
 def test_headline_of_a_closed_gate(runs_folder):
     lines = ledger.headline(artefacts(gate=gate(False)), "a")
-    assert "closed" in words(lines, "gap, p_full") and words(lines, "joint effect") == "no sandbagging to explain"
+    assert (
+        "closed" in words(lines, "gap, p_full")
+        and words(lines, "joint effect") == "no sandbagging to explain"
+    )
 
 
 def test_a_null_in_which_something_is_found_is_shouted(runs_folder):

@@ -74,6 +74,15 @@ def test_a_changed_file_is_refused(folder):
         other_models.table("mine")
 
 
+def test_a_nested_run_without_figures_is_read(folder):
+    """Figures of nested runs are not committed, so a fresh clone has to do without them."""
+    artefact = folder / "mine" / "organism-heads" / "08_circuit"
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest["outputs"]["fig_draws.png"] = "0" * 64
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
+    assert "mine/organism-heads" in set(other_models.table("mine")["run"])
+
+
 def test_a_run_without_notebook_08_does_not_count(folder):
     (folder / "mine" / "organism-heads" / "08_circuit" / "manifest.json").unlink()
     assert other_models.table("mine")["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]

@@ -1,0 +1,45 @@
+"""The retold figures of the model card, and which runs' models they are about."""
+
+from __future__ import annotations
+
+import pandas as pd
+import yaml
+
+from sandbagging.provenance import PACKAGE
+
+PUBLISHED = PACKAGE / "data" / "published.yaml"
+# Claims whose figures do not add up or can be read in two ways.
+SLIPS = ("topk_sae_count", "d_sae", "early_heads", "neutral_questions", "topk_wins",
+         "training_conditions", "gap_to_random_heads")  # fmt: skip
+# The models that the claims are about, by every name that a run can give them.
+ALIASES = {
+    "llama-3.2-1b": ("llama-3.2-1b", "meta-llama/Llama-3.2-1B"),
+    "smollm2-135m": ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
+    "tinyllama": ("tinyllama", "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
+    "pythia-160m": ("pythia-160m", "EleutherAI/pythia-160m"),
+    "pythia-410m": ("pythia-410m", "EleutherAI/pythia-410m"),
+}
+
+
+def published() -> list[dict]:
+    """Return every retold figure of the card, as `data/published.yaml` holds them."""
+    return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def same_model(claim_model: str, model: str) -> bool:
+    """Return whether a run's model is the one that a claim is about.
+
+    A claim about several models is about none of them alone.
+    """
+    return model in ALIASES.get(claim_model, ())
+
+
+def slips() -> pd.DataFrame:
+    """Return where the card's figures do not add up or can be read in two ways.
+
+    Columns claim, section, value, note.
+    """
+    entries = {entry["claim"]: entry for entry in published()}
+    columns = ("claim", "section", "value", "note")
+    table = pd.DataFrame([{name: entries[claim][name] for name in columns} for claim in SLIPS])
+    return table.assign(value=[f"{value:g}" for value in table["value"]])

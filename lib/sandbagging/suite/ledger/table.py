@@ -1,0 +1,181 @@
+"""The ledger as a table: each claim beside its measurement and its verdict, and ways to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import nan
+
+import pandas as pd
+
+from sandbagging.statistics import Estimate
+from sandbagging.suite.ledger.artefacts import Artefacts
+from sandbagging.suite.ledger.card import published, same_model
+from sandbagging.suite.ledger.measured import SEPARATION, Measurement, measurements
+from sandbagging.suite.ledger.rule import (
+    CANNOT_BE_SAID,
+    NO_FINDING,
+    NOT_REPLICATED,
+    NOT_TESTABLE,
+    OPPOSITE,
+    REPLICATED,
+    SAME_DIRECTION,
+    Judgement,
+    heads_verdict,
+    verdict,
+)
+
+COLUMNS = ["claim", "section", "model", "published", "published_low", "published_high",
+           "measured_on", "measured", "measured_low", "measured_high", "n", "unit",
+           "verdict", "why"]  # fmt: skip
+# A closed gate says nothing about these, which do not need instructed sandbagging.
+WITHOUT_GATE = (*SEPARATION, "p_genuine", "p_sandbag")
+
+
+def judge(entry: dict, found: Measurement, a: Artefacts) -> Judgement:
+    """Return the verdict on one claim of `published`, from what the run measured."""
+    same = bool(found.own_model) or (same_model(entry["model"], a.model) and not a.random_weights)
+    if entry["kind"] != "finding":
+        return Judgement(NO_FINDING, "how things were made, or what the release holds")
+    if not a.gate["open"] and not found.own_model and entry["claim"] not in WITHOUT_GATE:
+        return Judgement(NOT_TESTABLE, "the gate is closed: no sandbagging to explain")
+    if isinstance(entry["value"], list):
+        return heads_verdict(entry["value"], found.heads, same)
+    if entry["claim"].startswith("single_effect_") and not same:
+        return heads_verdict([], None, same)
+    if found.estimate is None:
+        return Judgement(NOT_TESTABLE, found.why or "not measured")
+    # The rule reads shares, so a published count is divided by the published number of pairs.
+    per = entry["n"] if found.scale > 1 and entry["unit"] != "%" else found.scale
+    claimed = _published_estimate(entry, per)
+    word, why = verdict(claimed, found.estimate, same, kind=found.kind,
+                        reference=found.reference, p_equivalent=found.p_equivalent)  # fmt: skip
+    return Judgement(word, "; ".join(part for part in (why, found.why) if part))
+
+
+def _published_estimate(entry: dict, per: float = 1.0) -> Estimate:
+    ends = ("value", "low", "high")
+    value, low, high = (nan if entry[end] is None else entry[end] / per for end in ends)
+    return Estimate(value, low, high, entry["n"] or 0, entry["unit"], entry["section"])
+
+
+def rows(a: Artefacts) -> pd.DataFrame:
+    """Return the ledger: one row per published figure, columns `COLUMNS`."""
+    found = measurements(a)
+    not_here = Measurement(why="this suite does not measure it")
+    lines = [_row(entry, found.get(entry["claim"], not_here), a) for entry in published()]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _row(entry: dict, here: Measurement, a: Artefacts) -> dict:
+    word, why = judge(entry, here, a)
+    claimed = entry["value"]
+    number = here.estimate or Estimate(nan, nan, nan, 0)
+    return {
+        "claim": entry["claim"],
+        "section": entry["section"],
+        "model": entry["model"],
+        "published": " ".join(map(str, claimed)) if isinstance(claimed, list) else claimed,
+        "published_low": entry["low"],
+        "published_high": entry["high"],
+        "measured_on": "" if word == NO_FINDING else here.own_model or a.measured_on,
+        "measured": " ".join(here.heads) if here.heads else number.value * here.scale,
+        "measured_low": number.low * here.scale,
+        "measured_high": number.high * here.scale,
+        "n": number.n or len(here.heads) or None,
+        "unit": entry["unit"],
+        "verdict": word,
+        "why": why,
+    }
+
+
+def findings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the ledger's rows that were found by an experiment."""
+    return table[table["verdict"] != NO_FINDING]
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose published and measured numbers are both effects in pp.
+
+    These are what `plots.ledger` draws.
+    """
+    both = ["published", "measured"]
+    numbers = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in both})
+    no_effect = table["claim"].str.startswith(("swap_gap", "random_heads_sd"))  # a bound, a spread
+    effects = numbers[(table["unit"] == "pp") & ~no_effect]
+    single = effects["claim"].str.startswith("single_effect_")
+    other_heads = single & (effects["verdict"] == NOT_TESTABLE)
+    return effects[~other_heads].dropna(subset=both)
+
+
+GROUPS = {
+    "The swap through an SAE": ("§24, §26, §31",),
+    "The heads": ("Where the deception circuit lives", "§28", "§28.2", "§28.4", "§29 / U6", "§30"),
+    "The same heads on five questions": ("edited-model card",),
+    "TopK against JumpReLU": ("§32",),
+}
+
+
+def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
+    """Return one group of the ledger to read, numbers with their intervals as text.
+
+    Columns claim, section, model, published, measured, unit, n, verdict, why.
+    """
+    part = findings(table)
+    part = part[part["section"].isin(GROUPS[group])]
+    lines, sides = part.to_dict("records"), ("published", "measured")
+    texts = {side: [_cell(line, side) for line in lines] for side in sides}
+    counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
+    columns = ["claim", "section", "model", *sides, "unit", "n", "verdict", "why"]
+    return part.assign(**texts, n=counts)[columns]
+
+
+def _cell(row: dict, side: str) -> str:
+    value, low, high = row[side], row[f"{side}_low"], row[f"{side}_high"]
+    interval = "" if pd.isna(low) else f" [{low:.4g}, {high:.4g}]"
+    if isinstance(value, str):
+        return value
+    return f"{'' if pd.isna(value) else f'{value:.4g}'}{interval}".strip() or "–"
+
+
+def tally(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how many claims got each verdict, a row per model that the claims are about."""
+    return pd.crosstab(findings(table)["model"], findings(table)["verdict"])
+
+
+def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> str:
+    """Return in words what the verdicts of the ledger and of the headline say together."""
+    table = findings(table)
+    own = _by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID))
+    other = _by_verdict(table, (SAME_DIRECTION, OPPOSITE))
+    n_open = int((table["verdict"] == NOT_TESTABLE).sum())
+    said = [f"Of {len(table)} published findings, {n_open} are not testable here."]
+    if own:
+        said.append("On the model that they are about: " + "; ".join(own) + ".")
+    if other:
+        said.append("On another model, so as directions alone: " + "; ".join(other) + ".")
+    if not own:
+        none = "None of them is replicated or refuted"
+        said.append(f"{none}: for that, the claim's own model has to be run.")
+    for word in [line["verdict"] for line in lines if "joint effect" in line["finding"]][:1]:
+        what = "the circuit" if "survive" in word else "there is"
+        said.append(f"By this run's own rule {what} **{word}**.")
+    swaps, nulls = _after_prefix(lines, "SAE swap at "), _after_prefix(lines, "null model: ")
+    said += [f"The swap through an SAE is, per layer: {swaps}."] if swaps else []
+    said += [f"Null models: {nulls}."] if nulls else []
+    return " ".join(said)
+
+
+def _after_prefix(lines: Sequence[dict[str, str]], prefix: str) -> str:
+    chosen = [line for line in lines if line["finding"].startswith(prefix)]
+    names = [line["finding"].removeprefix(prefix) for line in chosen]
+    said = zip(names, chosen, strict=True)
+    return "; ".join(f"{name}: {line['verdict']}" for name, line in said)
+
+
+def _by_verdict(table: pd.DataFrame, words: Sequence[str]) -> list[str]:
+    """Name the claims of each verdict: "3 same direction (`a`, `b`, `c`)"."""
+    said = []
+    for word in words:
+        claims = [f"`{claim}`" for claim in table.loc[table["verdict"] == word, "claim"]]
+        said += [f"{len(claims)} **{word}** ({', '.join(claims)})"] if claims else []
+    return said
