@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,20 @@ def cache_folder() -> Path:
     """Return where models are kept: $SANDBAGGING_CACHE, else the user's cache directory."""
     chosen = os.environ.get("SANDBAGGING_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("sandbagging"))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder and the sha256 of its files by name; the files need not be on this machine until they are read."""
+
+    path: Path
+    hashes: dict[str, str]
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the path of a file or folder in it."""
+        return self.path / name
+
+    @classmethod
+    def of(cls, path: Path, *names: str) -> "Folder":
+        """Return a folder with the hashes of the files of some names, as they are now."""
+        return cls(Path(path), {name: sha256(Path(path) / name) for name in sorted(names)})

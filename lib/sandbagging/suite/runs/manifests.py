@@ -1,0 +1,94 @@
+"""Manifests: what an artefact holds and what made it; written last, so a manifest means "done"."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sandbagging import files
+from sandbagging.errors import UserError
+from sandbagging.suite.runs import store
+from sandbagging.suite.runs.places import MANIFEST, STORED, notebook_of, run_folder
+
+
+def read_manifest(run: str, artefact: str) -> dict[str, Any] | None:
+    """Return the manifest of an artefact, or None where the artefact is not done."""
+    try:
+        return json.loads((run_folder(run) / artefact / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def output_hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file of an artefact by its relative name.
+
+    The manifest, hidden files and stored results do not count; what those wrote beside themselves
+    does, even where it is not on this machine (weights are not committed).
+    """
+    found = dict(store.written_files(folder))
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        aside = name.parts[0] == STORED or any(part.startswith(".") for part in name.parts)
+        if path.is_file() and str(name) != MANIFEST and not aside:
+            found[name.as_posix()] = files.sha256(path)
+    return dict(sorted(found.items()))
+
+
+def content_hash(manifest: dict[str, Any]) -> str:
+    """Return one hash over an artefact's data; figures do not count.
+
+    A rerun with equal data so leaves what follows valid.
+    """
+    outputs = sorted(manifest["outputs"].items())
+    lines = [f"{name} {digest}" for name, digest in outputs if not name.startswith("fig_")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def nested_runs(run: str) -> list[str]:
+    """Return the runs that are nested in a run and have come through notebook 08, by name."""
+    folder = run_folder(run)
+    inside = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    names = [f"{run}/{part}" for part in inside if re.match(r"[A-Za-z0-9_]", part)]
+    return [name for name in names if read_manifest(name, "08_circuit")]
+
+
+def nested_hashes(run: str) -> dict[str, str]:
+    """Return one hash a nested run over what notebooks 09 and 10 read of it."""
+    found = {}
+    for name in nested_runs(run):
+        manifests = [read_manifest(name, artefact) for artefact in ("00_baseline", "08_circuit")]
+        found[name] = "".join(content_hash(m)[:16] for m in manifests if m)
+    return found
+
+
+def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
+    """Return the name of the first file of an artefact that is missing or was changed, or None.
+
+    What stored results wrote (activations, weights) may be missing, since it is not committed.
+    """
+    folder = run_folder(run) / artefact
+    may_be_missing = store.written_files(folder)
+    for name, digest in manifest["outputs"].items():
+        path = folder / name
+        if not path.is_file() and may_be_missing.get(name) == digest:
+            continue
+        if not path.is_file() or files.sha256(path) != digest:
+            return name
+    return None
+
+
+def checked_manifest(run: str, artefact: str) -> dict[str, Any]:
+    """Return the manifest of an input; UserError naming the notebook to run where it is damaged."""
+    source = notebook_of(artefact).name
+    way_out = f"run notebook {source} first (python -m sandbagging run {source[:2]} --run {run})"
+    manifest = read_manifest(run, artefact)
+    if manifest is None:
+        raise UserError(f"The run {run} holds no finished {artefact}: {way_out}.")
+    damaged = damaged_file(run, artefact, manifest)
+    if damaged:
+        raise UserError(
+            f"{artefact}/{damaged} in the run {run} is missing or was changed after it was written: "
+            f"{way_out}."
+        )
+    return manifest

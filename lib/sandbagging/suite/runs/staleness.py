@@ -1,0 +1,90 @@
+"""Whether a finished artefact still holds, and why not."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sandbagging import files, provenance
+from sandbagging.suite.runs import sources
+from sandbagging.suite.runs.cells import notebook_code, notebook_words
+from sandbagging.suite.runs.manifests import (
+    content_hash,
+    damaged_file,
+    nested_hashes,
+    read_manifest,
+)
+from sandbagging.suite.runs.places import Notebook, notebook_path, notebooks_folder
+
+# These files carry results and messages but compute nothing, so a change in them makes no result stale.
+PLUMBING = ("errors.py", "provenance.py", "progress.py", "suite/runs/", "suite/runner/")
+
+
+def library_hashes(notebook: Notebook) -> dict[str, str]:
+    """Return the hash of all that a page tells: its code, its words, the library behind it, data files."""
+    page = notebook_path(notebook)
+    code, words = notebook_code(page), notebook_words(page)
+    hashes = sources.closure(code, skip=PLUMBING)
+    texts = [code, *((provenance.PACKAGE / name).read_text(encoding="utf-8") for name in hashes)]
+    # Questions are data, but a changed question changes every number after it.
+    # Other data counts where it is named.
+    for path in sorted((provenance.PACKAGE / "data").glob("*.*")):
+        asked = path.suffix == ".jsonl" and "questions.py" in hashes
+        if asked or any(path.name in text for text in texts):
+            hashes[f"data/{path.name}"] = files.sha256(path)[:16]
+    hashes["(words)"] = hashlib.sha256(words.encode()).hexdigest()[:16]
+    hashes["(notebook)"] = sources.source_hash(code)
+    return dict(sorted(hashes.items()))
+
+
+def user_file_hashes(parameters: dict[str, Any]) -> dict[str, str]:
+    """Return the sha256 of every file that a parameter names, relative to the notebooks' folder."""
+    found = {}
+    for name, value in parameters.items():
+        if isinstance(value, str) and value and len(value) < 1000:
+            path = notebooks_folder() / Path(value).expanduser()
+            if path.is_file():
+                found[name] = files.sha256(path)
+    return found
+
+
+def why_stale(run: str, notebook: Notebook, parameters: dict[str, Any] | None = None) -> str | None:
+    """Return why a finished artefact has to be made again, in words, or None if it still holds.
+
+    Without `parameters` they are not compared.
+    """
+    manifest = read_manifest(run, notebook.artefact)
+    if manifest is None:
+        return "not done yet"
+    changes = [] if parameters is None else _changed(manifest["parameters"], parameters)
+    if changes:
+        return "parameters changed: " + ", ".join(changes)
+    for name, digest in manifest["inputs"].items():
+        upstream = read_manifest(run, name)
+        if upstream is None or content_hash(upstream) != digest:
+            return f"input changed: {name}"
+    if notebook.reads_nested and manifest.get("nested", {}) != nested_hashes(run):
+        return "a nested run is new or changed"
+    now, before = library_hashes(notebook), manifest["library"]
+    changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
+    if changed:
+        return "library changed: " + ", ".join(changed)
+    if user_file_hashes(manifest["parameters"]) != manifest["files"]:
+        return "a file named by a parameter changed"
+    damaged = damaged_file(run, notebook.artefact, manifest)
+    return f"{damaged} is missing or was changed" if damaged else None
+
+
+def _changed(before: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    changes = []
+    for name, value in json.loads(json.dumps(parameters)).items():
+        if name not in before:
+            changes.append(f"{name} is new")
+        elif before[name] != value:
+            changes.append(f"{name} {_short(before[name])} -> {_short(value)}")
+    return changes
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:37] + "..."
