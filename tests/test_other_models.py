@@ -10,6 +10,7 @@ from sandbagging.errors import UserError
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
 from sandbagging.suite import ledger, other_models, plots_heads, runs
+from sandbagging.suite.runs import manifests
 
 
 def fields(mean: float, n: int = 40) -> dict:
@@ -115,9 +116,9 @@ def test_planted_models_are_held_to_how_they_were_built():
 
 
 def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
-    before = runs._nested_hashes("mine")
+    before = manifests.nested_hashes("mine")
     made("mine/tinyllama", "tinyllama")
-    assert set(runs._nested_hashes("mine")) - set(before) == {"mine/tinyllama"}
+    assert set(manifests.nested_hashes("mine")) - set(before) == {"mine/tinyllama"}
 
 
 def test_beside_the_card(folder):

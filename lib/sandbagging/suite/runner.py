@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from sandbagging import files
+from sandbagging import files, provenance
 from sandbagging.errors import UserError
 from sandbagging.suite import runs
 from sandbagging.suite.runs import Notebook
@@ -191,7 +191,7 @@ def _literal(name: str, text: str, parameter: Parameter | None) -> Any:
 def _sets_folder() -> Path:
     """Return the folder of the parameter sets, which stays the repository's where a runs folder elsewhere has none."""
     own = runs.runs_folder() / "parameters"
-    return own if own.is_dir() else runs.REPOSITORY / "papermill_runs" / "parameters"
+    return own if own.is_dir() else provenance.REPOSITORY / "papermill_runs" / "parameters"
 
 
 def set_names() -> list[str]:
@@ -460,7 +460,7 @@ def _remove(run: str, notebook: Notebook) -> None:
     folder = runs.run_folder(run) / notebook.artefact
     (folder / runs.MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    for path in (executed_path(run, notebook), failed_path(run, notebook), runs.run_folder(run) / runs.PROGRESS):
+    for path in (executed_path(run, notebook), failed_path(run, notebook), runs.run_folder(run) / runs.progress_file(notebook.artefact)):
         path.unlink(missing_ok=True)
 
 
@@ -560,7 +560,7 @@ def _shrink_picture(output: dict[str, Any]) -> None:
 
 def _hide_folders(output: dict[str, Any]) -> None:
     """Replace the repository's and the user's folder in an output's texts."""
-    folders = {str(runs.REPOSITORY): "<repository>", str(Path.home()): "~"}
+    folders = {str(provenance.REPOSITORY): "<repository>", str(Path.home()): "~"}
 
     def hide(text: Any) -> Any:
         if isinstance(text, list):
@@ -670,7 +670,8 @@ class _Progress:
 
     def _report(self) -> dict[str, Any] | None:
         try:
-            report = json.loads((runs.run_folder(self.plan.run) / runs.PROGRESS).read_text())
+            artefact = self.plan.steps[self.index].notebook.artefact
+            report = json.loads((runs.run_folder(self.plan.run) / runs.progress_file(artefact)).read_text())
         except (OSError, ValueError):
             return None
         return report if report.get("time", 0) >= self.step_began else None

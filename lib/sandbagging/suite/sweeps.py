@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sandbagging import files
+from sandbagging import files, provenance
 from sandbagging.errors import UserError
 from sandbagging.suite import runner, runs
 
@@ -221,7 +221,7 @@ def _command(grid: Grid, profile: str, jobs: int, more: Sequence[str]) -> list[s
         import snakemake  # noqa: F401
     except ImportError:
         raise UserError('Sweeps need Snakemake: run .venv/bin/python -m pip install -e ".[cluster]", then try again.') from None
-    home = runs.REPOSITORY / "papermill_runs"
+    home = provenance.REPOSITORY / "papermill_runs"
     more = [*(["--resources", f"gpu={len(_known_devices())}"] if grid.gpu and profile == "local" else []), *more]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--profile", str(home / "profiles" / profile),
             "--jobs", str(jobs), "--config", f"grid={grid.path}", f"run={grid.run}", *more]  # fmt: skip

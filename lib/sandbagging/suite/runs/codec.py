@@ -149,11 +149,15 @@ def _record(name: str) -> Callable[..., Any]:
     """Return the class of a record; the text comes out of a file, so only this library's classes are made."""
     module, _, path = name.partition(":")
     if not module.startswith("sandbagging."):
-        raise UserError(f"A stored result names {module}, which is no part of this library; measure it again.")
+        raise UserError(
+            f"A stored result names {module}, which is no part of this library; measure it again."
+        )
     found = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
-    if not (isinstance(found, type) and (issubclass(found, tuple) or dataclasses.is_dataclass(found))):
+    if not (
+        isinstance(found, type) and (issubclass(found, tuple) or dataclasses.is_dataclass(found))
+    ):
         raise UserError(f"A stored result names {name}, which is no record; measure it again.")
     return found
 
@@ -181,7 +185,9 @@ def _described(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ",".join(f"{_described(k)}={_described(v)}" for k, v in value.items()) + "}"
     if isinstance(value, pd.DataFrame):
-        return "table:" + ",".join(f"{k}={_described(v)}" for k, v in _columns(value.reset_index(drop=True)))
+        return "table:" + ",".join(
+            f"{k}={_described(v)}" for k, v in _columns(value.reset_index(drop=True))
+        )
     fields = _fields(value)
     if fields is not None:
         return f"{type(value).__qualname__}(" + ",".join(map(_described, fields)) + ")"
@@ -218,4 +224,7 @@ def _source(function: Callable) -> str:
         return sources.source_hash(inspect.cleandoc("\n" + inspect.getsource(function)))
     except (OSError, SyntaxError):
         name = getattr(function, "__name__", function)
-        raise UserError(f"The source of {name} cannot be read, so its results cannot be kept; define it with def in a file or cell.") from None
+        raise UserError(
+            f"The source of {name} cannot be read, so its results cannot be kept; "
+            "define it with def in a file or a cell."
+        ) from None

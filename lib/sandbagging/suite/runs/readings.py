@@ -25,16 +25,22 @@ def filled(text: str, names: Mapping[str, Any]) -> str:
     """Return a reading with its numbers filled in; UserError that names the reading and the name it lacks."""
     import jinja2
 
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= FILTERS
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     where = f"The reading that begins with {first[:60]!r}"
     try:
         return environment.from_string(text).render(names)
     except jinja2.UndefinedError as error:
-        raise UserError(f"{where} lacks a name: {error.message}; set it in a cell before.") from None
+        raise UserError(
+            f"{where} lacks a name: {error.message}; set it in a cell before."
+        ) from None
     except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{where} cannot be filled (its line {error.lineno}: {error.message}).") from None
+        raise UserError(
+            f"{where} cannot be filled (its line {error.lineno}: {error.message})."
+        ) from None
 
 
 def register() -> None:

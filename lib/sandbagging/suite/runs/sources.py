@@ -28,7 +28,9 @@ def closure(code: str, skip: Iterable[str] = ()) -> dict[str, str]:
     while waiting:
         path = waiting.pop()
         name = path.relative_to(provenance.PACKAGE).as_posix()
-        if name in hashes or any(name == s or (s.endswith("/") and name.startswith(s)) for s in skip):
+        if name in hashes or any(
+            name == s or (s.endswith("/") and name.startswith(s)) for s in skip
+        ):
             continue
         hashes[name] = file_hash(path)
         waiting += _imported(path.read_text(encoding="utf-8"))
@@ -90,7 +92,11 @@ def _imported(code: str) -> list[Path]:
     tree = ast.parse(code)
     found: set[Path] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == NAME and not node.level:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == NAME
+            and not node.level
+        ):
             for alias in node.names:
                 found |= set(_files(node.module, alias.name, tree, alias.asname or alias.name))
         elif isinstance(node, ast.Import):
@@ -126,7 +132,9 @@ def _place(module: str) -> Path | None:
 
 def _attributes(tree: ast.AST, local: str) -> set[str] | None:
     """Return the attributes that code uses of a package, or None where it hands the package itself around."""
-    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+    nodes = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
+    ]
     used = [n for n in nodes if n.value.id == local]
     names = sum(isinstance(n, ast.Name) and n.id == local for n in ast.walk(tree))
     return {n.attr for n in used} if len(used) == names else None
@@ -159,7 +167,9 @@ def _face(path: Path) -> dict[str, Path]:
                     found[alias.asname or alias.name] = inside or place
         elif isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
-                if all(isinstance(x, ast.Constant) and isinstance(x.value, str) for x in (key, value)):
+                if all(
+                    isinstance(x, ast.Constant) and isinstance(x.value, str) for x in (key, value)
+                ):
                     place = _place(value.value.split(":")[0])
                     if place:
                         found[key.value] = place

@@ -81,7 +81,9 @@ class Step:
     def input(self, artefact: str) -> Path:
         """Return the folder of an input; UserError if this notebook does not read it."""
         if artefact not in self.inputs:
-            raise UserError(f"{self.artefact} does not read {artefact}; add it to NOTEBOOKS in suite/runs/places.py.")
+            raise UserError(
+                f"{self.artefact} does not read {artefact}; add it to NOTEBOOKS in suite/runs/places.py."
+            )
         return run_folder(self.run) / artefact
 
     def files(self, artefact: str, *globs: str) -> files.Folder:
@@ -109,10 +111,14 @@ class Step:
                 return manifest["parameters"][name]
             seen.add(artefact)
             for upstream in manifest["inputs"]:
-                parent = manifests.read_manifest(self.run, upstream) if upstream not in seen else None
+                parent = (
+                    manifests.read_manifest(self.run, upstream) if upstream not in seen else None
+                )
                 if parent:
                     waiting.append((upstream, parent))
-        raise UserError(f"No notebook before {self.artefact} declares the parameter {name!r} in the run {self.run}.")
+        raise UserError(
+            f"No notebook before {self.artefact} declares the parameter {name!r} in the run {self.run}."
+        )
 
     def read_table(self, artefact: str, name: str) -> pd.DataFrame:
         """Return a table of an input artefact, ids and other text as text."""
@@ -126,7 +132,9 @@ class Step:
         path = self.input(artefact) / name
         if not path.is_file():
             source = places.notebook_of(artefact).name
-            raise UserError(f"{artefact} in the run {self.run} holds no file {name}; run notebook {source} again.")
+            raise UserError(
+                f"{artefact} in the run {self.run} holds no file {name}; run notebook {source} again."
+            )
         return path
 
     # Writing
@@ -144,7 +152,9 @@ class Step:
         from sandbagging.suite import figure_data
 
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(
+            drawn, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
+        )
         files.write_bytes(self.folder / name, small_png(drawn.getvalue()))
         files.write_csv((self.folder / name).with_suffix(".csv"), figure_data.drawn(figure))
         return figure
@@ -158,10 +168,21 @@ class Step:
             return
         self._last_progress = now
         if os.environ.get("SANDBAGGING_RUNNER"):
-            report = {"artefact": self.artefact, "label": label, "done": done, "total": total, "time": now}
+            report = {
+                "artefact": self.artefact,
+                "label": label,
+                "done": done,
+                "total": total,
+                "time": now,
+            }
             files.write_json(run_folder(self.run) / places.progress_file(self.artefact), report)
         else:
-            print(f"\r{label}: {done}/{total}   ", end="" if done < total else "\n", file=sys.stderr, flush=True)
+            print(
+                f"\r{label}: {done}/{total}   ",
+                end="" if done < total else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def track(self, items: Iterable, label: str) -> Iterator:
         """Yield the items one by one and report progress after each."""
@@ -181,7 +202,9 @@ class Step:
             "artefact": self.artefact,
             "notebook": notebook.name,
             "parameters": self.parameters,
-            "inputs": {name: manifests.content_hash(upstream) for name, upstream in self.inputs.items()},
+            "inputs": {
+                name: manifests.content_hash(upstream) for name, upstream in self.inputs.items()
+            },
             "files": user_file_hashes(self.parameters),
             "outputs": outputs,
             "library": library_hashes(notebook),
@@ -196,7 +219,9 @@ class Step:
         if notebook.reads_nested:
             manifest["nested"] = manifests.nested_hashes(self.run)
         files.write_json(self.folder / MANIFEST, manifest)
-        print(f"{self.artefact} is done: {len(outputs)} files in the run {self.run}, {seconds:.0f} s.")
+        print(
+            f"{self.artefact} is done: {len(outputs)} files in the run {self.run}, {seconds:.0f} s."
+        )
 
     def _seed(self) -> Any:
         try:
@@ -230,11 +255,15 @@ def _parameters(notebook: places.Notebook, names: Mapping[str, Any]) -> dict[str
     declared = declared_names(places.notebook_path(notebook))
     missing = [name for name in declared if name not in names]
     if missing:
-        raise UserError(f"{notebook.name} declares {', '.join(missing)}, and no cell has given a value; run its parameters cell first.")
+        raise UserError(
+            f"{notebook.name} declares {', '.join(missing)}, and no cell has given a value; run its parameters cell first."
+        )
     try:
         return json.loads(json.dumps({name: names[name] for name in declared}, allow_nan=False))
     except (TypeError, ValueError):
-        raise UserError(f"The parameters of {notebook.name} must be plain numbers, strings, lists and mappings.") from None
+        raise UserError(
+            f"The parameters of {notebook.name} must be plain numbers, strings, lists and mappings."
+        ) from None
 
 
 def _clear(folder: Path) -> None:
@@ -253,7 +282,9 @@ def _clear(folder: Path) -> None:
 def refuse_reference(run: str) -> None:
     """Raise UserError for the committed reference run, unless `make refresh` is at work."""
     if run.split("/")[0] == "reference" and os.environ.get("SANDBAGGING_REFRESH") != "1":
-        raise UserError("The run named reference is the committed one and only `make refresh` writes it; choose another name.")
+        raise UserError(
+            "The run named reference is the committed one and only `make refresh` writes it; choose another name."
+        )
 
 
 def _refuse_locked(run: str) -> None:
@@ -264,14 +295,18 @@ def _refuse_locked(run: str) -> None:
     try:
         filelock.FileLock(path, timeout=0).acquire().lock.release()
     except filelock.Timeout:
-        raise UserError(f"Another process is writing the run {run}; wait for it to end or choose another run name.") from None
+        raise UserError(
+            f"Another process is writing the run {run}; wait for it to end or choose another run name."
+        ) from None
 
 
 def _refuse_orphan() -> None:
     """Raise UserError in a kernel whose runner was killed: its results must not count."""
     runner = os.environ.get("SANDBAGGING_RUNNER")
     if runner and int(runner) not in (os.getpid(), os.getppid()):
-        raise UserError("The runner that started this notebook has ended; run the same command again.")
+        raise UserError(
+            "The runner that started this notebook has ended; run the same command again."
+        )
 
 
 def plain(value: Any) -> Any:

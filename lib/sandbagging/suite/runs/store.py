@@ -29,7 +29,9 @@ class Store:
 
     run: str
     artefact: str
-    used: dict[str, str] = field(default_factory=dict)  # name of a result -> "stored", or why it was measured
+    used: dict[str, str] = field(
+        default_factory=dict
+    )  # name of a result -> "stored", or why it was measured
     seconds: float = 0.0  # spent on measuring
 
     @property
@@ -40,7 +42,9 @@ class Store:
     def folder(self) -> Path:
         return self.artefact_folder / STORED
 
-    def measure(self, function: Callable, *args: Any, progress: Callable | None = None, **kwargs: Any) -> Any:
+    def measure(
+        self, function: Callable, *args: Any, progress: Callable | None = None, **kwargs: Any
+    ) -> Any:
         """Return function(*args, **kwargs), out of the store where its key is known, else computed and stored.
 
         Raises UserError for a stored result whose file was damaged, unless SANDBAGGING_REMEASURE is 1.
@@ -57,8 +61,14 @@ class Store:
         self._keep(name, value, made | {"seconds": round(time.time() - began, 1)})
         return value
 
-    def _filled_in(self, function: Callable, given: dict, name: str, progress: Callable | None) -> dict[str, Any]:
-        fill = {"progress": progress, "keep": self.artefact_folder / SCRATCH / name, "into": self.artefact_folder}
+    def _filled_in(
+        self, function: Callable, given: dict, name: str, progress: Callable | None
+    ) -> dict[str, Any]:
+        fill = {
+            "progress": progress,
+            "keep": self.artefact_folder / SCRATCH / name,
+            "into": self.artefact_folder,
+        }
         wanted = inspect.signature(function).parameters
         return {k: v for k, v in fill.items() if k in wanted and k not in given}
 
@@ -69,7 +79,9 @@ class Store:
         top = places.run_folder(self.run.split("/")[0])
         for other in sorted(top.glob(f"**/{self.artefact}/{STORED}/{name}.json")):
             source = Store(self.run, self.artefact)
-            if _record(other).get("files") or source._wrong(other.with_suffix(".npz"), _record(other)):
+            if _record(other).get("files") or source._wrong(
+                other.with_suffix(".npz"), _record(other)
+            ):
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in (other.with_suffix(".npz"), other):
@@ -101,12 +113,16 @@ class Store:
 
     def _why(self, made: dict[str, Any]) -> str:
         """Return why a result has to be measured, in words: what differs from the last one of this function."""
-        mine = sorted(self.folder.glob(f"{made['function'].rsplit(':', 1)[1]}-*.json"), key=os.path.getmtime)
+        mine = sorted(
+            self.folder.glob(f"{made['function'].rsplit(':', 1)[1]}-*.json"), key=os.path.getmtime
+        )
         for path in reversed(mine):
             old = _record(path)
             for part in ("sources", "arguments"):
                 before, now = old.get(part, {}), made[part]
-                changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+                changed = sorted(
+                    n for n in before.keys() | now.keys() if before.get(n) != now.get(n)
+                )
                 if changed:
                     return f"changed: {', '.join(changed)}"
         return "new"
@@ -116,7 +132,10 @@ class Store:
         codec.write(path, value, self.artefact_folder)
         written = _written_by(value, self.artefact_folder)
         record |= {"sha256": files.sha256(path), "files": written, "commit": provenance.commit()}
-        files.write_json(path.with_suffix(".json"), record | {"versions": provenance.versions(), "device": provenance.device()})
+        files.write_json(
+            path.with_suffix(".json"),
+            record | {"versions": provenance.versions(), "device": provenance.device()},
+        )
         shutil.rmtree(self.artefact_folder / SCRATCH / name, ignore_errors=True)
 
     def prune(self) -> None:
