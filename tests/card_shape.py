@@ -11,7 +11,8 @@ import time
 import torch
 
 from sandbagging import activations, metrics, models, questions, saes
-from sandbagging.heads import circuits, interventions
+from sandbagging.heads import interventions, sweep
+from sandbagging.heads.head import parse
 
 FRAMING = "caps"  # the card's words
 FIVE = "L0H6 L0H3 L1H26 L4H3 L8H14"
@@ -29,7 +30,7 @@ def ablation(model, asked, heads) -> dict:
     by_hook = metrics.measure(model, pack, edits=interventions.ablate_heads(model, heads))
     with interventions.zeroed_weights(model, heads):
         by_weights = metrics.measure(model, pack)
-    swept = circuits.ablate_sets(model, pack, [tuple(sorted(heads))])
+    swept = sweep.ablate_sets(model, pack, [tuple(sorted(heads))])
     values = [value for found in (clean, by_hook) for value in found.values()]
     return {
         "finite": all(bool(torch.isfinite(torch.as_tensor(v)).all()) for v in values),
@@ -55,10 +56,10 @@ def main(name: str, heads: str) -> None:
     model = models.load(name, random_weights=True, device=device)
     times["load"], begin = time.perf_counter() - begin, time.perf_counter()
     asked = questions.load("default", "test")[:4]
-    found = ablation(model, asked, interventions.parse_heads(heads))
+    found = ablation(model, asked, parse(heads))
     times["ablation"], begin = time.perf_counter() - begin, time.perf_counter()
-    swept = circuits.all_heads(model, [model.n_layers - 2])
-    circuits.ablate_sets(model, metrics.prepare(model, asked, "sandbag", FRAMING), swept)
+    swept = sweep.all_heads(model, [model.n_layers - 2])
+    sweep.ablate_sets(model, metrics.prepare(model, asked, "sandbag", FRAMING), swept)
     times["sweep"], begin = time.perf_counter() - begin, time.perf_counter()
     found |= one_sae(model, asked)
     times["sae"] = time.perf_counter() - begin

@@ -8,8 +8,8 @@ import torch
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.heads import circuits, interventions
-from sandbagging.heads.circuits import Effects
+from sandbagging.heads import circuits, estimates, interventions, selection, sweep
+from sandbagging.heads.sweep import Effects
 from sandbagging.models import hook_points
 from sandbagging.statistics import Estimate
 
@@ -42,14 +42,14 @@ SETS = [((3, 1),), ((0, 2),), ((2, 0), (1, 3)), ((3, 0), (3, 2)), ((1, 1),), ((0
 def test_many_sets_at_once_equal_one_full_pass_each(tiny, tiny_questions, monkeypatch):
     """Batches that begin at the ablated layer against a pass from layer 0 under edited weights."""
     pack = pack_of(tiny, tiny_questions)
-    effects = circuits.ablate_sets(tiny, pack, SETS)
+    effects = sweep.ablate_sets(tiny, pack, SETS)
     for heads, p_full, choice_len in zip(effects.sets, *effects.value.values(), strict=True):
         with interventions.zeroed_weights(tiny, heads):
             plain = metrics.measure(tiny, pack, metrics.JUDGED)
         np.testing.assert_allclose(p_full, plain["p_full"][0], rtol=2e-4, atol=1e-9)
         np.testing.assert_allclose(choice_len, plain["choice_len"][0], rtol=2e-4, atol=1e-6)
-    monkeypatch.setattr(circuits, "TOKENS_AT_ONCE", {"cpu": 1})  # one set a batch
-    alone = circuits.ablate_sets(tiny, pack, SETS)
+    monkeypatch.setattr(sweep, "TOKENS_AT_ONCE", {"cpu": 1})  # one set a batch
+    alone = sweep.ablate_sets(tiny, pack, SETS)
     for name in metrics.JUDGED:
         np.testing.assert_allclose(alone.value[name], effects.value[name], rtol=2e-4, atol=1e-9)
 
@@ -57,7 +57,7 @@ def test_many_sets_at_once_equal_one_full_pass_each(tiny, tiny_questions, monkey
 def test_the_baseline_is_the_unedited_model_before_and_after(tiny, tiny_questions):
     pack = pack_of(tiny, tiny_questions)
     before = metrics.measure(tiny, pack, metrics.JUDGED)
-    first, second = circuits.ablate_sets(tiny, pack, SETS), circuits.ablate_sets(tiny, pack, SETS)
+    first, second = sweep.ablate_sets(tiny, pack, SETS), sweep.ablate_sets(tiny, pack, SETS)
     after = metrics.measure(tiny, pack, metrics.JUDGED)
     for name in metrics.JUDGED:
         assert np.array_equal(first.baseline[name], before[name][0]) and np.array_equal(before[name], after[name])
@@ -66,26 +66,26 @@ def test_the_baseline_is_the_unedited_model_before_and_after(tiny, tiny_question
 
 def test_progress_counts_every_set(tiny_llama, tiny_questions):
     seen = []
-    circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), circuits.all_heads(tiny_llama),
+    sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), sweep.all_heads(tiny_llama),
                          progress=lambda label, done, total: seen.append((label, done, total)), label="sweep")  # fmt: skip
     assert seen[-1] == ("sweep", 16, 16) and [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
 def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, tiny_questions, tmp_path, monkeypatch):
-    pack, heads = pack_of(tiny_llama, tiny_questions), circuits.all_heads(tiny_llama)
-    whole = circuits.ablate_sets(tiny_llama, pack, heads)
+    pack, heads = pack_of(tiny_llama, tiny_questions), sweep.all_heads(tiny_llama)
+    whole = sweep.ablate_sets(tiny_llama, pack, heads)
 
     def stop(label, done, total):
         if done >= 10:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path, progress=stop)
+        sweep.ablate_sets(tiny_llama, pack, heads, keep=tmp_path, progress=stop)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["heads_L00.npz", "heads_L01.npz"]  # 4 heads a layer; the third was cut off
     ran = []
     real = hook_points.forward
     monkeypatch.setattr(hook_points, "forward", lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k))
-    again = circuits.ablate_sets(tiny_llama, pack, heads, keep=tmp_path)
+    again = sweep.ablate_sets(tiny_llama, pack, heads, keep=tmp_path)
     assert set(ran) == {None, 2, 3}  # the clean run, and the layers that were missing
     for name in metrics.JUDGED:
         assert np.array_equal(again.value[name], whole.value[name]) and np.array_equal(again.baseline[name], whole.baseline[name])
@@ -93,12 +93,18 @@ def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, 
 
 def test_a_head_that_does_not_exist_is_refused(tiny_llama, tiny_questions):
     with pytest.raises(UserError, match="L4H0 does not exist"):
-        circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), [((4, 0),)])
+        sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), [((4, 0),)])
 
 
 def test_replacements_are_compared_on_the_same_heads(tiny_llama, tiny_questions):
     pack = pack_of(tiny_llama, tiny_questions)
-    rows = circuits.compare_replacements(tiny_llama, pack, ((1, 1), (2, 0)), {"sandbag": pack})
+    effects = sweep.compare_replacements(
+        tiny_llama, tiny_questions, ((1, 1), (2, 0)), FRAMING, tiny_questions, ["sandbag"]
+    )
+    rows = estimates.replacement_rows(effects)
+    bank = interventions.z_bank(tiny_llama, [pack], [1, 2])
+    mean = sweep.ablate_sets(tiny_llama, pack, [((1, 1), (2, 0))], replacement="mean", bank=bank)
+    assert np.array_equal(effects["mean sandbag"].value["p_full"], mean.value["p_full"])
     assert [tuple(r) for r in rows[["replacement", "tokens"]].drop_duplicates().to_numpy()] == [
         ("zero", ""),
         ("mean", "sandbag"),
@@ -132,11 +138,11 @@ def model_with_a_suppressor(model, head=1, push=1.0, weight=0.4, wrong=0):
 
 def test_ablating_a_head_that_lowers_p_correct_by_a_known_amount_gives_that_positive_effect(tiny_llama, tiny_questions):
     with_head, without_head = model_with_a_suppressor(tiny_llama)
-    effects = circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions), circuits.all_heads(tiny_llama))
+    effects = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions), sweep.all_heads(tiny_llama))
     length = np.array([len(tiny_llama.tokenizer(" " + q.correct, add_special_tokens=False).input_ids) for q in tiny_questions])
     expected = without_head**length - with_head**length
     np.testing.assert_allclose(effects.of([(2, 1)]), expected, rtol=1e-3)
-    assert (expected > 0).all() and circuits.top(effects, 1) == ((2, 1),)
+    assert (expected > 0).all() and selection.top(effects, 1) == ((2, 1),)
     others = [i for i, s in enumerate(effects.sets) if s != ((2, 1),)]
     assert np.abs(effects.effect()[others]).max() < 1e-6
 
@@ -144,7 +150,7 @@ def test_ablating_a_head_that_lowers_p_correct_by_a_known_amount_gives_that_posi
 def test_a_sandbagging_head_has_the_opposite_sign_when_it_pushes_the_right_token(tiny_llama, tiny_questions):
     question = [q for q in tiny_questions if q.correct == "dog"] * 1 + [q for q in tiny_questions if q.correct == "sand"]
     model_with_a_suppressor(tiny_llama, wrong=tiny_llama.tokenizer(" dog", add_special_tokens=False).input_ids[0])
-    effects = circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, question), [((2, 1),)])
+    effects = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, question), [((2, 1),)])
     right, other = effects.of([(2, 1)])
     assert right < 0 < other
 
@@ -155,16 +161,16 @@ def test_a_sandbagging_head_has_the_opposite_sign_when_it_pushes_the_right_token
 def test_top_ranks_by_the_mean_effect_and_by_the_difference():
     sandbag = made_up(np.array([[0.1, 0.1], [0.3, 0.3], [0.2, 0.2]]))
     genuine = made_up(np.array([[0.0, 0.0], [0.3, 0.3], [0.1, 0.0]]))
-    assert circuits.top(sandbag, 2) == ((0, 1), (0, 2))
-    assert circuits.top(sandbag, 2, minus=genuine) == circuits.top(circuits.minus(sandbag, genuine), 2) == ((0, 2), (0, 0))
+    assert selection.top(sandbag, 2) == ((0, 1), (0, 2))
+    assert selection.top(sandbag, 2, minus=genuine) == selection.top(estimates.difference(sandbag, genuine), 2) == ((0, 2), (0, 0))
     for n in (0, 4):
         with pytest.raises(UserError, match="between 1 and 3"):
-            circuits.top(sandbag, n)
+            selection.top(sandbag, n)
 
 
 def test_a_difference_needs_the_same_questions():
     with pytest.raises(ValueError, match="question by question"):
-        circuits.minus(made_up(np.zeros((1, 2))), made_up(np.zeros((1, 3))))
+        estimates.difference(made_up(np.zeros((1, 2))), made_up(np.zeros((1, 3))))
 
 
 def test_found_needs_max_t_and_the_floor_and_an_open_gate():
@@ -176,21 +182,21 @@ def test_found_needs_max_t_and_the_floor_and_an_open_gate():
         lost,                           # as large, lost in noise: max-T must refuse it
         rng.normal(0, 0.01, 40),        # nothing
     ])  # fmt: skip
-    table = circuits.found(made_up(change), gate_of(8))
+    table = selection.find(made_up(change), gate_of(8))
     assert table["found"].tolist() == [True, False, False, False]
     assert table["p_max_t"][1] <= 0.05 < table["p_max_t"][2]
-    assert not circuits.found(made_up(change), gate_of(8, is_open=False))["found"].any()
-    assert not circuits.found(made_up(change), gate_of(60))["found"].any()  # the floor is 10 % of a gap of 60 pp: 6 pp
+    assert not selection.find(made_up(change), gate_of(8, is_open=False))["found"].any()
+    assert not selection.find(made_up(change), gate_of(60))["found"].any()  # the floor is 10 % of a gap of 60 pp: 6 pp
 
 
 def test_found_finds_nothing_among_noise():
     noise = np.random.default_rng(1).normal(0, 0.1, (200, 40))
-    assert not circuits.found(made_up(noise), gate_of(8))["found"].any()
+    assert not selection.find(made_up(noise), gate_of(8))["found"].any()
 
 
 def test_the_floor_is_one_pp_or_a_tenth_of_the_gap():
-    assert circuits.floor_pp(gate_of(5).gap_p_full) == 1 and circuits.floor_pp(gate_of(30).gap_p_full) == pytest.approx(3)
-    assert circuits.floor_pp(gate_of(-30).gap_p_full) == 1
+    assert selection.floor_pp(gate_of(5).gap_p_full) == 1 and selection.floor_pp(gate_of(30).gap_p_full) == pytest.approx(3)
+    assert selection.floor_pp(gate_of(-30).gap_p_full) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,7 @@ def test_the_floor_is_one_pp_or_a_tenth_of_the_gap():
 )  # fmt: skip
 def test_kinds_of_effect(full, choice, still, kind):
     as_estimate = [Estimate(sum(ends) / 2, *ends, 40, "pp") for ends in (full, choice)]
-    assert circuits.kind(*as_estimate, still) == kind
+    assert selection.kind_of_effect(*as_estimate, still) == kind
 
 
 # The winner's curse -----------------------------------------------------------------------------------------------------------
@@ -208,7 +214,7 @@ def test_kinds_of_effect(full, choice, still, kind):
 
 def test_winners_look_better_where_they_were_chosen():
     noise = np.random.default_rng(2).normal(0, 0.1, (100, 40))
-    table = circuits.winners_curse(made_up(noise), [1, 5, 20]).set_index("n_selected_on")
+    table = selection.winners_curse(made_up(noise), [1, 5, 20]).set_index("n_selected_on")
     assert (table["in_sample"] > table["out_of_sample"] + 1).all()
     assert table["in_sample"].is_monotonic_decreasing  # the fewer questions, the stronger the illusion
     assert table["out_of_sample"].abs().max() < 3
@@ -216,20 +222,20 @@ def test_winners_look_better_where_they_were_chosen():
 
 def test_without_noise_there_is_no_curse():
     steady = np.repeat(np.linspace(-0.1, 0.1, 30)[:, None], 12, axis=1)
-    table = circuits.winners_curse(made_up(steady), [1, 5], repeats=20)
+    table = selection.winners_curse(made_up(steady), [1, 5], repeats=20)
     np.testing.assert_allclose(table["in_sample"], table["out_of_sample"])
-    assert (circuits.stability(made_up(steady), 5, repeats=20) == 5).all()
+    assert (selection.stability(made_up(steady), 5, repeats=20) == 5).all()
 
 
 def test_stability_under_noise_is_that_of_chance():
-    shared = circuits.stability(made_up(np.random.default_rng(3).normal(size=(100, 40))), 10, repeats=300)
+    shared = selection.stability(made_up(np.random.default_rng(3).normal(size=(100, 40))), 10, repeats=300)
     assert shared.mean() == pytest.approx(10 * 10 / 100, abs=0.4)
 
 
 def test_sizes_leave_as_many_to_judge_on():
-    assert circuits.sizes_that_fit(40) == [1, 5, 10, 20] and circuits.sizes_that_fit(4) == [1] and circuits.sizes_that_fit(80)[-1] == 40
+    assert selection.sizes_that_fit(40) == [1, 5, 10, 20] and selection.sizes_that_fit(4) == [1] and selection.sizes_that_fit(80)[-1] == 40
     with pytest.raises(UserError, match="sweep more questions"):
-        circuits.winners_curse(made_up(np.zeros((8, 4))), [4])
+        selection.winners_curse(made_up(np.zeros((8, 4))), [4])
 
 
 # Random sets and subsets ----------------------------------------------------------------------------------------------------------
@@ -289,25 +295,25 @@ def test_best_subset_and_shapley_values_of_a_known_game():
 
 def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
     effects = made_up(np.arange(12).reshape(4, 3) / 100, [((0, 1),), ((2, 0),), ((0, 1), (2, 0)), ((0, 1), (2, 0), (3, 1))])
-    table = circuits.by_question(effects, "sandbag", joint=[(3, 1), (2, 0), (0, 1)])
+    table = estimates.by_question(effects, "sandbag", joint=[(3, 1), (2, 0), (0, 1)])
     assert list(table) == ["question_id", "condition", "intervention", "metric", "baseline", "value"] and len(table) == 4 * 3 * 2
     assert list(dict.fromkeys(table["intervention"])) == ["single:L0H1", "single:L2H0", "subset:L0H1+L2H0", "joint"]
     joint = table[(table["intervention"] == "joint") & (table["metric"] == "p_full")]
     assert (joint["value"] - joint["baseline"]).tolist() == pytest.approx([0.09, 0.10, 0.11])
-    rows = circuits.condition_rows({"sandbag": effects, "neutral": effects}, [(0, 1)])
+    rows = estimates.condition_rows({"sandbag": effects, "neutral": effects}, [(0, 1)])
     assert list(rows) == ["condition", "metric", "effect_pp", "low", "high", "n"] and rows["effect_pp"].tolist() == pytest.approx([1.0] * 4)
-    assert list(circuits.subsets_table(effects)) == ["heads", "metric", "effect_pp", "low", "high", "n"]
-    assert list(circuits.draws_table(effects, "uniform")) == ["kind", "index", "heads", "metric", "effect_pp"]
+    assert list(estimates.subsets_table(effects)) == ["heads", "metric", "effect_pp", "low", "high", "n"]
+    assert list(estimates.draws_table(effects, "uniform")) == ["kind", "index", "heads", "metric", "effect_pp"]
 
 
 def test_logodds_are_told_in_nats():
-    assert circuits.estimate(np.array([0.5, 0.7]), "logodds").unit == "nats"
-    assert circuits.estimate(np.array([0.5, 0.7]), "logodds").value == pytest.approx(0.6)
-    assert circuits.estimate(np.array([0.5, 0.7])).value == pytest.approx(60)
+    assert estimates.estimate(np.array([0.5, 0.7]), "logodds").unit == "nats"
+    assert estimates.estimate(np.array([0.5, 0.7]), "logodds").value == pytest.approx(0.6)
+    assert estimates.estimate(np.array([0.5, 0.7])).value == pytest.approx(60)
 
 
 def test_a_blank_question_keeps_its_options(tiny_questions):
-    blank = circuits.without_question(tiny_questions)
+    blank = sweep.without_question(tiny_questions)
     assert {q.question for q in blank} == {""} and [q.options for q in blank] == [q.options for q in tiny_questions]
 
 
@@ -343,13 +349,13 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     import pandas as pd
 
     gate = metrics.gate(pd.concat(scores))
-    sweep = circuits.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), circuits.all_heads(tiny_llama))
-    chosen, judge = circuits.top(sweep, 3), pack_of(tiny_llama, tiny_questions[6:])
-    joint = circuits.ablate_sets(tiny_llama, judge, [chosen]).of(chosen)
-    draws = circuits.ablate_sets(tiny_llama, judge, circuits.random_sets(tiny_llama, chosen, 19, "uniform"))
+    swept = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama))
+    chosen, judge = selection.top(swept, 3), pack_of(tiny_llama, tiny_questions[6:])
+    joint = sweep.ablate_sets(tiny_llama, judge, [chosen]).of(chosen)
+    draws = sweep.ablate_sets(tiny_llama, judge, circuits.random_sets(tiny_llama, chosen, 19, "uniform"))
     random = circuits.against_random(joint, draws.effect())
-    assert circuits.survives(circuits.estimate(joint), random["rank_p"], gate)[0] is False
-    assert not circuits.found(sweep, gate)["found"].any()
+    assert circuits.survives(estimates.estimate(joint), random["rank_p"], gate)[0] is False
+    assert not selection.find(swept, gate)["found"].any()
 
 
 def test_a_plain_torch_hook_gives_the_sweeps_numbers(tiny, tiny_questions):
@@ -366,6 +372,6 @@ def test_a_plain_torch_hook_gives_the_sweeps_numbers(tiny, tiny_questions):
         by_hook = metrics.measure(tiny, pack, ["p_full"])["p_full"][0]
     finally:
         handle.remove()
-    effects = circuits.ablate_sets(tiny, pack, [((layer, head),)])
+    effects = sweep.ablate_sets(tiny, pack, [((layer, head),)])
     np.testing.assert_allclose(effects.value["p_full"][0], by_hook, rtol=2e-4)
     assert torch.is_grad_enabled()

@@ -9,10 +9,9 @@ import torch
 
 from sandbagging import activations, metrics
 from sandbagging.errors import UserError
-from sandbagging.heads import interventions
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
-from sandbagging.swaps import controls
+from sandbagging.swaps import controls, edits
 from sandbagging.swaps.controls import TrainCodes
 
 FRAMING = "instr_contrast"
@@ -121,7 +120,7 @@ def test_swaps_by_hand():
 def test_a_swap_for_the_own_code_changes_nothing():
     sae, x = ReluSae(6), torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     for row in x:
-        assert torch.allclose(interventions.swap_code(row[None], sae, sae.encode(row)), row[None], atol=1e-6)
+        assert torch.allclose(edits.swap_code(row[None], sae, sae.encode(row)), row[None], atol=1e-6)
 
 
 def test_noise_is_as_long_as_the_change_it_stands_for():
@@ -158,7 +157,7 @@ def test_a_part_started_above_equals_a_whole_edited_pass(trained, position):
     new = controls.e6_and_e4(site.x, sae, train) | controls.e1(site.x, sae, train, range(2)) | controls.e1_variants(site.x, sae, train, [0])
     found = controls.effects(model, site, new)
     for (name, term, seed), values in new.items():
-        whole = {HookPoint("resid_post", 1): lambda h, values=values: interventions.replace_rows(h, site.rows, values[None])}
+        whole = {HookPoint("resid_post", 1): lambda h, values=values: edits.replace_rows(h, site.rows, values[None])}
         final, _ = hook_points.forward(model, site.pack, edits=whole, dense=True)
         expected = metrics.p_full(metrics.answer_logprobs(model, site.pack, final))[0].double().numpy()
         rows = found[
@@ -187,7 +186,7 @@ def test_an_edit_at_the_last_layer_equals_a_whole_edited_pass(trained):
     (site,) = controls.sites(model, questions, FRAMING, [last])
     x = site.x + torch.randn(site.x.shape, generator=torch.Generator().manual_seed(4))
     found = controls.effects(model, site, {("push", "", 0): x})
-    whole = {HookPoint("resid_post", last): lambda h: interventions.replace_rows(h, site.rows, x[None])}
+    whole = {HookPoint("resid_post", last): lambda h: edits.replace_rows(h, site.rows, x[None])}
     final, _ = hook_points.forward(model, site.pack, edits=whole, dense=True)
     expected = metrics.p_full(metrics.answer_logprobs(model, site.pack, final))[0].double().numpy()
     value = found.loc[found["metric"] == "p_full", "value"].to_numpy()

@@ -6,8 +6,8 @@ import torch
 
 from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
-from sandbagging.heads import circuits
 from sandbagging.heads import reading as head_reading
+from sandbagging.heads import sweep
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 
@@ -49,7 +49,7 @@ def values(model, ids, layer, head) -> torch.Tensor:
 def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questions):
     """All heads, plus everything else in the stream sent through the same frozen norm, give the logits of the model."""
     pack = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING)
-    every = [s[0] for s in circuits.all_heads(tiny)]
+    every = [s[0] for s in sweep.all_heads(tiny)]
     pushed = head_reading.logit_attribution(tiny, pack, every)
     final, saved = hook_points.forward(tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)])
     stream = saved[HookPoint("resid_post", tiny.n_layers - 1)][0, pack.last]
@@ -66,8 +66,8 @@ def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questio
 
 
 def test_logit_table_has_both_sides_and_their_difference(tiny_llama, tiny_questions):
-    pack = metrics.prepare(tiny_llama, tiny_questions, "sandbag", FRAMING)
-    table = head_reading.logit_table(tiny_llama, {"sandbag": pack}, [(2, 1)]).set_index("to")["value"]
+    rows = head_reading.logit_table(tiny_llama, tiny_questions, ["sandbag"], FRAMING, [(2, 1)])
+    table = rows.set_index("to")["value"]
     assert table["correct - wrong"] == pytest.approx(table["correct"] - table["wrong"])
     assert list(table.index) == ["correct", "wrong", "correct - wrong"]
 

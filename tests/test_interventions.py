@@ -1,5 +1,6 @@
 """Head ablation by two routes, edits that leave nothing behind, and what takes a head's place."""
 
+import json
 from operator import attrgetter
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from sandbagging import metrics
 from sandbagging.errors import UserError
 from sandbagging.heads import interventions
+from sandbagging.heads.head import check, join, parse
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
+from sandbagging.swaps import edits
 
 FRAMING = "instr_pref"
 HEADS = [(1, 3), (2, 0), (2, 1)]
@@ -160,20 +163,21 @@ def test_an_unknown_replacement_is_refused(tiny_llama):
 def test_heads_are_read_from_names_and_pairs():
     expected = [(17, 6), (2, 0)]
     for given in ("L17H6 L2H0", "L17H6,L2H0", "L17H6+L2H0", ["L17H6", "L2H0"], [[17, 6], [2, 0]], expected):
-        assert interventions.parse_heads(given) == expected
-    assert [interventions.head_name(h) for h in expected] == ["L17H6", "L2H0"]
+        assert parse(given) == expected
+    assert [str(head) for head in parse(expected)] == ["L17H6", "L2H0"] and join(expected) == "L17H6+L2H0"
+    assert json.dumps(parse("L17H6")) == "[[17, 6]]"
 
 
 @pytest.mark.parametrize("given", ["", "17.6", "L17", [[1, 2, 3]]])
 def test_what_is_no_head_is_refused(given):
     with pytest.raises(UserError, match="no head"):
-        interventions.parse_heads(given)
+        parse(given)
 
 
 @pytest.mark.parametrize(("heads", "words"), [([(4, 0)], "layers 0 to 3"), ([(0, 4)], "query heads 0 to 3"), ([(1, 1), (1, 1)], "twice")])
 def test_heads_that_do_not_exist_are_refused(tiny, heads, words):
     with pytest.raises(UserError, match=words):
-        interventions.check_heads(tiny, heads)
+        check(tiny, heads)
 
 
 # The residual stream --------------------------------------------------------------------------------------------------------
@@ -193,28 +197,28 @@ class HalvingSae:
 
 def test_swapping_in_the_own_code_with_the_error_term_changes_nothing():
     x = torch.randn(1, 8)
-    assert torch.equal(interventions.swap_code(x, HalvingSae(), HalvingSae().encode(x)[0]), x)
+    assert torch.equal(edits.swap_code(x, HalvingSae(), HalvingSae().encode(x)[0]), x)
 
 
 def test_a_swap_keeps_or_drops_the_error_term():
     x, code = torch.randn(3, 8), torch.randn(4)
-    kept, dropped = (interventions.swap_code(x, HalvingSae(), code, keep) for keep in (True, False))
+    kept, dropped = (edits.swap_code(x, HalvingSae(), code, keep) for keep in (True, False))
     assert torch.allclose(kept[:, ::2], code.expand(3, -1), atol=1e-6) and torch.equal(kept[:, 1::2], x[:, 1::2])
     assert torch.equal(dropped[:, ::2], code.expand(3, -1)) and (dropped[:, 1::2] == 0).all()
-    assert torch.equal(interventions.identity(x, HalvingSae())[:, ::2], x[:, ::2])
+    assert torch.equal(edits.identity(x, HalvingSae())[:, ::2], x[:, ::2])
 
 
 def test_noise_has_the_norm_it_is_given_row_by_row():
     x, norm = torch.randn(4, 16), torch.tensor([0.0, 1.0, 2.5, 40.0])
-    noisy = interventions.add_noise(x, norm, seed=3)
+    noisy = edits.add_noise(x, norm, seed=3)
     assert torch.allclose((noisy - x).norm(dim=-1), norm, rtol=1e-5, atol=1e-5)
-    assert torch.equal(noisy, interventions.add_noise(x, norm, seed=3)) and not torch.equal(noisy, interventions.add_noise(x, norm, seed=4))
+    assert torch.equal(noisy, edits.add_noise(x, norm, seed=3)) and not torch.equal(noisy, edits.add_noise(x, norm, seed=4))
 
 
 def test_replacing_rows_leaves_the_rest_and_the_argument_alone():
     resid, values = torch.randn(1, 6, 8), torch.randn(3, 2, 8)
     before = resid.clone()
-    edited = interventions.replace_rows(resid, torch.tensor([1, 4]), values)
+    edited = edits.replace_rows(resid, torch.tensor([1, 4]), values)
     assert torch.equal(edited[:, [1, 4]], values) and torch.equal(edited[:, [0, 2, 3, 5]], resid[:, [0, 2, 3, 5]].expand(3, -1, -1))
     assert torch.equal(resid, before)
 

@@ -11,7 +11,7 @@ import torch
 
 from sandbagging import metrics, models, prompts, questions, recovery
 from sandbagging.errors import UserError
-from sandbagging.heads import circuits, interventions, patching
+from sandbagging.heads import interventions, patching, sweep
 from sandbagging.models import hook_points, packing
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.planted import base as organism_base
@@ -365,7 +365,7 @@ def test_patching_and_gradients_point_to_the_planted_heads(planted_bases):
     sandbag = metrics.prepare(model, organism.train[:20], "sandbag", "instr_pref")
     (switch,), (other,) = model.tokenizer(["incorrectly", "correctly"], add_special_tokens=False).input_ids
     genuine = dataclasses.replace(sandbag, input_ids=torch.where(sandbag.input_ids == switch, other, sandbag.input_ids))
-    every = [heads[0] for heads in circuits.all_heads(model)]
+    every = [heads[0] for heads in sweep.all_heads(model)]
     patched = _patched(model, genuine, sandbag, every)
     assert min(patched[head] for head in true) > 8  # as zeroing them: a third of the dose each
     # Decoys and trained heads bring next to nothing. Heads of layer 0 may: at the instruction word they change the size of the flag

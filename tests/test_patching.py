@@ -6,7 +6,7 @@ import torch
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.heads import circuits, interventions, patching
+from sandbagging.heads import interventions, patching, sweep
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 
@@ -59,7 +59,7 @@ def test_patched_sets_equal_a_whole_run_each(tiny, packs):
 def test_all_heads_of_the_first_layers_patched_undo_nothing_twice(tiny, packs):
     """Patching with the sandbag run's own z changes nothing at all."""
     _, sandbag = packs
-    effects = patching.patch_sets(tiny, sandbag, sandbag, circuits.all_heads(tiny))
+    effects = patching.patch_sets(tiny, sandbag, sandbag, sweep.all_heads(tiny))
     assert np.abs(effects.effect()).max() < 1e-6
 
 

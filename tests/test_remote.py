@@ -11,7 +11,7 @@ import torch
 
 from sandbagging import metrics, models
 from sandbagging.errors import UserError
-from sandbagging.heads import circuits, patching
+from sandbagging.heads import patching, sweep
 from sandbagging.models import hook_points
 from sandbagging.swaps import controls
 
@@ -40,7 +40,7 @@ def test_sweep(tiny, local, tiny_questions, replacement):
     from sandbagging.heads import interventions
 
     bank = None if replacement == "zero" else interventions.z_bank(tiny, [pack], range(tiny.n_layers))
-    plain, remote = (circuits.ablate_sets(m, pack, sets, replacement=replacement, bank=bank) for m in (tiny, local))
+    plain, remote = (sweep.ablate_sets(m, pack, sets, replacement=replacement, bank=bank) for m in (tiny, local))
     close(plain.value, remote.value)
     assert np.abs(plain.effect()).max() > 1e-6
 

@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from sandbagging import activations, metrics, models, questions, saes, statistics
-from sandbagging.heads import circuits
-from sandbagging.heads.interventions import head_name
+from sandbagging.heads import estimates, selection, sweep
+from sandbagging.heads.head import Head, join
 from sandbagging.planted import base as organism_base
 from sandbagging.planted import planting as organisms
 from sandbagging.progress import Progress
@@ -81,13 +81,13 @@ def heads(
     """
     model, made = organism.model, organism.truth
     on_train = metrics.prepare(model, organism.train, "sandbag", framing)
-    swept = circuits.ablate_sets(
-        model, on_train, circuits.all_heads(model), names=[metrics.PRIMARY]
+    swept = sweep.ablate_sets(
+        model, on_train, sweep.all_heads(model), names=[metrics.PRIMARY]
     )
-    judged = circuits.found(swept, gate, seed)
+    judged = selection.find(swept, gate, seed)
     effect = {(int(r.layer), int(r.head)): float(r.effect_pp) for r in judged.itertuples()}
     seen = {(int(r.layer), int(r.head)) for r in judged[judged["found"]].itertuples()}
-    ungated = circuits.found(swept, gate._replace(open=True), seed)
+    ungated = selection.find(swept, gate._replace(open=True), seed)
     planted, decoys, writers = (
         {tuple(h) for h in made[role]} for role in ("found", "decoys", "writers")
     )
@@ -95,8 +95,8 @@ def heads(
     joint = None
     if writers:
         on_test = metrics.prepare(model, organism.test, "sandbag", framing)
-        joint = circuits.estimate(
-            circuits.ablate_sets(
+        joint = estimates.estimate(
+            sweep.ablate_sets(
                 model, on_test, [tuple(sorted(writers))], names=[metrics.PRIMARY]
             ).effect()[0]
         )
@@ -105,9 +105,9 @@ def heads(
         "found": sorted(seen),
         "precision": len(seen & planted) / len(seen) if seen else 1.0,
         "recall": len(seen & planted) / len(planted) if planted else 1.0,
-        "singles": {head_name(h): effect[h] for h in sorted(writers)},
+        "singles": {str(Head(*h)): effect[h] for h in sorted(writers)},
         "joint": joint,
-        "strongest_other": head_name(other) if other else "",
+        "strongest_other": str(Head(*other)) if other else "",
         "other_pp": effect[other] if other else float("nan"),
         "decoys_found": sorted(seen & decoys),
         "decoy_pp": max((abs(effect[h]) for h in decoys), default=float("nan")),
@@ -232,8 +232,8 @@ def table(recovered: Sequence[dict[str, Any]]) -> pd.DataFrame:
             "gap": str(found["gate"].gap_p_full),
             "gate": found["gate"].open,
             "zero": found["zero"].equivalent,
-            "planted": " ".join(map(head_name, seen["planted"])),
-            "found": " ".join(map(head_name, seen["found"])),
+            "planted": join(seen["planted"], " "),
+            "found": join(seen["found"], " "),
             "precision": seen["precision"],
             "recall": seen["recall"],
             "strongest other": f"{seen['strongest_other']} {seen['other_pp']:+.2f}",

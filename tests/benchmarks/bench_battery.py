@@ -24,10 +24,9 @@ from peers import log_p, padded
 from torch import Tensor
 
 from sandbagging import activations, files, metrics, models, questions, saes
-from sandbagging.heads import interventions
 from sandbagging.models import hook_points, packing
 from sandbagging.models.packing import Encoded
-from sandbagging.swaps import controls
+from sandbagging.swaps import controls, edits
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 LAYER, FRAMING, N_TRAIN = 15, "instr_contrast", 60
@@ -82,7 +81,7 @@ def our_logprobs(model, g: Given) -> Tensor:
     """log p of every option under TIMED, [intervention question option], on the way that `controls.effects` takes."""
     (at,) = controls.sites(model, g.asked, FRAMING, [LAYER])
     new = replacements(at, g)
-    edited = interventions.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.run]
+    edited = edits.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.run]
     final, _ = hook_points.forward(model, at.part, start=(LAYER + 1, edited), stored=at.stored)
     return metrics.answer_logprobs(model, at.part, final).total
 

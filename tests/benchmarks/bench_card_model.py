@@ -15,7 +15,7 @@ import torch
 from bench_sweep import ByHand, Nnsight, our_logprobs, useful_flops
 
 from sandbagging import metrics, models, questions
-from sandbagging.heads import circuits
+from sandbagging.heads import sweep
 from sandbagging.models import packing
 
 MODEL, FRAMING, TIMED = "llama-3.2-1b", "caps", ((0, 6), (8, 14), (14, 3))
@@ -42,11 +42,11 @@ def matrix_product_rate(dtype: torch.dtype) -> float:
 
 def by_batch_size(model, pack: packing.Pack, heads: Sequence, sizes: Sequence[int]) -> dict[int, float]:
     """Seconds of the sweep by tokens in one forward pass."""
-    chosen, found = circuits.TOKENS_AT_ONCE[DEVICE], {}
+    chosen, found = sweep.TOKENS_AT_ONCE[DEVICE], {}
     for size in sizes:
-        circuits.TOKENS_AT_ONCE[DEVICE] = size
-        found[size] = round(seconds(lambda: circuits.ablate_sets(model, pack, heads))[0], 2)
-    circuits.TOKENS_AT_ONCE[DEVICE] = chosen
+        sweep.TOKENS_AT_ONCE[DEVICE] = size
+        found[size] = round(seconds(lambda: sweep.ablate_sets(model, pack, heads))[0], 2)
+    sweep.TOKENS_AT_ONCE[DEVICE] = chosen
     return found
 
 
@@ -54,12 +54,12 @@ def measure(dtype: str, asked: Sequence, repeats: int, layers: Sequence[int], si
     """One row a peer, for one dtype."""
     model = models.load(MODEL, random_weights=True, dtype=dtype)
     items = [metrics.encode(model, q, "sandbag", FRAMING)[1] for q in asked]
-    pack, heads = packing.pack(items), circuits.all_heads(model, layers)
+    pack, heads = packing.pack(items), sweep.all_heads(model, layers)
     peers = [Nnsight(model.module, model.tokenizer, items, 64), ByHand(model.module, items, 160)]
     ours, took = our_logprobs(model, pack, TIMED).cpu(), {"ours": [], **{peer.name: [] for peer in peers}}
     differ = dict.fromkeys((peer.name for peer in peers), 0.0)
     for _ in range(repeats):
-        took["ours"].append(seconds(lambda: circuits.ablate_sets(model, pack, heads))[0])
+        took["ours"].append(seconds(lambda: sweep.ablate_sets(model, pack, heads))[0])
         for peer in peers:
             with torch.device(DEVICE):
                 spent, found = seconds(lambda peer=peer: torch.stack([peer(head) for head in TIMED]))

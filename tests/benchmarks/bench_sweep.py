@@ -19,8 +19,8 @@ from peers import log_p, padded
 from torch import Tensor
 
 from sandbagging import files, metrics, models, questions
-from sandbagging.heads import circuits, interventions, patching
-from sandbagging.heads.interventions import Head
+from sandbagging.heads import interventions, patching, sweep
+from sandbagging.heads.head import Head
 from sandbagging.models import hook_points, packing
 from sandbagging.models.packing import Encoded
 from sandbagging.suite import plots
@@ -179,13 +179,13 @@ def cost_curve(model, asked: Sequence, sizes: Sequence[int], layers: Sequence[in
     """Seconds of the sweep by number of questions (heads of three layers) and by number of heads (all questions)."""
     rows = []
     for n in sizes:
-        pack, heads = metrics.prepare(model, asked[:n], "sandbag", FRAMING), circuits.all_heads(model, layers)
-        spent, _ = seconds(lambda pack=pack, heads=heads: circuits.ablate_sets(model, pack, heads))
+        pack, heads = metrics.prepare(model, asked[:n], "sandbag", FRAMING), sweep.all_heads(model, layers)
+        spent, _ = seconds(lambda pack=pack, heads=heads: sweep.ablate_sets(model, pack, heads))
         rows.append({"questions": n, "heads": len(heads), "tokens": pack.n_tokens, "seconds": round(spent, 2)})
     pack = metrics.prepare(model, asked, "sandbag", FRAMING)
     for count in (3, 6, 9):
         heads = [((layer, head),) for layer in layers for head in range(count)]
-        spent, _ = seconds(lambda heads=heads: circuits.ablate_sets(model, pack, heads))
+        spent, _ = seconds(lambda heads=heads: sweep.ablate_sets(model, pack, heads))
         rows.append({"questions": len(asked), "heads": len(heads), "tokens": pack.n_tokens, "seconds": round(spent, 2)})
     return rows
 
@@ -199,14 +199,14 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     train = questions.load("default", "train")
     asked = questions.subset(train, n_questions, 0)
     items = [metrics.encode(model, q, "sandbag", FRAMING)[1] for q in asked]
-    pack, swept = packing.pack(items), circuits.all_heads(model, layers)
+    pack, swept = packing.pack(items), sweep.all_heads(model, layers)
     heads = [s[0] for s in swept]
     peers = [TransformerLens(bridged, model.tokenizer, items, 16), Nnsight(traced, model.tokenizer, items, 16), ByHand(plain, items, 80)]
     ours = our_logprobs(model, pack, TIMED)
     took, differ, rates = {"ours": [], **{peer.name: [] for peer in peers}}, dict.fromkeys((p.name for p in peers), 0.0), []
     for repeat in range(repeats):
         rates.append(matrix_product_rate())
-        spent, effects = seconds(lambda: circuits.ablate_sets(model, pack, swept))
+        spent, effects = seconds(lambda: sweep.ablate_sets(model, pack, swept))
         took["ours"].append(spent)
         print(f"  repeat {repeat + 1} of {repeats}: ours {spent:.1f} s for {len(heads)} heads", flush=True)
         for peer in peers:
@@ -256,12 +256,12 @@ def other_routes(model, asked: Sequence) -> dict[str, float]:
     genuine, sandbag = (metrics.prepare(model, asked, condition, "one_token") for condition in ("genuine", "sandbag"))
     parts = [patching.in_parts(model, asked, condition, "one_token") for condition in ("sandbag", "genuine")]
     return {
-        patching.PATCH: round(seconds(lambda: patching.patch_sets(model, genuine, sandbag, circuits.all_heads(model)))[0], 1),
+        patching.PATCH: round(seconds(lambda: patching.patch_sets(model, genuine, sandbag, sweep.all_heads(model)))[0], 1),
         patching.PATCH_SLOPE: round(seconds(lambda: patching.attribution(model, *parts))[0], 1),
     }
 
 
-def check_timed(effects: circuits.Effects, ours: Tensor) -> None:
+def check_timed(effects: sweep.Effects, ours: Tensor) -> None:
     """The timed sweep and the log p that was compared are the same numbers."""
     for head, expected in zip(TIMED, ours[..., 0].exp(), strict=True):
         if (head,) in effects.sets:

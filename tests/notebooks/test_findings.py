@@ -156,11 +156,11 @@ def cell(story):
 
 def test_swapping_a_code_for_itself_is_no_change(cell):
     """With the error term kept, x + D(f(x)) - D(f(x)) is x: float32 rounding at norms of about 100 is all that may remain."""
-    from sandbagging.heads import interventions
+    from sandbagging.swaps import edits
 
     x, sae, _ = cell
     with torch.no_grad():
-        swapped = torch.cat([interventions.swap_code(row[None], sae, sae.encode(row[None])[0]) for row in x])
+        swapped = torch.cat([edits.swap_code(row[None], sae, sae.encode(row[None])[0]) for row in x])
     assert (swapped - x).norm(dim=1).max() < 1e-5 * x.norm(dim=1).max()
 
 

@@ -1,1 +1,26 @@
-"""Attention heads: ablating them, searching them, sets and random sets of them, patching, and what they attend to and write."""
+"""Attention heads: ablating them, searching them, sets of them, patching, and what they attend to
+and write.
+"""
+
+from sandbagging.heads.circuits import random_sets, shapley, subsets, survives
+from sandbagging.heads.head import Head, Heads, check, join, parse
+from sandbagging.heads.interventions import ablate_heads, zeroed_weights
+from sandbagging.heads.sweep import Effects, ablate_sets, all_heads, sweep_conditions
+
+__all__ = [
+    "Effects",
+    "Head",
+    "Heads",
+    "ablate_heads",
+    "ablate_sets",
+    "all_heads",
+    "check",
+    "join",
+    "parse",
+    "random_sets",
+    "shapley",
+    "subsets",
+    "survives",
+    "sweep_conditions",
+    "zeroed_weights",
+]

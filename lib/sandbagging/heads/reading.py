@@ -1,10 +1,11 @@
 """What a head looks at and what it writes: attention patterns, and direct logit attribution.
 
-Both describe; neither shows that a head matters. Attention says where values come from, not what they hold. Direct logit attribution
-sees what a head adds to the answer's logits itself, not what later layers make of it.
+Both describe; neither shows that a head matters. Attention says where values come from, not what
+they hold. Direct logit attribution sees what a head adds to the answer's logits itself, not what
+later layers make of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,25 +15,31 @@ from torch import Tensor
 
 from sandbagging import metrics, prompts, statistics
 from sandbagging.heads import interventions
-from sandbagging.heads.interventions import Head, head_name
-from sandbagging.models import hook_points, packing
+from sandbagging.heads.head import Head, check
+from sandbagging.models import Model, hook_points, packing
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.models.packing import Encoded, Pack
+from sandbagging.progress import Progress
 from sandbagging.questions import Question
 
-REGIONS = ("sink", *prompts.REGIONS)  # the first token is a place to look at nothing, whatever it says
+# the first token is a place to look at nothing, whatever it says
+REGIONS = ("sink", *prompts.REGIONS)
 
 
-def attention_patterns(model, ids: Sequence[int], heads: Sequence[Head]) -> dict[Head, Tensor]:
-    """Return each head's attention weights over one sequence of token ids, [query key]; every row sums to 1."""
-    interventions.check_heads(model, list(heads))
+def attention_patterns(
+    model: Model, ids: Sequence[int], heads: Sequence[Head]
+) -> dict[Head, Tensor]:
+    """Return each head's attention weights over one sequence of token ids, [query key]; every row
+    sums to 1.
+    """
+    check(model, list(heads))
     with _weights_handed_out(model), torch.no_grad():
         found = model.module(_batch(model, ids), output_attentions=True, use_cache=False).attentions
     return {(layer, head): found[layer][0, head].float().cpu() for layer, head in heads}
 
 
 @contextmanager
-def _weights_handed_out(model) -> Iterator[None]:
+def _weights_handed_out(model: Model) -> Iterator[None]:
     """Let the model attend in the only way that returns its weights."""
     config = model.module.config
     way = config._attn_implementation
@@ -43,21 +50,22 @@ def _weights_handed_out(model) -> Iterator[None]:
         config._attn_implementation = way
 
 
-def _batch(model, ids: Sequence[int]) -> Tensor:
+def _batch(model: Model, ids: Sequence[int]) -> Tensor:
     return torch.tensor([list(ids)], device=model.device)
 
 
 def attention_from_last(
-    model,
+    model: Model,
     encoded: Sequence[Encoded],
     heads: Sequence[Head],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Return, per prompt, each head's attention from the last prompt token, [head key]; every row sums to 1.
+    """Return, per prompt, each head's attention from the last prompt token, [head key]; every row
+    sums to 1.
 
     What the prompts share at the front is run once and its keys and values are kept.
     """
-    interventions.check_heads(model, list(heads))
+    check(model, list(heads))
     n = packing.shared_prefix([item.prompt for item in encoded])
     weights = []
     with _weights_handed_out(model), torch.no_grad():
@@ -65,7 +73,9 @@ def attention_from_last(
         kept = model.module(shared, use_cache=True).past_key_values if n else None
         for done, item in enumerate(encoded, start=1):
             own = _batch(model, item.prompt[n:])
-            output = model.module(own, past_key_values=kept, use_cache=n > 0, output_attentions=True)
+            output = model.module(
+                own, past_key_values=kept, use_cache=n > 0, output_attentions=True
+            )
             last = [output.attentions[layer][0, head, -1] for layer, head in heads]
             weights.append(torch.stack(last).double().cpu().numpy())
             if kept is not None:
@@ -75,7 +85,7 @@ def attention_from_last(
     return weights
 
 
-def token_regions(model, text: str, question: Question, framing: str) -> np.ndarray:
+def token_regions(model: Model, text: str, question: Question, framing: str) -> np.ndarray:
     """Return the region of each prompt token, [token] of REGIONS.
 
     The first token is the sink; every other belongs to the region of its last character.
@@ -90,18 +100,20 @@ def token_regions(model, text: str, question: Question, framing: str) -> np.ndar
 
 
 def attention_by_region(
-    model,
+    model: Model,
     questions: Sequence[Question],
     conditions: Sequence[str],
     framing: str,
     heads: Sequence[Head],
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return the share of each head's attention from the last prompt token on each part of the prompt.
+    """Return the share of each head's attention from the last prompt token on each part of the
+    prompt.
 
     Rows head, condition, region (of REGIONS), value, low, high (CI95 over questions), n and tokens,
-    the mean number of tokens of the region. Raises UserError where a prompt lacks its question's text.
+    the mean number of tokens of the region. Raises UserError where a prompt lacks its question's
+    text.
     """
     rows = []
     for condition in conditions:
@@ -115,18 +127,19 @@ def attention_by_region(
             for head, shares in zip(heads, mass.T, strict=True):
                 share = statistics.mean_ci(shares, unit="share", seed=seed)
                 numbers = {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
-                where = {"head": head_name(head), "condition": condition, "region": region}
+                where = {"head": str(Head(*head)), "condition": condition, "region": region}
                 rows.append(where | numbers | {"tokens": tokens})
     return pd.DataFrame(rows)
 
 
-def head_writes(model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
-    """Return what each head adds to the normed residual stream at the last prompt tokens, [question d_model].
+def head_writes(model: Model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
+    """Return what each head adds to the normed residual stream at the last prompt tokens, [question
+    d_model].
 
-    The final norm is frozen at the scale that the whole stream gives it, so that heads add up (Elhage et al. 2021, "A Mathematical
-    Framework for Transformer Circuits").
+    The final norm is frozen at the scale that the whole stream gives it, so that heads add up
+    (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
     """
-    interventions.check_heads(model, list(heads))
+    check(model, list(heads))
     last = HookPoint("resid_post", model.n_layers - 1)
     points = {layer: HookPoint("z", layer) for layer in sorted({layer for layer, _ in heads})}
     _, saved = hook_points.forward(model, pack, reads=[last, *points.values()])
@@ -135,39 +148,71 @@ def head_writes(model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
     for layer, head in heads:
         columns = interventions.head_columns(model, head)
         weight = hook_points.output_projection(model.module, layer).weight[:, columns]
-        written[layer, head] = hook_points.through_frozen_norm(model, saved[points[layer]][0, at][:, columns] @ weight.T, stream)
+        written[layer, head] = hook_points.through_frozen_norm(
+            model, saved[points[layer]][0, at][:, columns] @ weight.T, stream
+        )
     return written
 
 
-def logit_attribution(model, pack: Pack, heads: Sequence[Head]) -> dict[Head, np.ndarray]:
-    """Return what each head adds to the logits of the options' first tokens, [question option], correct option first, in nats."""
+def logit_attribution(model: Model, pack: Pack, heads: Sequence[Head]) -> dict[Head, np.ndarray]:
+    """Return what each head adds to the logits of the options' first tokens, [question option],
+    correct option first, in nats.
+    """
     shape = (len(pack.question_ids), pack.n_options)
-    first = pack.target[torch.searchsorted(pack.target_option, torch.arange(shape[0] * shape[1]))].view(shape)
-    rows = hook_points.unembedding(model.module).weight[first.to(model.device)]  # [question option d_model]
-    return {head: torch.einsum("qod,qd->qo", rows.float(), written.float()).cpu().double().numpy()
-            for head, written in head_writes(model, pack, heads).items()}  # fmt: skip
+    first = pack.target[
+        torch.searchsorted(pack.target_option, torch.arange(shape[0] * shape[1]))
+    ].view(shape)
+    # [question option d_model]
+    rows = hook_points.unembedding(model.module).weight[first.to(model.device)]
+    return {
+        head: torch.einsum("qod,qd->qo", rows.float(), written.float()).cpu().double().numpy()
+        for head, written in head_writes(model, pack, heads).items()
+    }
 
 
-def logit_table(model, packs: Mapping[str, Pack], heads: Sequence[Head], seed: int = 0) -> pd.DataFrame:
-    """Return, per head and condition, its mean push on logits of first answer tokens, in nats with CI95 over questions.
+def logit_table(
+    model: Model,
+    asked: Sequence[Question],
+    conditions: Sequence[str],
+    framing: str,
+    heads: Sequence[Head],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return, per head and condition, its mean push on logits of first answer tokens, in nats with
+    CI95 over questions.
 
-    Rows head, condition, to ("correct", "wrong" (mean of the wrong options) or "correct - wrong"), value, low, high, n. An option that
-    shares its first token with the correct one cannot be told from it here.
+    Rows head, condition, to ("correct", "wrong" (mean of the wrong options) or "correct - wrong"),
+    value, low, high, n. An option that shares its first token with the correct one cannot be told
+    from it here.
     """
     rows = []
-    for condition, pack in packs.items():
+    for condition in conditions:
+        pack = metrics.prepare(model, asked, condition, framing)
         for head, pushed in logit_attribution(model, pack, heads).items():
             sides = {"correct": pushed[:, 0], "wrong": pushed[:, 1:].mean(1)}
             sides["correct - wrong"] = sides["correct"] - sides["wrong"]
             for to, values in sides.items():
                 found = statistics.mean_ci(values, unit="nats", seed=seed)
-                rows.append({"head": head_name(head), "condition": condition, "to": to, "value": found.value, "low": found.low,
-                             "high": found.high, "n": found.n})  # fmt: skip
+                rows.append(
+                    {
+                        "head": str(Head(*head)),
+                        "condition": condition,
+                        "to": to,
+                        "value": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                        "n": found.n,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
-def pattern_table(model, item: Encoded, heads: Sequence[Head]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return, for one prompt, each head's attention from the last prompt token to every token, and the tokens' texts."""
+def pattern_table(
+    model: Model, item: Encoded, heads: Sequence[Head]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return, for one prompt, each head's attention from the last prompt token to every token, and
+    the tokens' texts.
+    """
     found = attention_patterns(model, item.prompt, heads)
     texts = [model.tokenizer.decode([token]) for token in item.prompt]
-    return {head_name(head): weights[-1] for head, weights in found.items()}, texts
+    return {str(Head(*head)): weights[-1] for head, weights in found.items()}, texts

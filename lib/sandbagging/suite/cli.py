@@ -169,7 +169,8 @@ def _release(arguments: argparse.Namespace) -> None:
 
 def _export_ablated(arguments: argparse.Namespace) -> None:
     from sandbagging import models
-    from sandbagging.heads import export, interventions
+    from sandbagging.heads import export
+    from sandbagging.heads.head import parse
     from sandbagging.suite import heads_of_run
 
     model, heads, random_weights, seed = arguments.model, " ".join(arguments.heads), arguments.random_weights, 0
@@ -177,7 +178,7 @@ def _export_ablated(arguments: argparse.Namespace) -> None:
         of_run = heads_of_run.of_run(arguments.run)
         model, heads = model or of_run.model, heads or of_run.heads
         random_weights, seed = random_weights or of_run.random_weights, of_run.seed
-    log = export.export_ablated(model or models.EMBEDDED, interventions.parse_heads(heads) if heads else [], arguments.folder,
+    log = export.export_ablated(model or models.EMBEDDED, parse(heads) if heads else [], arguments.folder,
                                 random_weights=random_weights, seed=seed)  # fmt: skip
     print(f"{log['weights_zeroed']:,} weights ({log['share_of_parameters']:.3%} of {log['model']}) are zero in {arguments.folder}: "
           f"{' '.join(log['heads'])}")  # fmt: skip

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from sandbagging.errors import UserError
-from sandbagging.heads.interventions import head_name
+from sandbagging.heads.head import join, parse
 from sandbagging.suite import nested, runs
 
 
@@ -25,9 +25,8 @@ def of_run(run: str) -> OfRun:
         if runs.read_manifest(run, artefact) and runs.read_manifest(run, "00_baseline"):
             heads = nested.read_json(run, artefact, name)["heads"]
             settings = runs.read_manifest(run, "00_baseline")["parameters"]
-            names = [head if isinstance(head, str) else head_name(tuple(head)) for head in heads]
             random_weights, seed = settings["random_weights"], settings["seed"]
-            return OfRun(settings["model"], " ".join(names), random_weights, seed)
+            return OfRun(settings["model"], join(parse(heads), " "), random_weights, seed)
     raise UserError(
         f"The run {run} has found no heads yet: run notebook 07_find_the_heads first, "
         "or name heads with --heads."

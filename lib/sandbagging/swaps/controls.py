@@ -22,11 +22,11 @@ from torch import Tensor
 
 from sandbagging import activations, metrics, saes, statistics
 from sandbagging.errors import UserError
-from sandbagging.heads import interventions
 from sandbagging.models import check_layers, hook_points
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.models.packing import Pack
 from sandbagging.progress import Progress
+from sandbagging.swaps import edits
 
 TOKENS_AT_ONCE = 6144  # batch x tokens of one forward pass
 MIN_QUESTIONS = 10
@@ -204,11 +204,11 @@ def e6_and_e4(x: Tensor, sae, train: TrainCodes) -> dict[Key, Tensor]:
     """Return E6 and E4, error kept and dropped, their delta forms, and identity."""
     m_g, m_s = median_codes(sae, train)
     delta = sae.decode(m_g[None]) - sae.decode(m_s[None])
-    out: dict[Key, Tensor] = {("identity", "dropped", 0): interventions.identity(x, sae)}
+    out: dict[Key, Tensor] = {("identity", "dropped", 0): edits.identity(x, sae)}
     out["delta+", "kept", 0], out["delta-", "kept", 0] = x + delta, x - delta
     for term, keep in (("kept", True), ("dropped", False)):
-        out["E6", term, 0] = interventions.swap_code(x, sae, m_g, keep)
-        out["E4", term, 0] = interventions.swap_code(x, sae, m_s, keep)
+        out["E6", term, 0] = edits.swap_code(x, sae, m_g, keep)
+        out["E4", term, 0] = edits.swap_code(x, sae, m_s, keep)
     return out
 
 
@@ -227,7 +227,7 @@ def e1(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool =
     if not len(seeds):
         raise UserError("E1 needs at least one shuffle; set e1_seeds to 1 or more (20 or more to see their spread).")
     found = shuffled_codes(train.pooled_codes(sae), train, seeds, balanced)
-    return {(name, "kept", seed): interventions.swap_code(x, sae, code) for seed, code in zip(seeds, found, strict=True)}
+    return {(name, "kept", seed): edits.swap_code(x, sae, code) for seed, code in zip(seeds, found, strict=True)}
 
 
 def e1_variants(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balanced: bool = True) -> dict[Key, Tensor]:
@@ -239,9 +239,9 @@ def e1_variants(x: Tensor, sae, train: TrainCodes, seeds: Sequence[int], balance
     forms = [shuffled_codes(codes, train, seeds, balanced, c) for c in ("average", "lower", "mean")]
     rest = shuffled_codes(codes, train, seeds, balanced, of_rest=True)
     for seed, own, lower, mean, other in zip(seeds, *forms, rest, strict=True):
-        out["E1", "dropped", seed] = interventions.swap_code(x, sae, own, keep_error=False)
-        out["E1_lower", "kept", seed] = interventions.swap_code(x, sae, lower)
-        out["E1_mean", "kept", seed] = interventions.swap_code(x, sae, mean)
+        out["E1", "dropped", seed] = edits.swap_code(x, sae, own, keep_error=False)
+        out["E1_lower", "kept", seed] = edits.swap_code(x, sae, lower)
+        out["E1_mean", "kept", seed] = edits.swap_code(x, sae, mean)
         out["delta_E1", "kept", seed] = x + sae.decode(own[None]) - sae.decode(other[None])
     return out
 
@@ -280,7 +280,7 @@ def places_by_kind(saes_by_layer: Mapping[int, Mapping], train: Mapping[int, Tra
 
 def e1_with_labels(x: Tensor, sae, train: TrainCodes, labels: np.ndarray) -> Tensor:
     """Return E1 (error kept) under a given label vector over the pooled prompts; with the true labels it is E6."""
-    return interventions.swap_code(x, sae, median_code(train.pooled_codes(sae)[train.labelled(labels)]))
+    return edits.swap_code(x, sae, median_code(train.pooled_codes(sae)[train.labelled(labels)]))
 
 
 def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
@@ -291,7 +291,7 @@ def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
     if not len(seeds):
         raise UserError("Noise needs at least one seed; set noise_seeds to 1 or more.")
     norm = (like - x).norm(dim=-1)
-    return {("noise", "", seed): interventions.add_noise(x, norm, seed) for seed in seeds}
+    return {("noise", "", seed): edits.add_noise(x, norm, seed) for seed in seeds}
 
 
 def effects(model, site: Site, new: dict[Key, Tensor], *, tag: str = "", progress: Progress | None = None) -> pd.DataFrame:
@@ -306,7 +306,7 @@ def effects(model, site: Site, new: dict[Key, Tensor], *, tag: str = "", progres
     values = {m: [site.baseline[m]] for m in metrics.JUDGED}
     for begin in range(1, len(distinct), size):
         batch = torch.stack(distinct[begin : begin + size])
-        edited = interventions.replace_rows(site.resid, site.rows, batch)[:, run]
+        edited = edits.replace_rows(site.resid, site.rows, batch)[:, run]
         found = metrics.measure(model, site.part, metrics.JUDGED, start=(site.layer + 1, edited), stored=site.stored)
         for m in metrics.JUDGED:
             values[m] += list(found[m])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from sandbagging import metrics
+from sandbagging.heads.head import Head, parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import runs
 
@@ -25,7 +25,7 @@ class Artefacts(NamedTuple):
     separation: pd.DataFrame  # 03
     cells: list[dict]  # 06: layer, tag, position, error_term, gap_e1, gap_e4, verdict, ...
     sweep: pd.DataFrame  # 07
-    heads: list[tuple[int, int]]
+    heads: list[Head]
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
     models: pd.DataFrame  # 09: one row per model
@@ -44,7 +44,7 @@ class Artefacts(NamedTuple):
             separation=step.read_table("03_separation", "separation.csv"),
             cells=step.read_json("06_specificity", "summary.json")["verdicts"],
             sweep=step.read_table("07_heads", "effects.csv"),
-            heads=head_tuples(summary["heads"]),
+            heads=parse(summary["heads"]),
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
             draws=step.read_table("08_circuit", "draws.csv"),
             models=step.read_table("09_models", "models.csv"),
@@ -65,12 +65,6 @@ class Artefacts(NamedTuple):
             return f"{self.model}, random weights"
         dequantised = self.model in DEQUANTISED
         return self.model + (", dequantised from 4 bits (Q4_1)" if dequantised else "")
-
-
-def head_tuples(heads: Sequence) -> list[tuple[int, int]]:
-    """Return heads as tuples (layer, head), whether they were stored as names or as pairs."""
-    pairs = [head[1:].split("H") if isinstance(head, str) else head for head in heads]
-    return [(int(layer), int(head)) for layer, head in pairs]
 
 
 def joint_by_question(

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbagging import metrics, statistics
-from sandbagging.heads import circuits
 from sandbagging.statistics import Estimate
 from sandbagging.suite import plots
 from sandbagging.suite.ledger.artefacts import Artefacts, draw_effects
@@ -28,7 +27,7 @@ def headline_figure(a: Artefacts) -> Figure:
         _levels_panel(axes[0], a)
         _effects_panel(axes[1], a)
         _draws_panel(axes[2], a)
-        names = ", ".join(map(circuits.head_name, a.heads))
+        names = ", ".join(map(str, a.heads))
         title = f"Told to answer wrongly; heads zeroed: {names}"
         fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         n = a.scores["question_id"].nunique()

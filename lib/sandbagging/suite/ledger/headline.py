@@ -49,7 +49,7 @@ def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
 
 
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
-    joint, heads = a.recorded("joint"), ", ".join(map(circuits.head_name, a.heads))
+    joint, heads = a.recorded("joint"), ", ".join(map(str, a.heads))
     if not a.gate["open"]:
         return [_line(f"zeroing {heads}: joint effect, p_full", joint, "no sandbagging to explain")]
     secondary, share = a.recorded("joint_choice_len"), a.recorded("fraction_restored")

@@ -10,12 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from sandbagging import metrics, statistics
-from sandbagging.heads import circuits
+from sandbagging.heads.head import parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite.ledger.artefacts import (
     Artefacts,
     draw_effects,
-    head_tuples,
     joint_by_question,
     specificity_cells,
 )
@@ -123,7 +122,7 @@ def _of_an_effect(a: Artefacts, share: Estimate | None) -> Measurement:
 
 def _singles(a: Artefacts) -> pd.Series:
     """The sum of the single heads' effects per question, in pp."""
-    names = [f"single:{circuits.head_name(head)}" for head in a.heads]
+    names = [f"single:{head}" for head in a.heads]
     singles = [joint_by_question(a.circuit, "sandbag", name) for name in names]
     if not singles or not all(len(effects) for effects in singles):
         return pd.Series(dtype=float)
@@ -134,14 +133,14 @@ def _best_three(a: Artefacts) -> tuple[tuple[str, ...], Measurement]:
     """The best three of the chosen heads, picked on train questions; their effect on test ones."""
     if len(a.heads) <= 3:
         return (), Measurement(why="three heads or fewer, so there is no best three among them")
-    names = tuple(map(circuits.head_name, head_tuples(a.summary["best_three"]["heads"])))
+    names = tuple(map(str, parse(a.summary["best_three"]["heads"])))
     why = "the three picked on train, judged on test questions"
     return names, Measurement(a.recorded("best_three", "test"), why=why)
 
 
 def _single_head(a: Artefacts, name: str) -> Measurement:
     """One head's effect in the sweep over train questions."""
-    layer, head = head_tuples([name])[0]
+    layer, head = parse([name])[0]
     rows = a.sweep[(a.sweep["layer"] == layer) & (a.sweep["head"] == head)]
     rows = rows[(rows["condition"] == "sandbag") & (rows["replacement"] == "zero")]
     rows = rows[rows["metric"] == metrics.PRIMARY]
@@ -243,7 +242,7 @@ def _portion_of(a: Artefacts, claim_model: str) -> Measurement:
 def measurements(a: Artefacts) -> dict[str, Measurement]:
     """Return what the run says about every claim that was found by an experiment."""
     joint, specific = a.recorded("joint"), a.recorded("specific_portion")
-    names = tuple(map(circuits.head_name, a.heads))
+    names = tuple(map(str, a.heads))
     three, three_effect = _best_three(a)
     quarter = (int(a.sweep["layer"].max()) + 1) / 4
     early, n = sum(layer < quarter for layer, _ in a.heads), len(a.heads)

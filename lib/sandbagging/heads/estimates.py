@@ -1,0 +1,179 @@
+"""Effects of sets of heads as estimates with a CI95 over questions, and as tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from sandbagging import metrics, statistics
+from sandbagging.heads.head import Head, join
+from sandbagging.heads.sweep import Effects
+from sandbagging.statistics import Estimate
+
+
+def difference(effects: Effects, other: Effects) -> Effects:
+    """Return one effect minus another (sandbag minus genuine), set by set and question by question,
+    over a baseline of 0.
+    """
+    if (effects.sets, effects.question_ids) != (other.sets, other.question_ids):
+        raise ValueError(
+            "effects are subtracted question by question and set by set: "
+            "both need the same ones, in the same order"
+        )
+    change = {name: effects.effect(name) - other.effect(name) for name in effects.value}
+    return Effects(
+        effects.sets,
+        effects.question_ids,
+        {name: np.zeros(len(effects.question_ids)) for name in change},
+        change,
+    )
+
+
+def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -> Estimate:
+    """Return the mean of a metric's changes [question] with CI95 over questions, in pp (nats for
+    logodds).
+    """
+    unit, scale = metrics.unit_of_change(metric)
+    return statistics.paired_effect(
+        change, np.zeros_like(change), unit=unit, scale=scale, seed=seed
+    )
+
+
+def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
+    """Return the mean effect of ablating one of the heads on p_full, in pp with CI95 over
+    questions.
+    """
+    return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
+
+
+def by_question(
+    effects: Effects,
+    condition: str,
+    joint: Iterable[Head] = (),
+    names: Sequence[str] = metrics.JUDGED,
+) -> pd.DataFrame:
+    """Return one row a set, metric and question: question_id, condition, intervention, metric,
+    baseline, value.
+
+    `intervention` is "joint" for the set `joint`, "single:L17H6" for one head and
+    "subset:L2H0+L5H3" for other sets.
+    """
+    joint, n, tables = tuple(sorted(joint)), len(effects.question_ids), []
+    for name in names:
+        for heads, value in zip(effects.sets, effects.value[name], strict=True):
+            kind = (
+                "joint"
+                if heads == joint
+                else f"{'single' if len(heads) == 1 else 'subset'}:{join(heads)}"
+            )
+            tables.append(
+                pd.DataFrame(
+                    {
+                        "question_id": effects.question_ids,
+                        "condition": [condition] * n,
+                        "intervention": kind,
+                        "metric": name,
+                        "baseline": effects.baseline[name],
+                        "value": value,
+                    }
+                )
+            )
+    return pd.concat(tables, ignore_index=True)
+
+
+def effects_table(
+    effects: Effects, condition: str, replacement: str = "zero", seed: int = 0
+) -> pd.DataFrame:
+    """Return the sweep as rows layer, head, condition, replacement, metric, effect_pp, low, high, n
+    (CI95 over questions).
+    """
+    tables = []
+    for name in effects.value:
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "layer": [heads[0][0] for heads in effects.sets],
+                    "head": [heads[0][1] for heads in effects.sets],
+                    "condition": condition,
+                    "replacement": replacement,
+                    "metric": name,
+                    "effect_pp": value,
+                    "low": low,
+                    "high": high,
+                    "n": len(effects.question_ids),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def condition_rows(
+    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+) -> pd.DataFrame:
+    """Return one set's effect as rows condition, metric, effect_pp, low, high, n; `effects` maps
+    conditions to effects.
+    """
+    heads = tuple(heads)
+    rows = [
+        {
+            "condition": condition,
+            "metric": name,
+            **_columns(estimate(found.of(heads, name), name, seed)),
+        }
+        for name in next(iter(effects.values())).value
+        for condition, found in effects.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _columns(found: Estimate) -> dict:
+    return {"effect_pp": found.value, "low": found.low, "high": found.high, "n": found.n}
+
+
+def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
+    """Return rows heads, metric, effect_pp, low, high, n (CI95 over questions), one a set and
+    metric.
+    """
+    tables = []
+    for name in metrics.JUDGED:
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        rows = {
+            "heads": [join(s) for s in effects.sets],
+            "metric": name,
+            "effect_pp": value,
+            "low": low,
+            "high": high,
+        }
+        tables.append(pd.DataFrame(rows | {"n": len(effects.question_ids)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
+    """Return the random sets of one kind as rows kind, index, heads, metric, effect_pp."""
+    rows = {
+        "kind": kind,
+        "index": range(len(effects.sets)),
+        "heads": [join(s) for s in effects.sets],
+    }
+    tables = [
+        pd.DataFrame(rows | {"metric": name, "effect_pp": 100 * effects.effect(name).mean(1)})
+        for name in metrics.JUDGED
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFrame:
+    """Return `sweep.compare_replacements` as rows replacement, tokens, metric, effect_pp, low,
+    high, n.
+
+    tokens names the condition whose tokens the value is made of; "" for zero.
+    """
+    rows = []
+    for name, of_way in effects.items():
+        way, _, tokens = name.partition(" ")
+        (heads,) = of_way.sets
+        for metric in metrics.JUDGED:
+            found = estimate(of_way.of(heads, metric), metric, seed)
+            rows.append({"replacement": way, "tokens": tokens, "metric": metric, **_columns(found)})
+    return pd.DataFrame(rows)
