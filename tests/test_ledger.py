@@ -10,6 +10,7 @@ from matplotlib.text import Text
 
 from sandbagging import statistics
 from sandbagging.errors import UserError
+from sandbagging.heads.head import parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import ledger, plots, runs
 from sandbagging.suite.ledger import (
@@ -393,7 +394,7 @@ def findings(**changes) -> pd.DataFrame:
 def artefacts(**changes) -> ledger.Artefacts:
     made = ledger.Artefacts(
         model="smollm2-135m-instruct", random_weights=False, gate=gate(), scores=scores(), separation=separation(),
-        cells=cells(), sweep=sweep(), heads=HEADS, circuit=circuit(), draws=draws(), models=NO_MODELS,
+        cells=cells(), sweep=sweep(), heads=parse(HEADS), circuit=circuit(), draws=draws(), models=NO_MODELS,
         summary=circuit_summary(),
     )  # fmt: skip
     return made._replace(**changes)
