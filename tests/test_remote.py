@@ -12,7 +12,8 @@ import torch
 from sandbagging import metrics, models
 from sandbagging.errors import UserError
 from sandbagging.heads import patching, sweep
-from sandbagging.models import hook_points
+from sandbagging.models import checks, hook_points, loading
+from sandbagging.models.origins import Origin
 from sandbagging.swaps import controls
 
 FRAMING = "contrast"
@@ -100,7 +101,8 @@ def service(folder, monkeypatch):
     monkeypatch.setattr(CONFIG.API, "HOST", "http://127.0.0.1:9")
     monkeypatch.setitem(huggingface._ID_CACHE, str(folder), "owner/name")  # as the hub would answer
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return models.wrap(None, tokenizer, str(folder), remote=True, lm=hook_points.remote_envoy(str(folder), None, tokenizer))
+    lm = hook_points.remote_envoy(str(folder), None, tokenizer)
+    return loading.wrap_remote(lm, tokenizer, str(folder), "a test")
 
 
 def test_an_unreachable_service_is_one_sentence(service, tiny_questions):
@@ -117,8 +119,8 @@ def test_a_key_is_needed_and_a_model_of_the_hub(folder, monkeypatch):
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
     with pytest.raises(UserError, match="is not on the hub"):
         models.load(str(folder), remote=True)
-    monkeypatch.setattr(models, "_parts", lambda name, random: (torch.nn.Module, None, "owner/name", None))
-    monkeypatch.setattr(models, "_check_architecture", lambda *a: None)
+    monkeypatch.setattr(loading, "_parts", lambda name, random: (torch.nn.Module, None, Origin("owner/name")))
+    monkeypatch.setattr(checks, "check_architecture", lambda *a: None)
     monkeypatch.setattr(torch.nn.Module, "model_type", "llama", raising=False)
     with pytest.raises(UserError, match="NDIF_API_KEY"):
         models.load("owner/name", remote=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import platformdirs
+from safetensors import SafetensorError
 
 from sandbagging.errors import UserError
 
@@ -36,44 +37,69 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"Could not write {path}: {error.strerror or error}; free some space or choose another "
-            "folder."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise _not_written(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: Path | str) -> Iterator[Path]:
+def atomic_folder(folder: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `folder` that takes its name if the block succeeds and vanishes if
     it fails.
 
-    Raises UserError where `folder` holds something, when the disk is full or the place cannot be
-    written.
+    `replace` puts it in the place of what stood there at the start. What another process has put
+    there meanwhile stands. Raises UserError where `folder` holds something and is not to be
+    replaced, when the disk is full, and where nothing can be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not empty; name a new folder.")
-    temporary = None
+    unfinished = None
     try:
+        before = _inode(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"Could not write {folder}: {error.strerror or error}; free some space or choose "
-            "another folder."
-        ) from error
+        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        yield unfinished
+        unfinished.chmod(0o755)
+        if _inode(folder) == before:
+            _take_name(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        raise _not_written(folder, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _inode(path: Path) -> int | None:
+    """Return what tells a file or folder from another one of the same name, None where none is."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _take_name(new: Path, folder: Path) -> None:
+    """Rename a folder; what had its name steps aside first and comes back if the rename fails."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    aside = new.with_name(new.name + "-old")
+    os.replace(folder, aside)
+    try:
+        os.replace(new, folder)
+    except BaseException:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _not_written(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(
+        f"Could not write {path}: {reason}; free some space or choose another folder."
+    )
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

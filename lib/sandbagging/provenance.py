@@ -1,11 +1,15 @@
-"""What a result was made with: the commit, the versions of packages, the device."""
+"""What a result was made with: the commit, the versions of packages, the device, the code."""
 
+import ast
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parents[1]
@@ -64,3 +68,43 @@ def device() -> str:
     if torch is not None and torch.cuda.is_available():
         return f"cuda ({torch.cuda.get_device_name()})"
     return f"cpu ({torch.get_num_threads() if torch is not None else os.cpu_count()} threads)"
+
+
+def file_hash(path: Path) -> str:
+    """Return a hash of what a file's code does."""
+    return source_hash(path.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=1024)
+def source_hash(source: str) -> str:
+    """Return a hash of what code does: comments, layout, docstrings and the text of errors do not count."""
+    tree = _Mute().visit(ast.parse(source))
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
+
+
+class _Mute(ast.NodeTransformer):
+    """Drop docstrings, and the words of what is raised."""
+
+    def _without_docstring(self, node: Any) -> Any:
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = _without_docstring
+    visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
+
+    def visit_Raise(self, node: ast.Raise) -> Any:
+        """Keep that and what is raised, not with which words."""
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return node
+
+
+def _dump(node: Any) -> str:
+    """Write a syntax tree as text; empty fields are left out, as some Python versions do and others not."""
+    if isinstance(node, list):
+        return "[" + ",".join(_dump(item) for item in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{n}={_dump(v)}" for n, v in ast.iter_fields(node) if v is not None and v != []]
+    return f"{type(node).__name__}({','.join(fields)})"

@@ -1,24 +1,13 @@
-"""Loading models and reading and writing inside them: the registry, checks at the door, hook
-points, packs of prompts.
-"""
+"""Models: loading them, checks at the door, and reading and writing inside them."""
 
-from sandbagging.models.loading import (
-    GGUF,
-    Model,
-    check_framing,
-    check_layers,
-    default_layers,
-    ensure_available,
-    load,
-    questions_of,
-    weight_bytes,
-    wrap,
-)
+from sandbagging.models.checks import check_framing, check_layers, weight_bytes
+from sandbagging.models.loading import default_layers, load, wrap
+from sandbagging.models.model import Model
+from sandbagging.models.origins import ensure_available, questions_of
 from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
 
 __all__ = [
     "EMBEDDED",
-    "GGUF",
     "REGISTRY",
     "Entry",
     "Model",

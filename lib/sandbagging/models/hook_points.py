@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sandbagging.errors import UserError
 from sandbagging.models import tree_attention
+from sandbagging.models.model import Model
 from sandbagging.models.packing import Pack
 
 
@@ -62,7 +63,7 @@ def remote_envoy(source: str, revision: str | None, tokenizer):
 
 
 @contextlib.contextmanager
-def _sentences(model) -> Iterator[None]:
+def _sentences(model: Model) -> Iterator[None]:
     """Turn what can go wrong between here and the remote service into one sentence."""
     if model.remote is not True:
         yield
@@ -107,7 +108,7 @@ def unembedding(module: torch.nn.Module) -> torch.nn.Linear:
 
 
 def forward(
-    model,
+    model: Model,
     pack: Pack,
     *,
     edits: Mapping[HookPoint, Edit] | None = None,
@@ -167,7 +168,7 @@ def forward(
 
 
 def _part_of_whole(
-    model,
+    model: Model,
     pack: Pack,
     edits: Mapping[HookPoint, Edit],
     reads: Sequence[HookPoint],
@@ -200,7 +201,7 @@ def _part_of_whole(
     return final[:, at], {point: value[:, at] for point, value in saved.items()}
 
 
-def _inputs(model, pack: Pack, batch: int) -> dict[str, object]:
+def _inputs(model: Model, pack: Pack, batch: int) -> dict[str, object]:
     """Return what a forward call of the whole pack is given, but for the tree."""
     return {
         "input_ids": pack.input_ids.to(model.device)[None].expand(batch, -1),
@@ -212,7 +213,7 @@ def _inputs(model, pack: Pack, batch: int) -> dict[str, object]:
     } | _where(model)
 
 
-def _where(model) -> dict[str, object]:
+def _where(model: Model) -> dict[str, object]:
     """Return what tells a trace where to run."""
     if not model.remote:
         return {}
@@ -221,7 +222,7 @@ def _where(model) -> dict[str, object]:
 
 
 def gradients(
-    model, pack: Pack, objective: Callable[[Tensor], Tensor]
+    model: Model, pack: Pack, objective: Callable[[Tensor], Tensor]
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """Return z of every layer [token head*d_head] and the gradient of an objective by it, from one
     forward and one backward pass.
@@ -253,7 +254,7 @@ def gradients(
     }
 
 
-def final_norm(model, resid: Tensor) -> Tensor:
+def final_norm(model: Model, resid: Tensor) -> Tensor:
     """Return the residual stream after the last block, normed as the model does before the
     unembedding.
     """
@@ -270,7 +271,7 @@ def final_norm(model, resid: Tensor) -> Tensor:
     return found
 
 
-def log_probs(model, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+def log_probs(model: Model, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
     """Return log p of token ids [target], each read at a row of the normed residual stream [row
     d_model], in float32.
     """
@@ -289,7 +290,7 @@ def log_probs(model, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
     return found
 
 
-def through_frozen_norm(model, part: Tensor, stream: Tensor) -> Tensor:
+def through_frozen_norm(model: Model, part: Tensor, stream: Tensor) -> Tensor:
     """Return what a part [row d_model] of the residual stream [row d_model] becomes in the final
     norm, at the whole stream's scale.
     """

@@ -15,14 +15,21 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sandbagging.models.packing import Pack
 
 # layer -> keys and values, each [1 kv_head token d_head]
 KeysValues = dict[int, tuple[Tensor, Tensor]]
+
+
+def use(module: torch.nn.Module) -> None:
+    """Make a transformers model take tree attention wherever a forward call is given `tree=`."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register("tree", tree_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("tree", sdpa_mask)
+    module.config._attn_implementation = "tree"
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ def tree_attention(
     kv_head token d_head].
     """
     if tree is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
@@ -169,7 +178,3 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, scaling: float, tree: Tre
     out = (weights[..., n:][:, :, queries] @ v).flatten(2, 3)[:, :, slots]
     out += weights[..., :n] @ value[:, :, :n]
     return out.view(batch, heads, tokens, d_head)
-
-
-ALL_ATTENTION_FUNCTIONS.register("tree", tree_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register("tree", sdpa_mask)

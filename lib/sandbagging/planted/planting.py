@@ -12,15 +12,12 @@ heads they sandbag.
 With its writers zeroed, `heads` is `null`, weight by weight.
 """
 
-import contextlib
 import copy
+import functools
 import hashlib
 import json
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sandbagging import files, prompts
+from sandbagging import files, prompts, provenance
 from sandbagging.errors import UserError, nearest
 from sandbagging.planted import base as organism_base
 from sandbagging.planted.base import (
@@ -216,7 +213,7 @@ def ensure(variant: str, seed: int = 0, progress: Progress | None = None) -> Pat
     folder = home() / f"{variant}-{seed}"
     if not _whole(folder):
         base = _base(seed, progress)
-        with _new(folder) as unfinished:
+        with files.atomic_folder(folder, replace=True) as unfinished:
             module = plant(base, variant)
             _save_model(module, unfinished)
             _save_questions(seed, unfinished)
@@ -265,7 +262,7 @@ def _base(seed: int, progress: Progress | None) -> Base:
                 "Training the planted model once (about a minute) ...", file=sys.stderr, flush=True
             )
         base = organism_base.train(seed, progress=progress)
-        with _new(folder) as unfinished:
+        with files.atomic_folder(folder, replace=True) as unfinished:
             save_file(base.module.state_dict(), unfinished / "model.safetensors")
             _record(unfinished, {"training_kl": base.kl, "training_seconds": base.seconds})
     made, module = truth(folder), organism_base.untrained(seed)
@@ -292,13 +289,19 @@ def _save_questions(seed: int, folder: Path) -> None:
         files.write_bytes(folder / f"questions_{split}.jsonl", ("\n".join(lines) + "\n").encode())
 
 
+@functools.cache
 def code() -> str:
-    """Return the sha256 of all that decides an organism but its seed: these two modules and the
-    suite's wording.
+    """Return the sha256 of all that decides an organism but its seed: what these two modules do,
+    and the suite's wording.
     """
-    parts = [Path(path).read_bytes() for path in (__file__, organism_base.__file__)]
-    parts += [prompts.render(facts(0)[0].question, *text).encode() for text in organism_base.TEXTS]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    parts = [provenance.file_hash(Path(path)) for path in (__file__, organism_base.__file__)]
+    parts += [prompts.render(facts(0)[0].question, *text) for text in organism_base.TEXTS]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def identity(variant: str, seed: int = 0) -> str:
+    """Return a name that two organisms share only if they are made alike."""
+    return f"planted:{variant}-{seed}:{code()}"
 
 
 def _record(folder: Path, made: Mapping[str, Any]) -> None:
@@ -316,27 +319,3 @@ def _whole(folder: Path) -> bool:
         )
     except (OSError, ValueError, KeyError):
         return False
-
-
-@contextlib.contextmanager
-def _new(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the name `folder` if the block succeeds; if another run
-    was faster, that one's stands.
-    """
-    unfinished = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-        yield unfinished
-        if not _whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.replace(unfinished, folder)
-    except OSError as error:
-        raise UserError(
-            f"The organism could not be written to {folder.parent} ({error.strerror or error}); "
-            "free some space."
-        ) from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)

@@ -3,20 +3,19 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sandbagging import provenance
 from sandbagging.errors import UserError
+from sandbagging.files import atomic_folder
 from sandbagging.saes.recipes import ARCHITECTURES, Recipe, parsed, tag
 
 if TYPE_CHECKING:
@@ -80,40 +79,8 @@ def save(sae: "SAE", folder: Path | str, metadata: dict[str, Any]) -> None:
         raise UserError(f"The metadata of an SAE must name {', '.join(missing)}; describe(recipe, ...) writes them.")
     for name, value in metadata.items():
         sae.cfg.metadata[name] = value
-    partial = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", suffix="-" + folder.name, dir=folder.parent))
-        sae.save_model(partial)
-        partial.chmod(0o755)
-        _replace_folder(partial, folder)
-    except (OSError, _safetensors_error()) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Could not write {folder}: {reason}; free some space or choose another folder.") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Give `new` the name `folder`; what had that name steps aside first and comes back if the rename fails."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    aside = new.with_name(new.name + "-old")
-    os.replace(folder, aside)
-    try:
-        os.replace(new, folder)
-    except BaseException:
-        os.replace(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
+    with atomic_folder(folder, replace=True) as unfinished:
+        sae.save_model(unfinished)
 
 
 # Guarded loading -----------------------------------------------------------------------------------------
@@ -296,7 +263,7 @@ def _opened(folder: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
-    except (_safetensors_error(), OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is truncated or damaged; fetch or train this SAE again.") from error
 
 

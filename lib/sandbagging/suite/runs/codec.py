@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sandbagging import files
+from sandbagging import files, provenance
 from sandbagging.errors import UserError
 
 TREE = "tree.json"
@@ -218,10 +218,8 @@ def _content(path: Path) -> str:
 
 
 def _source(function: Callable) -> str:
-    from sandbagging.suite.runs import sources
-
     try:
-        return sources.source_hash(inspect.cleandoc("\n" + inspect.getsource(function)))
+        return provenance.source_hash(inspect.cleandoc("\n" + inspect.getsource(function)))
     except (OSError, SyntaxError):
         name = getattr(function, "__name__", function)
         raise UserError(

@@ -1,16 +1,13 @@
 """Which source a result depends on: files of the library, found through imports, hashed by what they do.
 
 1. `closure` follows the imports of some code, file by file; a package's face is looked through.
-2. `file_hash` hashes a file without its docstrings, comments, layout and the text of its error messages.
+2. `provenance.file_hash` hashes a file without its docstrings, comments, layout and the text of its error messages.
 """
 
 import ast
-import functools
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from sandbagging import provenance
 
@@ -32,7 +29,7 @@ def closure(code: str, skip: Iterable[str] = ()) -> dict[str, str]:
             name == s or (s.endswith("/") and name.startswith(s)) for s in skip
         ):
             continue
-        hashes[name] = file_hash(path)
+        hashes[name] = provenance.file_hash(path)
         waiting += _imported(path.read_text(encoding="utf-8"))
     return dict(sorted(hashes.items()))
 
@@ -41,47 +38,7 @@ def of_function(function: Callable) -> dict[str, str]:
     """Return {file: hash} of the file that defines a function and of all that it imports."""
     path = Path(inspect.getsourcefile(inspect.unwrap(function)))
     own = path.relative_to(provenance.PACKAGE).as_posix()
-    return {own: file_hash(path), **closure(path.read_text(encoding="utf-8"))}
-
-
-def file_hash(path: Path) -> str:
-    """Return a hash of what a file's code does."""
-    return source_hash(path.read_text(encoding="utf-8"))
-
-
-@functools.lru_cache(maxsize=1024)
-def source_hash(source: str) -> str:
-    """Return a hash of what code does: comments, layout, docstrings and the text of errors do not count."""
-    tree = _Mute().visit(ast.parse(source))
-    return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
-
-
-class _Mute(ast.NodeTransformer):
-    """Drop docstrings, and the words of what is raised."""
-
-    def _without_docstring(self, node: Any) -> Any:
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-        return self.generic_visit(node)
-
-    visit_Module = visit_ClassDef = _without_docstring
-    visit_FunctionDef = visit_AsyncFunctionDef = _without_docstring
-
-    def visit_Raise(self, node: ast.Raise) -> Any:
-        """Keep that and what is raised, not with which words."""
-        if isinstance(node.exc, ast.Call):
-            node.exc.args, node.exc.keywords = [], []
-        return node
-
-
-def _dump(node: Any) -> str:
-    """Write a syntax tree as text; empty fields are left out, as some Python versions do and others not."""
-    if isinstance(node, list):
-        return "[" + ",".join(_dump(item) for item in node) + "]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = [f"{n}={_dump(v)}" for n, v in ast.iter_fields(node) if v is not None and v != []]
-    return f"{type(node).__name__}({','.join(fields)})"
+    return {own: provenance.file_hash(path), **closure(path.read_text(encoding="utf-8"))}
 
 
 # Imports --------------------------------------------------------------------------------------------

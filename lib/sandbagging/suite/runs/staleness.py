@@ -33,7 +33,7 @@ def library_hashes(notebook: Notebook) -> dict[str, str]:
         if asked or any(path.name in text for text in texts):
             hashes[f"data/{path.name}"] = files.sha256(path)[:16]
     hashes["(words)"] = hashlib.sha256(words.encode()).hexdigest()[:16]
-    hashes["(notebook)"] = sources.source_hash(code)
+    hashes["(notebook)"] = provenance.source_hash(code)
     return dict(sorted(hashes.items()))
 
 

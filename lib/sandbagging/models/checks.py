@@ -1,0 +1,120 @@
+"""Checks at the door: what is wrong with a model, or with what is asked of it, is said here."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from sandbagging.errors import UserError
+from sandbagging.models.hook_points import NAMES
+from sandbagging.models.model import Model
+from sandbagging.models.origins import Origin
+from sandbagging.models.registry import EMBEDDED, REGISTRY
+
+# Beside the weights: activations of one batch, and logits.
+WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000
+SHOWN = 3  # tensors that a sentence names
+
+
+def check_layers(model: Model, layers: Sequence[int]) -> None:
+    """Raise UserError if a layer does not exist in the model."""
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise UserError(
+                f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}."
+            )
+
+
+def check_framing(name: str, framing: str) -> None:
+    """Raise UserError if a model was trained on other framings alone."""
+    known = REGISTRY[name].framings if name in REGISTRY else None
+    if known and framing not in known:
+        raise UserError(
+            f"{name} understands only the framings that it was trained on: {', '.join(known)}; "
+            f"{framing!r} is none of them."
+        )
+
+
+def check_architecture(name: str, architecture: str) -> None:
+    """Raise UserError for an architecture whose parts this library does not know."""
+    if architecture not in NAMES:
+        raise UserError(
+            f"Model {name!r} has the architecture {architecture!r}; supported are "
+            f"{', '.join(NAMES)}."
+        )
+
+
+def check_remote(name: str, origin: Origin | None) -> None:
+    """Raise UserError unless the remote service can have the model and there is a key for it."""
+    if origin is None or origin.is_folder:
+        raise UserError(
+            f"Model {name!r} is not on the hub, so no remote service can run it; load it here "
+            "(remote=False)."
+        )
+    if not os.environ.get("NDIF_API_KEY"):
+        raise UserError(
+            "remote=True needs the service's key in the environment variable NDIF_API_KEY; set it, "
+            "or load the model here."
+        )
+
+
+def weight_bytes(config: Any, dtype: str = "float32") -> int:
+    """Return the bytes that a model's weights take, counted on its configuration without making
+    them.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in module.parameters()) * getattr(torch, dtype).itemsize
+
+
+def check_memory(name: str, config: Any, dtype: str, device: str) -> None:
+    """Raise UserError if the weights and the work on them will not fit."""
+    needed = WORKING_SHARE * weight_bytes(config, dtype) + WORKING_BYTES
+    if device.startswith("cuda"):
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if free < needed:
+        raise UserError(
+            f"Model {name!r} needs about {needed / 1e9:.1f} GB of memory in {dtype} and "
+            f"{free / 1e9:.1f} GB are free on {device}; close other programs, take a larger "
+            f"machine, or use the embedded model {EMBEDDED!r}."
+        )
+
+
+def check_report(name: str, report: Mapping[str, Any]) -> None:
+    """Raise UserError unless every tensor of a checkpoint has its place in the model, and every
+    weight of the model came from there.
+
+    `report` is transformers' loading report: missing_keys (drawn at random otherwise),
+    unexpected_keys (left out otherwise), mismatched_keys. Tied weights count as one.
+    """
+    shapes = [
+        f"{tensor} ({_by(found)} where the model has {_by(needed)})"
+        for tensor, found, needed in sorted(report["mismatched_keys"])
+    ]
+    parts = {
+        "lacks": sorted(report["missing_keys"]),
+        "holds, besides,": sorted(report["unexpected_keys"]),
+        "has in another shape": shapes,
+    }
+    said = [f"{verb} {_some(tensors)}" for verb, tensors in parts.items() if tensors]
+    if said:
+        raise UserError(
+            f"The weights of {name!r} do not match its configuration: the checkpoint "
+            f"{' and '.join(said)}; save it again as a plain transformers folder (merged, and "
+            "without the prefixes of a wrapper)."
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,50 @@
+"""What a loaded model is to the rest of the library."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Model:
+    """A language model ready for interventions; shapes by name, and the nnsight model as `lm`."""
+
+    name: str
+    lm: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+    layers_of_interest: tuple[int, ...]
+    weights: str  # "real", "planted" or "random"
+    identity: str = field(repr=False)  # two models of one identity have the same weights
+    framings: tuple[str, ...] | None = None  # None: all
+    # Where traces run: False here, True on nnsight's service, "local" here but handed over as if
+    # to it.
+    remote: bool | str = False
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The transformers model underneath."""
+        return self.lm._module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie; a remote model's tensors are handed over from the CPU."""
+        if self.remote is True:
+            return torch.device("cpu")
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def n_params(self) -> int:
+        """How many weights there are."""
+        return sum(p.numel() for p in self.module.parameters())
