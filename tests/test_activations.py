@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import activations, metrics
+from sandbagging import activations, files, metrics
 from sandbagging.errors import UserError
 
 FRAMING = "instr_contrast"
@@ -78,7 +78,7 @@ def test_saved_files_load_as_they_were(collected, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["L00.safetensors", "L02.safetensors"]
     assert torch.equal(activations.load(tmp_path, 2), resid[2])
     table.to_csv(tmp_path / "tokens.csv.gz", index=False)
-    read = pd.read_csv(tmp_path / "tokens.csv.gz")
+    read = files.read_csv(tmp_path / "tokens.csv.gz")
     # The prefix has no question: an empty name in memory, a missing one once read back.
     assert activations.select(read, "train", "genuine")["row"].tolist() == activations.select(table, "train", "genuine")["row"].tolist()
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import metrics, statistics
+from sandbagging import files, metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
 from sandbagging.swaps import verdicts
@@ -238,7 +238,7 @@ def test_summary_gaps_and_guards_stand_beside_each_other(tmp_path):
     both = verdicts.with_guards(pd.concat([summary, gaps]), guarded, judged)
     assert both[both["error_term"] == "kept"]["verdict"].eq("specific").all() and both["nnz_genuine"].eq(20).all()
     table.to_csv(tmp_path / "effects.csv", index=False)
-    back = verdicts.stored_effects(pd.read_csv(tmp_path / "effects.csv"))
+    back = verdicts.stored_effects(files.read_csv(tmp_path / "effects.csv"))
     assert verdicts.by_question(back, "noise", "") == pytest.approx(verdicts.by_question(table, "noise", ""))
 
 

@@ -125,6 +125,72 @@ def write_csv(path: Path | str, table: pd.DataFrame) -> None:
     write_bytes(path, gzip.compress(data, mtime=0) if str(path).endswith(".gz") else data)
 
 
+# Columns that hold text whatever it looks like: a question called 00001 is no number, and a missing
+# word is "", not NaN. What a column of another name holds is inferred.
+TEXT_COLUMNS = frozenset(
+    "architecture at at_l0 by chosen_on claim code condition device error_term framing heads "
+    "hook_name id intervention kind method metric model option pair quantity question question_id "
+    "reason replacement revision role rule run section series shuffle split tag text to unit "
+    "variant verdict weights why wording".split()
+)
+
+
+def read_csv(path: Path | str) -> pd.DataFrame:
+    """Return a table that `write_csv` wrote; the columns TEXT_COLUMNS hold text, as it was.
+
+    Raises UserError where the file cannot be read as a table.
+    """
+    try:
+        names = pd.read_csv(path, nrows=0).columns
+        text = {name: str for name in names if name in TEXT_COLUMNS}
+        missing = {name: [""] for name in names if name not in TEXT_COLUMNS}
+        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(
+            f"The table {path} could not be read ({error}); run the notebook that writes it again."
+        ) from error
+
+
+def joined(
+    left: pd.DataFrame, right: pd.DataFrame, on: str | list[str], how: str = "one_to_one"
+) -> pd.DataFrame:
+    """Return two tables side by side, every row of `left` with its partner in `right`.
+
+    how: "one_to_one", or "many_to_one" where rows of `left` may share a partner and rows of `right`
+    may be left over. Raises UserError where a row would get lost or stand twice.
+    """
+    keys = [on] if isinstance(on, str) else list(on)
+    for table, side in ((left, "left"), (right, "right")):
+        twice = table[keys][table.duplicated(keys)]
+        if len(twice) and not (side == "left" and how == "many_to_one"):
+            raise UserError(
+                f"{len(twice)} rows of the {side} table stand twice by {', '.join(keys)} "
+                f"({_row(twice)}); take one of each."
+            )
+    try:
+        table = left.merge(right, on=keys, how="left", indicator="_side")
+    except ValueError:
+        raise UserError(
+            f"{', '.join(keys)} is text in one table and a number in the other; read both with "
+            "files.read_csv."
+        ) from None
+    alone = table.loc[table["_side"] != "both", keys]
+    if not len(alone) and how == "one_to_one" and len(right) > len(left):
+        side = right[keys].merge(left[keys], on=keys, how="left", indicator="_side")
+        alone = side.loc[side["_side"] != "both", keys]
+    if len(alone):
+        raise UserError(
+            f"{len(alone)} rows have no partner by {', '.join(keys)} ({_row(alone)}); both tables "
+            "must be of the same questions and settings."
+        )
+    return table.drop(columns="_side")
+
+
+def _row(table: pd.DataFrame) -> str:
+    """Return the first row of a table in words."""
+    return ", ".join(f"{name} {value!r}" for name, value in table.iloc[0].items())
+
+
 def sha256(path: Path | str) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from sandbagging import files
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 REFERENCE = REPOSITORY / "papermill_runs" / "reference"
@@ -118,7 +120,7 @@ def links(source: str) -> str:
 
 def ledger() -> str:
     """Return the page of the ledger: one table, sortable by a click on its head."""
-    table = pd.read_csv(REFERENCE / "10_ledger" / "ledger.csv")
+    table = files.read_csv(REFERENCE / "10_ledger" / "ledger.csv")
     rows = []
     for line in table.to_dict("records"):
         cells = {name: shown(line, name) for name in LEDGER}
@@ -135,7 +137,7 @@ def ledger() -> str:
 def shown(line: dict, name: str) -> str:
     """Return a cell's text; published and measured numbers with their interval."""
     value = line[name]
-    if pd.isna(value):
+    if value == "" or pd.isna(value):
         return "–"
     if name not in ("published", "measured"):
         return f"{value:g}" if isinstance(value, float) else str(value)

@@ -50,7 +50,7 @@ def p_correct(plain, prompts: pd.DataFrame) -> pd.Series:
 
 
 def scores_of(run: Path, split: str, condition: str) -> pd.Series:
-    table = pd.read_csv(run / "00_baseline" / "scores.csv.gz")
+    table = files.read_csv(run / "00_baseline" / "scores.csv.gz")
     return table[(table["split"] == split) & (table["condition"] == condition)].set_index("question_id")["p_full"]
 
 
@@ -77,13 +77,13 @@ def joint_by_weights(plain, run: Path) -> float:
 
 
 def joint_of(run: Path, condition: str = "sandbag", metric: str = "p_full") -> pd.Series:
-    table = pd.read_csv(run / "08_circuit" / "effects_by_question.csv.gz")
+    table = files.read_csv(run / "08_circuit" / "effects_by_question.csv.gz")
     rows = table[(table["intervention"] == "joint") & (table["condition"] == condition) & (table["metric"] == metric)]
     return 100 * (rows["value"] - rows["baseline"])
 
 
 def draws_of(run: Path) -> pd.DataFrame:
-    table = pd.read_csv(run / "08_circuit" / "draws.csv")
+    table = files.read_csv(run / "08_circuit" / "draws.csv")
     return table[table["metric"] == "p_full"]
 
 
@@ -108,7 +108,7 @@ def test_joint_ablation_equals_edited_weights(story, planted):
 
 def test_the_planted_heads_are_found_and_no_other(story):
     planted = {tuple(head) for head in organisms.truth(organisms.ensure("heads"))["found"]}
-    table = pd.read_csv(story / "07_heads" / "effects.csv")
+    table = files.read_csv(story / "07_heads" / "effects.csv")
     chosen = {tuple(head) for head in read_json(story / "07_heads" / "heads.json")["heads"]}
     assert chosen == planted and len(planted) == 3
     # The rule's floor is 10 % of a gap of about 50 pp; every other head stays a hundred times below what the planted ones do.
@@ -140,7 +140,7 @@ def cell(story):
     from sandbagging import activations, saes
     from sandbagging.swaps import controls
 
-    table = pd.read_csv(story / "01_activations" / "tokens.csv.gz", keep_default_na=False)
+    table = files.read_csv(story / "01_activations" / "tokens.csv.gz")
     folder = next(p for p in sorted((story / "02_saes").iterdir()) if p.is_dir())
     resid = activations.load(story / "01_activations", saes.parse_tag(folder.name).layer)
 
@@ -241,7 +241,7 @@ def test_reference_gap_has_its_interval_above_zero():
 @reference
 def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chosen_on():
     train = set(read_json(REFERENCE / "07_heads" / "heads.json")["train_ids"])
-    judged = set(pd.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")["question_id"])
+    judged = set(files.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")["question_id"])
     assert len(train) >= 40 and len(judged) >= 100 and not train & judged
 
 
@@ -275,7 +275,7 @@ def test_reference_effect_shrinks_on_questions_that_it_was_not_selected_on():
 @reference
 def test_reference_saes_lose_more_on_questions_that_they_have_not_seen():
     """With 1.5 training tokens for each latent a dictionary memorises: the loss at least doubles, for every SAE of the set."""
-    quality = pd.read_csv(REFERENCE / "02_saes" / "metrics.csv")
+    quality = files.read_csv(REFERENCE / "02_saes" / "metrics.csv")
     assert len(quality) == 18 and (quality["fvu_same"] > 2 * quality["fvu_train"]).all()
     # Three layers times two architectures trained on all conditions can be read at the last token: less than half is missed.
     mixed = quality[quality["condition"] == "mixed"]
@@ -292,7 +292,7 @@ def test_reference_placebo_prompts_separate_too():
 
 @reference
 def test_the_grid_holds_every_tag_of_the_card():
-    quality = pd.read_csv(REFERENCE / "grid42" / "02_saes" / "metrics.csv").set_index("tag")
+    quality = files.read_csv(REFERENCE / "grid42" / "02_saes" / "metrics.csv").set_index("tag")
     assert list(quality.index) == saes.card_tags("smollm2", [7, 15, 22]) and len(quality) == 42
     topk = quality[quality["architecture"] == "topk"]
     # A pre-activation among the k largest may lie below zero, and k counts it: so never more than k, and within 5 % of it.
@@ -303,7 +303,7 @@ def test_the_grid_holds_every_tag_of_the_card():
 
 @reference
 def test_reference_verdicts_carry_their_guards():
-    table = pd.read_csv(REFERENCE / "06_specificity" / "summary.csv")
+    table = files.read_csv(REFERENCE / "06_specificity" / "summary.csv")
     e6 = table[(table["intervention"] == "E6") & (table["metric"] == "p_full")]
     assert set(e6["layer"]) == {7, 15, 22}
     assert e6[["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]].notna().all().all()
@@ -312,7 +312,7 @@ def test_reference_verdicts_carry_their_guards():
 @reference
 def test_reference_attribution_patching_stands_in_for_patching():
     """The first order and the whole of one quantity: what differs is curvature, so the ranks agree well, if not fully."""
-    routes = pd.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
+    routes = files.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
     assert len(routes) == 270
     assert routes["attribution patching"].corr(routes["activation patching"], method="spearman") > 0.8
     assert routes["attribution to zero"].corr(routes["zeroing"], method="spearman") > 0.5  # a whole head is a long way for a tangent
@@ -322,7 +322,7 @@ def test_reference_attribution_patching_stands_in_for_patching():
 def test_reference_planted_models_come_out_as_built_and_nulls_stay_closed():
     found = read_json(REFERENCE / "09_models" / "summary.json")["planted_as_built"]
     assert len(found) == 3 and all(found.values()), found
-    table = pd.read_csv(REFERENCE / "09_models" / "models.csv")
+    table = files.read_csv(REFERENCE / "09_models" / "models.csv")
     nulls = table[(table["weights"] == "random") | (table["framing"] == "placebo")]
     assert len(nulls) >= 3 and (nulls["gate"] == "closed").all()
 

@@ -4,9 +4,9 @@ import json
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 
+from sandbagging import files
 from sandbagging.errors import UserError
 from sandbagging.suite import runner, runs
 
@@ -85,7 +85,7 @@ def test_changed_parameters(execute, runs_folder, case):
     set_name, parameters, holds = CHANGED[case]
     execute("00", set_name=set_name, run_name="changed", **parameters)
     folder = runs_folder / "changed" / "00_baseline"
-    assert holds({"scores": pd.read_csv(folder / "scores.csv.gz"), "summary": json.loads((folder / "summary.json").read_text())})
+    assert holds({"scores": files.read_csv(folder / "scores.csv.gz"), "summary": json.loads((folder / "summary.json").read_text())})
 
 
 def test_heads_of_the_readers_choice(story, execute, runs_folder):
@@ -94,7 +94,7 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
 
     shutil.copytree(story, runs_folder / "two-heads")
     manifest = execute("08", run_name="two-heads", heads="L3H7 L0H2", draws=4)
-    table = pd.read_csv(runs_folder / "two-heads" / "08_circuit" / "effects_by_question.csv.gz")
+    table = files.read_csv(runs_folder / "two-heads" / "08_circuit" / "effects_by_question.csv.gz")
     assert manifest["parameters"]["heads"] == "L3H7 L0H2"
     assert {i for i in table["intervention"] if i.startswith("single:")} == {"single:L3H7", "single:L0H2"}
 

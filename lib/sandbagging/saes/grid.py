@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from sandbagging.errors import UserError
-from sandbagging.files import write_csv, write_json
+from sandbagging.files import read_csv, write_csv, write_json
 from sandbagging.progress import Progress
 from sandbagging.saes import folders, training
 from sandbagging.saes.evaluation import fvu_pair, held_out
@@ -136,4 +136,4 @@ def _read(folder: Path, name: str) -> Trained:
     """Read back what training a tag left."""
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["recipe"]
-    return Trained(folders.load(folder), pd.read_csv(folder / "history.csv").assign(tag=name), metrics)
+    return Trained(folders.load(folder), read_csv(folder / "history.csv").assign(tag=name), metrics)
