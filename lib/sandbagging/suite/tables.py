@@ -1,0 +1,39 @@
+"""Tables on a page: the first rows open, the rest folded."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+ROWS = 8  # at most so many are open
+
+
+class Shown(NamedTuple):
+    """A table as a notebook shows it: HTML on a page, text in a terminal."""
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
+    """Return a table for a page: `rows` rows open and the rest folded, numbers rounded to `digits` places.
+
+    An index without a name that only counts the rows is left out.
+    """
+    rounded = table.map(lambda value: f"{value:.{digits}f}" if isinstance(value, float) else value)
+    counted = isinstance(table.index, pd.RangeIndex) and table.index.name is None
+    whole = rounded.to_string(index=not counted)
+    if len(table) <= rows:
+        return Shown(_html(rounded, not counted), whole)
+    more = f"<details><summary>{len(table) - rows} more rows</summary>{{}}</details>"
+    folded = more.format(_html(rounded[rows:], not counted))
+    return Shown(_html(rounded[:rows], not counted) + folded, whole)
+
+
+def _html(table: pd.DataFrame, index: bool) -> str:
+    return table.to_html(index=index, border=0, na_rep="", justify="left")
