@@ -1,4 +1,4 @@
-"""Runs: one folder a run, one artefact a notebook, a manifest that means "done", and a store of what is slow to measure."""
+"""Runs: one folder a run, one artefact a notebook, a manifest that means "done", and a store."""
 
 from sandbagging.suite.runs.cells import declared_names, notebook_code, notebook_words
 from sandbagging.suite.runs.manifests import (
@@ -26,8 +26,9 @@ from sandbagging.suite.runs.staleness import library_hashes, user_file_hashes, w
 from sandbagging.suite.runs.steps import Step, begin, plain, refuse_reference
 
 __all__ = [
-    "LOCK", "MANIFEST", "NOTEBOOKS", "STORED", "Notebook", "Step", "begin", "content_hash", "damaged_file", "declared_names",
-    "library_hashes", "nested_runs", "notebook_code", "notebook_of", "notebook_path", "notebook_words", "notebooks_folder",
-    "output_hashes", "plain", "progress_file", "read_manifest", "refuse_reference", "run_folder", "runs_folder", "small_png",
-    "user_file_hashes", "why_stale",
+    "LOCK", "MANIFEST", "NOTEBOOKS", "STORED", "Notebook", "Step", "begin", "content_hash",
+    "damaged_file", "declared_names", "library_hashes", "nested_runs", "notebook_code",
+    "notebook_of", "notebook_path", "notebook_words", "notebooks_folder", "output_hashes",
+    "plain", "progress_file", "read_manifest", "refuse_reference", "run_folder", "runs_folder",
+    "small_png", "user_file_hashes", "why_stale",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ def notebook_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def is_reading(cell: dict[str, Any]) -> bool:
-    """Return whether a cell is prose that numbers are filled into: a code cell that begins with %%."""
+    """Return whether a cell is prose with numbers: a code cell that begins with %%."""
     return cell["cell_type"] == "code" and "".join(cell["source"]).startswith("%%")
 
 

@@ -23,7 +23,7 @@ TREE = "tree.json"
 
 
 def write(path: Path, value: Any, home: Path) -> None:
-    """Write a value to an .npz file whole or not at all; TypeError for a kind that it does not know.
+    """Write a value to an .npz file whole or not at all; TypeError for an unknown kind.
 
     A `files.Folder` in it is named from `home`, so that it is found again on another machine.
     """
@@ -58,7 +58,7 @@ def _mapped(value: Any, change: Callable[[files.Folder], files.Folder]) -> Any:
 
 
 def _encoded(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Return a value as JSON; what JSON lacks is a list that begins with its kind, such as ["tuple", ...]."""
+    """Return a value as JSON; what JSON lacks is a list headed by its kind: ["tuple", ...]."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
@@ -146,7 +146,7 @@ def _tensor(array: np.ndarray) -> Any:
 
 
 def _record(name: str) -> Callable[..., Any]:
-    """Return the class of a record; the text comes out of a file, so only this library's classes are made."""
+    """Return the class of a record, which must be one of this library: the name is a file's."""
     module, _, path = name.partition(":")
     if not module.startswith("sandbagging."):
         raise UserError(
@@ -162,7 +162,7 @@ def _record(name: str) -> Callable[..., Any]:
     return found
 
 
-# Keys -----------------------------------------------------------------------------------------------
+# Keys
 
 
 def digest(value: Any) -> str:

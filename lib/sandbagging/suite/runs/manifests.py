@@ -88,7 +88,7 @@ def checked_manifest(run: str, artefact: str) -> dict[str, Any]:
     damaged = damaged_file(run, artefact, manifest)
     if damaged:
         raise UserError(
-            f"{artefact}/{damaged} in the run {run} is missing or was changed after it was written: "
-            f"{way_out}."
+            f"{artefact}/{damaged} in the run {run} is missing or was changed after it was "
+            f"written: {way_out}."
         )
     return manifest

@@ -1,4 +1,4 @@
-"""Where things lie: the notebooks in order, run folders, and the names of the files that every run has."""
+"""Where things lie: the notebooks in order, run folders, and what every run's files are called."""
 
 import os
 import re
@@ -36,7 +36,9 @@ NOTEBOOKS = (
     Notebook("03_what_separates", "03_separation", ("00_baseline", "01_activations", "02_saes")),
     Notebook("04_full_sae_swap_E6", "04_swap", _SWAP_INPUTS),
     Notebook("05_shuffled_labels_E1", "05_shuffled", (*_SWAP_INPUTS, "04_swap")),
-    Notebook("06_reversed_direction_E4", "06_specificity", (*_SWAP_INPUTS, "04_swap", "05_shuffled")),
+    Notebook(
+        "06_reversed_direction_E4", "06_specificity", (*_SWAP_INPUTS, "04_swap", "05_shuffled")
+    ),
     Notebook("07_find_the_heads", "07_heads", ("00_baseline",)),
     Notebook("08_ablate_five_heads", "08_circuit", ("00_baseline", "07_heads")),
     Notebook("09_other_models", "09_models", ("00_baseline", "08_circuit"), reads_nested=True),
@@ -57,7 +59,7 @@ def runs_folder() -> Path:
 
 
 def notebooks_folder() -> Path:
-    """Return the folder of the notebooks: $SANDBAGGING_NOTEBOOKS, or notebooks in the repository."""
+    """Return the notebooks' folder: $SANDBAGGING_NOTEBOOKS, or notebooks in the repository."""
     return Path(os.environ.get("SANDBAGGING_NOTEBOOKS") or provenance.REPOSITORY / "notebooks")
 
 

@@ -1,7 +1,7 @@
 """Readings: prose with numbers. A cell that begins with %%reading is Markdown, filled by Jinja2.
 
-The names are the notebook's own, and strict: one that no cell has set is an error. An Estimate prints
-as its value, interval and n; `{{ x | pp }}` and the other filters below print plain numbers.
+The names are the notebook's own, and strict: one that no cell has set is an error. An Estimate
+prints as its value, interval and n; `{{ x | pp }}` and the other filters below print plain numbers.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,10 @@ FILTERS = {
 
 
 def filled(text: str, names: Mapping[str, Any]) -> str:
-    """Return a reading with its numbers filled in; UserError that names the reading and the name it lacks."""
+    """Return a reading with its numbers filled in.
+
+    Raises UserError that names the reading and the name that it lacks.
+    """
     import jinja2
 
     environment = jinja2.Environment(

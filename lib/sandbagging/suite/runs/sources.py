@@ -1,7 +1,7 @@
-"""Which source a result depends on: files of the library, found through imports, hashed by what they do.
+"""Which source a result depends on: the library's files behind it, hashed by what they do.
 
 1. `closure` follows the imports of some code, file by file; a package's face is looked through.
-2. `provenance.file_hash` hashes a file without its docstrings, comments, layout and the text of its error messages.
+2. `provenance.file_hash` hashes a file without docstrings, comments, layout and the text of errors.
 """
 
 import ast
@@ -17,8 +17,8 @@ NAME = "sandbagging"
 def closure(code: str, skip: Iterable[str] = ()) -> dict[str, str]:
     """Return {file: hash} of the library's files that some code imports, directly or not.
 
-    Files are named as below the package, such as heads/sweep.py; those that `skip` names, or that lie in
-    a folder it names ("suite/"), are left out together with what only they import.
+    Files are named as below the package, such as heads/sweep.py; those that `skip` names, or that
+    lie in a folder it names ("suite/"), are left out together with what only they import.
     """
     hashes: dict[str, str] = {}
     waiting = list(_imported(code))
@@ -41,11 +41,11 @@ def of_function(function: Callable) -> dict[str, str]:
     return {own: provenance.file_hash(path), **closure(path.read_text(encoding="utf-8"))}
 
 
-# Imports --------------------------------------------------------------------------------------------
+# Imports
 
 
 def _imported(code: str) -> list[Path]:
-    """Return the library's files that some code imports anywhere, inside functions and for types too."""
+    """Return the library's files that some code imports anywhere, functions and types too."""
     tree = ast.parse(code)
     found: set[Path] = set()
     for node in ast.walk(tree):
@@ -66,7 +66,7 @@ def _imported(code: str) -> list[Path]:
 
 
 def _files(module: str, name: str, tree: ast.AST, local: str) -> Iterator[Path]:
-    """Yield the files behind `from module import name`, which may be a module, a package or a thing in one."""
+    """Yield the files behind `from module import name`: a module, a package or a thing in one."""
     inside = _place(f"{module}.{name}" if module else name)
     if inside is not None and inside.name != "__init__.py":
         yield inside
@@ -88,7 +88,7 @@ def _place(module: str) -> Path | None:
 
 
 def _attributes(tree: ast.AST, local: str) -> set[str] | None:
-    """Return the attributes that code uses of a package, or None where it hands the package itself around."""
+    """Return the attributes that code uses of a package; None where it hands the package around."""
     nodes = [
         n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)
     ]
@@ -114,7 +114,7 @@ def _through(face: Path, names: set[str] | None) -> Iterator[Path]:
 
 
 def _face(path: Path) -> dict[str, Path]:
-    """Return which file each name of a package's face comes from: by its imports, or by a mapping of lazy names."""
+    """Return the file behind each name of a package's face: imported, or in a dict of lazy names."""
     found = {}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAME):

@@ -16,12 +16,12 @@ from sandbagging.suite.runs.manifests import (
 )
 from sandbagging.suite.runs.places import Notebook, notebook_path, notebooks_folder
 
-# These files carry results and messages but compute nothing, so a change in them makes no result stale.
+# These files carry results and messages but compute nothing: a change in them makes nothing stale.
 PLUMBING = ("errors.py", "provenance.py", "progress.py", "suite/runs/", "suite/runner/")
 
 
 def library_hashes(notebook: Notebook) -> dict[str, str]:
-    """Return the hash of all that a page tells: its code, its words, the library behind it, data files."""
+    """Return the hashes of all that a page tells: code, words, the library behind it, data files."""
     page = notebook_path(notebook)
     code, words = notebook_code(page), notebook_words(page)
     hashes = sources.closure(code, skip=PLUMBING)

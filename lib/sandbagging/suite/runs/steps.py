@@ -1,4 +1,4 @@
-"""One notebook's work in one run: `begin` at its top, `Step` to read and write through, `done` at its end."""
+"""One notebook's work in one run: `begin` at its top, `Step` to read and write, `done` at its end."""
 
 import io
 import json
@@ -82,7 +82,8 @@ class Step:
         """Return the folder of an input; UserError if this notebook does not read it."""
         if artefact not in self.inputs:
             raise UserError(
-                f"{self.artefact} does not read {artefact}; add it to NOTEBOOKS in suite/runs/places.py."
+                f"{self.artefact} does not read {artefact}; add it to NOTEBOOKS in "
+                "suite/runs/places.py."
             )
         return run_folder(self.run) / artefact
 
@@ -117,7 +118,8 @@ class Step:
                 if parent:
                     waiting.append((upstream, parent))
         raise UserError(
-            f"No notebook before {self.artefact} declares the parameter {name!r} in the run {self.run}."
+            f"No notebook before {self.artefact} declares the parameter {name!r} "
+            f"in the run {self.run}."
         )
 
     def read_table(self, artefact: str, name: str) -> pd.DataFrame:
@@ -133,7 +135,8 @@ class Step:
         if not path.is_file():
             source = places.notebook_of(artefact).name
             raise UserError(
-                f"{artefact} in the run {self.run} holds no file {name}; run notebook {source} again."
+                f"{artefact} in the run {self.run} holds no file {name}; "
+                f"run notebook {source} again."
             )
         return path
 
@@ -148,7 +151,7 @@ class Step:
         files.write_json(self.folder / name, plain(value))
 
     def figure(self, name: str, figure: Any) -> Any:
-        """Save a figure as PNG at 120 dpi, and what it shows as a table beside it; return the figure."""
+        """Save a figure as PNG at 120 dpi and what it shows as a table; return the figure."""
         from sandbagging.suite import figure_data
 
         drawn = io.BytesIO()
@@ -162,7 +165,7 @@ class Step:
     # On the way
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """Tell the runner (or, by hand, the reader) how far a long loop has come, in its own units."""
+        """Tell the runner (by hand: the reader) how far a long loop has come, in its own units."""
         now = time.time()
         if now - self._last_progress < SECONDS_BETWEEN_PROGRESS and done < total:
             return
@@ -231,12 +234,12 @@ class Step:
 
 
 def begin(artefact: str, names: Mapping[str, Any]) -> Step:
-    """Start a notebook's step: check its inputs, clear its folder, and return the Step to write through.
+    """Start a notebook's step: check its inputs, clear its folder, return the Step to write through.
 
     names: the notebook's own (`globals()`), of which `run` and the declared parameters are taken.
-    Stored results stay, so that what was measured before is not measured again. Raises UserError for
-    an input that is missing or damaged (it names the notebook to run), for a run that another process
-    is writing, and for the committed reference run outside `make refresh`.
+    Stored results stay, so that what was measured before is not measured again. Raises UserError
+    for an input that is missing or damaged (it names the notebook to run), for a run that another
+    process is writing, and for the committed reference run outside `make refresh`.
     """
     notebook, run = places.notebook_of(artefact), names["run"]
     folder = run_folder(run) / artefact
@@ -256,7 +259,8 @@ def _parameters(notebook: places.Notebook, names: Mapping[str, Any]) -> dict[str
     missing = [name for name in declared if name not in names]
     if missing:
         raise UserError(
-            f"{notebook.name} declares {', '.join(missing)}, and no cell has given a value; run its parameters cell first."
+            f"{notebook.name} declares {', '.join(missing)}, and no cell has given a value; "
+            "run its parameters cell first."
         )
     try:
         return json.loads(json.dumps({name: names[name] for name in declared}, allow_nan=False))
@@ -283,12 +287,13 @@ def refuse_reference(run: str) -> None:
     """Raise UserError for the committed reference run, unless `make refresh` is at work."""
     if run.split("/")[0] == "reference" and os.environ.get("SANDBAGGING_REFRESH") != "1":
         raise UserError(
-            "The run named reference is the committed one and only `make refresh` writes it; choose another name."
+            "The run named reference is the committed one and only `make refresh` writes it; "
+            "choose another name."
         )
 
 
 def _refuse_locked(run: str) -> None:
-    """Raise UserError when the runner is writing this run and this is not the runner's own kernel."""
+    """Raise UserError when the runner writes this run and this is not the runner's own kernel."""
     path = run_folder(run) / places.LOCK
     if os.environ.get("SANDBAGGING_RUNNER") or not path.exists():
         return
@@ -296,7 +301,7 @@ def _refuse_locked(run: str) -> None:
         filelock.FileLock(path, timeout=0).acquire().lock.release()
     except filelock.Timeout:
         raise UserError(
-            f"Another process is writing the run {run}; wait for it to end or choose another run name."
+            f"Another process is writing the run {run}; wait for it to end or choose another name."
         ) from None
 
 
@@ -310,7 +315,7 @@ def _refuse_orphan() -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with estimates, numpy numbers, tuples and paths turned into what JSON knows; NaN becomes None."""
+    """Return a value as what JSON knows: estimates, numpy numbers, tuples, paths; NaN is None."""
     if hasattr(value, "as_dict"):
         return plain(value.as_dict())
     if isinstance(value, dict):

@@ -1,7 +1,8 @@
 """What is slow to compute, stored once: under a key of the function's source and its arguments.
 
 A stored result is two files in an artefact's folder `stored`: NAME-KEY.npz holds the value, and
-NAME-KEY.json, written last, how it was made. Figures, words, tables and verdict rules are outside the key.
+NAME-KEY.json, written last, how it was made. Figures, words, tables and verdict rules are outside
+the key.
 """
 
 import inspect
@@ -45,9 +46,9 @@ class Store:
     def measure(
         self, function: Callable, *args: Any, progress: Callable | None = None, **kwargs: Any
     ) -> Any:
-        """Return function(*args, **kwargs), out of the store where its key is known, else computed and stored.
+        """Return function(*args, **kwargs), out of the store if its key is known, else computed.
 
-        Raises UserError for a stored result whose file was damaged, unless SANDBAGGING_REMEASURE is 1.
+        Raises UserError for a damaged stored result, unless SANDBAGGING_REMEASURE is 1.
         """
         made = _made(function, args, kwargs)
         name = f"{function.__name__}-{made['key'][:16]}"
@@ -73,7 +74,7 @@ class Store:
         return {k: v for k, v in fill.items() if k in wanted and k not in given}
 
     def _find(self, name: str) -> bool:
-        """Return whether a result is here, or in another run of the same family, from which it is copied."""
+        """Return whether a result is here, if need be copied from another run of the family."""
         if (self.folder / f"{name}.json").is_file():
             return True
         top = places.run_folder(self.run.split("/")[0])
@@ -90,7 +91,7 @@ class Store:
         return False
 
     def _wrong(self, path: Path, record: dict[str, Any]) -> str:
-        """Return the name of a file of a result that is missing or changed, or "" where all is as written.
+        """Return the name of a file of a result that is missing or changed, or "".
 
         Files that the function wrote into the artefact may be missing: weights are not committed.
         """
@@ -106,13 +107,13 @@ class Store:
         wrong = self._wrong(self.folder / f"{name}.npz", _record(self.folder / f"{name}.json"))
         if wrong and os.environ.get(REMEASURE) != "1":
             raise UserError(
-                f"{self.artefact}/{STORED}/{wrong} in the run {self.run} is damaged or was changed: restore the "
-                "file, or run the same command with --remeasure to compute it again."
+                f"{self.artefact}/{STORED}/{wrong} in the run {self.run} is damaged or was changed: "
+                "restore the file, or run the same command with --remeasure to compute it again."
             )
         return bool(wrong)
 
     def _why(self, made: dict[str, Any]) -> str:
-        """Return why a result has to be measured, in words: what differs from the last one of this function."""
+        """Return why a result has to be measured: what differs from the last of this function."""
         mine = sorted(
             self.folder.glob(f"{made['function'].rsplit(':', 1)[1]}-*.json"), key=os.path.getmtime
         )
@@ -149,12 +150,12 @@ class Store:
                 path.with_suffix(".npz").unlink(missing_ok=True)
 
     def files(self) -> dict[str, str]:
-        """Return {file: sha256} of what stored results wrote into the artefact, whether it is on this machine or not."""
+        """Return {file: sha256} of what stored results wrote into the artefact, here or not."""
         return written_files(self.artefact_folder)
 
 
 def written_files(artefact_folder: Path) -> dict[str, str]:
-    """Return {file: sha256} of the files that an artefact's stored results wrote beside their values."""
+    """Return {file: sha256} of what an artefact's stored results wrote beside their values."""
     found: dict[str, str] = {}
     for path in sorted((artefact_folder / STORED).glob("*.json")):
         found |= _record(path).get("files", {})
@@ -162,7 +163,7 @@ def written_files(artefact_folder: Path) -> dict[str, str]:
 
 
 def _made(function: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """Return what decides a result: the function, its sources, its arguments, and one key over all of it."""
+    """Return what decides a result: function, sources, arguments, and one key over all."""
     bound = inspect.signature(function).bind_partial(*args, **kwargs)
     bound.apply_defaults()
     arguments = {n: codec.digest(v)[:16] for n, v in bound.arguments.items() if n not in FILLED_IN}
@@ -182,7 +183,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _written_by(value: Any, folder: Path) -> dict[str, str]:
-    """Return {file: sha256} of the files that a function says it wrote: those of every `files.Folder` in its value."""
+    """Return {file: sha256} of what a function says it wrote: each `files.Folder` in its value."""
     found: dict[str, str] = {}
     waiting = [value]
     while waiting:

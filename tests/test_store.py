@@ -1,0 +1,246 @@
+"""What is slow is measured once: keys, stored results, and what a change makes measured again."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sandbagging import files, provenance
+from sandbagging.errors import UserError
+from sandbagging.questions import Question
+from sandbagging.statistics import Estimate
+from sandbagging.suite.runs import codec, sources
+from sandbagging.suite.runs.store import Store
+
+# A small library: two measurements that share a hook, one metric, one recipe, a plot and a rule.
+LIBRARY = {
+    "errors.py": "class UserError(Exception):\n    pass\n",
+    "heads/__init__.py": '"""Heads."""\nfrom sandbagging.heads.sweep import sweep\n',
+    "heads/hook.py": 'def edit(x):\n    """Edit."""\n    return 2 * x\n',
+    "heads/sweep.py": (
+        "from sandbagging import metrics\nfrom sandbagging.heads import hook\nfrom sandbagging.errors import UserError\n\n\n"
+        "def sweep(n):\n    if n < 0:\n        raise UserError(f'{n} is below 0')\n"
+        "    return [metrics.score(hook.edit(i)) for i in range(n)]\n"
+    ),
+    "metrics.py": "from sandbagging import counting\n\n\ndef score(x):\n    counting.note('score')\n    return x + 1\n",
+    "saes/__init__.py": "",
+    "saes/recipes.py": "STEPS = 3\n",
+    "saes/training.py": (
+        "from sandbagging import counting\nfrom sandbagging.saes.recipes import STEPS\n\n\n"
+        "def train(k):\n    counting.note('train')\n    return {'k': k, 'steps': STEPS}\n"
+    ),
+    "suite/plots.py": "def draw(rows):\n    return len(rows)\n",
+    "suite/rule.py": "MARGIN = 1.0\n\n\ndef verdict(rows):\n    return max(rows) > MARGIN\n",
+    "counting.py": (
+        "import os\n\n\ndef note(word):\n    with open(os.environ['COUNTED'], 'a') as file:\n        file.write(word + '\\n')\n"
+    ),
+}
+PAGE = """
+from sandbagging import heads
+from sandbagging.saes import training
+from sandbagging.suite import plots, rule
+from sandbagging.suite.runs.store import Store
+store = Store("mine", "07_heads")
+rows = store.measure(heads.sweep, 3)
+sae = store.measure(training.train, 2)
+assert rows == [1, 3, 5] or CHANGED
+print(plots.draw(rows), rule.verdict(rows), sae["steps"])
+"""
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A function that runs a page of a small library in a process of its own, and returns what it measured."""
+    package, counted = tmp_path / "lib" / "sandbagging", tmp_path / "counted"
+    for name, text in LIBRARY.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    real = provenance.PACKAGE
+    for name in ("__init__.py", "files.py", "provenance.py"):
+        shutil.copy(real / name, package / name)
+    shutil.copy(real / "errors.py", package / "errors.py")
+    shutil.copytree(real / "suite" / "runs", package / "suite" / "runs")
+    (package / "suite" / "__init__.py").write_text("")
+    # The page needs the store alone: begin and what it brings are left out.
+    (package / "suite" / "runs" / "__init__.py").write_text("")
+    monkeypatch.setenv("COUNTED", str(counted))
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "lib"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+    def run(code: str = PAGE.replace("CHANGED", "True")) -> list[str]:
+        counted.write_text("")
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+        return sorted(set(counted.read_text().split()))
+
+    run.package = package
+    return run
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_second_run_measures_nothing(page):
+    assert page() == ["score", "train"]
+    assert page() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("suite/plots.py", "len(rows)", "2 * len(rows)"),
+        ("suite/rule.py", "1.0", "9.0"),
+        ("heads/sweep.py", "is below 0", "is too small: give 0 or more"),
+        ("heads/hook.py", '"""Edit."""', '"""Return twice x."""  # why not'),
+        ("metrics.py", "    return x + 1", "\n    return (x\n            + 1)"),
+    ],
+    ids=["plot", "verdict rule", "error message", "docstring and comment", "layout"],
+)
+def test_words_rules_and_figures_measure_nothing_again(page, file, old, new):
+    page()
+    change(page.package / file, old, new)
+    assert page() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "measured"),
+    [
+        ("heads/hook.py", "2 * x", "3 * x", ["score"]),
+        ("metrics.py", "x + 1", "x + 2", ["score"]),
+        ("saes/recipes.py", "STEPS = 3", "STEPS = 4", ["train"]),
+    ],
+    ids=["hook", "metric", "recipe"],
+)
+def test_what_depends_on_a_change_is_measured_again_and_nothing_else(page, file, old, new, measured):
+    page()
+    change(page.package / file, old, new)
+    assert page() == measured
+    assert page() == []
+
+
+def test_other_arguments_are_another_result(page):
+    page()
+    assert page(PAGE.replace("train, 2", "train, 4").replace("CHANGED", "True")) == ["train"]
+
+
+def test_a_damaged_result_is_named_and_measured_again_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    store = Store("mine", "07_heads")
+    assert store.measure(files.sha256, __file__) == files.sha256(__file__)
+    (path,) = store.folder.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(UserError, match=f"07_heads/stored/{path.name} .* is damaged .*--remeasure"):
+        store.measure(files.sha256, __file__)
+    monkeypatch.setenv("SANDBAGGING_REMEASURE", "1")
+    assert store.measure(files.sha256, __file__) == files.sha256(__file__)
+    monkeypatch.delenv("SANDBAGGING_REMEASURE")
+    store.measure(files.sha256, __file__)
+    assert list(store.used.values()) == ["stored"]
+
+
+def test_a_run_of_the_same_family_lends_its_results(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    Store("mine", "07_heads").measure(files.sha256, __file__)
+    for run, expected in (("mine/other", "stored"), ("yours", "new")):
+        store = Store(run, "07_heads")
+        store.measure(files.sha256, __file__)
+        assert list(store.used.values()) == [expected]
+
+
+def test_unused_results_are_pruned_with_what_they_wrote(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    first = Store("mine", "01_activations")
+    first.measure(files.Folder.of, first.artefact_folder)
+    second = Store("mine", "01_activations")
+    second.measure(files.sha256, __file__)
+    second.prune()
+    assert [p.name.split("-")[0] for p in first.folder.glob("*.npz")] == ["sha256"]
+
+
+# Values ---------------------------------------------------------------------------------------------
+
+TABLE = pd.DataFrame({"question_id": ["1", "00001", "a,b"], "value": [0.1, np.nan, 1e-300], "n": [1, 2, 3]})
+VALUES = {
+    "numbers": [0.1, 1 / 3, float("inf"), -7, True, None, "é\n"],
+    "nested": {"a": (1, [2.5, {"b": ()}]), ("E6", "kept", 0): {3: "x"}},
+    "array": np.linspace(0, 1, 7).astype(np.float32).reshape(7, 1),
+    "tensor": torch.arange(6.0).reshape(2, 3) / 3,
+    "texts": np.array(["1", None, "x"], dtype=object),
+    "table": TABLE,
+    "record": Estimate(0.1 + 0.2, -1.0, 1.0, 3, "pp", "by hand"),
+    "question": Question("1", "c", "q?", "yes", ("no", "so", "go")),
+}
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, pd.DataFrame):
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+        return True
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and (a == b).all()
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b and type(a) is type(b)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_comes_back_as_it_was(tmp_path, name):
+    codec.write(tmp_path / "x.npz", VALUES[name], tmp_path)
+    assert equal(VALUES[name], codec.read(tmp_path / "x.npz", tmp_path))
+
+
+def test_every_value_has_a_digest_of_its_own_and_the_same_each_time():
+    digests = [codec.digest(value) for value in VALUES.values()]
+    assert len(set(digests)) == len(digests)
+    assert digests == [codec.digest(value) for value in VALUES.values()]
+    near = [1, 1.0, True, "1", [1], (1, 2), {"1": 1}, np.array([1]), np.array([1.0])]
+    assert len({codec.digest(value) for value in near}) == len(near)
+
+
+def test_a_folder_is_known_by_its_hashes_whether_its_files_are_here_or_not(tmp_path):
+    (tmp_path / "w.bin").write_bytes(b"x")
+    here = files.Folder.of(tmp_path, "w.bin")
+    elsewhere = files.Folder(tmp_path / "nowhere", here.hashes)
+    assert codec.digest(here) == codec.digest(elsewhere)
+    assert codec.digest(here) != codec.digest(files.Folder(tmp_path, {"w.bin": "0"}))
+
+
+def test_what_is_no_value_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        codec.write(tmp_path / "x.npz", [object()], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stored_result_can_name_no_class_from_elsewhere(tmp_path):
+    class Fake(NamedTuple):
+        x: int
+
+    Fake.__module__, Fake.__qualname__ = "sandbagging.files", "shutil.rmtree"
+    codec.write(tmp_path / "x.npz", Fake(1), tmp_path)
+    with pytest.raises(UserError, match="which is no record"):
+        codec.read(tmp_path / "x.npz", tmp_path)
+
+
+# Sources --------------------------------------------------------------------------------------------
+
+
+def test_planted_models_count_for_what_loads_them():
+    assert {"planted/planting.py", "planted/base.py"} <= sources.closure("from sandbagging import models\nmodels.load('x')").keys()
+
+
+def test_a_face_is_looked_through_by_attribute():
+    names = sources.closure("from sandbagging import saes\nsaes.parse_tag('x')").keys()
+    assert "saes/recipes.py" in names and "saes/training.py" not in names
+
+
+def test_science_depends_on_nothing_of_the_suite():
+    from sandbagging.heads import patching
+
+    assert not [name for name in sources.of_function(patching.other_routes) if name.startswith("suite/")]
