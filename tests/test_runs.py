@@ -547,7 +547,9 @@ def test_status_compare_and_headline(repository, capsys):
     summary = repository / "papermill_runs/b/00_baseline/summary.json"
     summary.write_text(summary.read_text().replace("1.5", "1.75"))
     assert main(["compare", "a", "b"]) == 0
-    assert "00_baseline: gap  1.5 [0.1, 2] pp  1.75 [0.1, 2] pp  +0.25" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  gap        1.5 [0.1, 2]  1.75 [0.1, 2]  +0.25 pp" in said
+    assert "00_baseline/summary.json: gap.value" in said
     assert reports.headline("a") == ""
     (repository / "papermill_runs/a/10_ledger").mkdir()
     rows = [{"finding": "gap", "value_text": "+13.7 pp", "verdict": "found"}]

@@ -30,9 +30,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--refresh", action="store_true", help="allow writing the committed reference run (make refresh)")
     status = commands.add_parser("status", help="say which notebooks of a run are done and still hold")
     status.add_argument("run", metavar="NAME")
-    compare = commands.add_parser("compare", help="put the summary numbers of two runs side by side")
+    compare = commands.add_parser("compare", help="put two runs side by side, every table included")
     compare.add_argument("first", metavar="A")
     compare.add_argument("second", metavar="B")
+    compare.add_argument("--tables", action="store_true", help="a line for each file, and all that differs")
     commands.add_parser("models", help="list the models that have a name here")
     fetch = commands.add_parser("fetch", help="fetch a model now, so that later runs need no network")
     fetch.add_argument("model", nargs="?", default=None, metavar="MODEL", help="default: the embedded model")
@@ -96,7 +97,7 @@ def _status(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import reports
 
-    print(reports.compare(arguments.first, arguments.second))
+    print(reports.compare(arguments.first, arguments.second, tables=arguments.tables))
 
 
 def _models(arguments: argparse.Namespace) -> None:

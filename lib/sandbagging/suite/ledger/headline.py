@@ -73,9 +73,7 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
 
 
 def _share_text(share: Estimate | None) -> str | None:
-    if share is None or isnan(share.low):
-        return share and f"{share.value:.0%}, no interval, n = {share.n}"
-    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}], n = {share.n}"
+    return share and f"{share:.0%}"
 
 
 def _share_words(share: Estimate | None) -> str:
@@ -91,7 +89,7 @@ def _share_words(share: Estimate | None) -> str:
 def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
     found = a.summary[f"random_{kind}"]
     spread = "" if found["sd"] is None else f"SD {found['sd']:.2f} pp, "
-    mean = _short(Estimate.from_dict(found["mean"]))
+    mean = f"{Estimate.from_dict(found['mean']):ci}"
     value = f"mean {mean}, {spread}{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
     if found["rank_p"] <= circuits.SURVIVES_P:
         return _line(words, value, "few reach the chosen ones")
@@ -121,14 +119,10 @@ def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
         rest = part[part["tag"] != first["tag"]]
         others = [f"{row.architecture}: {row.verdict}" for row in rest.itertuples()]
         e1, e4 = first["gap_e1"], first["gap_e4"]
-        value = f"E6 − E1 {_short(e1)}; E6 − E4 {_short(e4)}; n = {e1.n}"
+        value = f"E6 − E1 {e1:ci}; E6 − E4 {e4:ci}; n = {e1.n}"
         words = first["verdict"] + (f" ({'; '.join(others)})" if others else "")
         lines.append(_line(f"SAE swap at layer {layer} ({first['architecture']})", value, words))
     return lines
-
-
-def _short(e: Estimate) -> str:
-    return f"{e.value:+.2f} pp [{e.low:+.2f}, {e.high:+.2f}]"
 
 
 def null_lines(run: str) -> list[dict[str, str]]:
@@ -145,7 +139,7 @@ def null_lines(run: str) -> list[dict[str, str]]:
             continue
         gate = nested.read_json(null, "00_baseline")["gate"]
         circuit = nested.read_json(null, "08_circuit")
-        joint = _short(Estimate.from_dict(circuit["joint"]))
+        joint = f"{Estimate.from_dict(circuit['joint']):ci}"
         value = f"gap {Estimate.from_dict(gate['gap_p_full'])}; joint effect {joint}"
         nothing = not gate["open"] and not circuit["survives"]["value"]
         said = "nothing found" if nothing else "SOMETHING FOUND: trust no finding above"
