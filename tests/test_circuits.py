@@ -3,12 +3,14 @@
 from math import exp, sqrt
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
 from sandbagging.heads import circuits, estimates, interventions, selection, sweep
+from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import hook_points
 from sandbagging.statistics import Estimate
@@ -375,3 +377,36 @@ def test_a_plain_torch_hook_gives_the_sweeps_numbers(tiny, tiny_questions):
     effects = sweep.ablate_sets(tiny, pack, [((layer, head),)])
     np.testing.assert_allclose(effects.value["p_full"][0], by_hook, rtol=2e-4)
     assert torch.is_grad_enabled()
+
+
+# What the pages read out of effects --------------------------------------------------------------
+
+
+def under(conditions: dict[str, np.ndarray]) -> dict[str, Effects]:
+    return {condition: made_up(change) for condition, change in conditions.items()}
+
+
+def test_the_specific_portion_is_paired_by_question():
+    rng = np.random.default_rng(5)
+    common = rng.normal(0, 0.3, (3, 20))  # what questions share falls out of a paired difference
+    effects = under({"sandbag": common + 0.02, "neutral": common})
+    first = [effects["sandbag"].sets[0][0]]
+    portion = estimates.specific_portion(effects, first, "neutral")
+    assert portion.value == pytest.approx(2) and portion.high - portion.low < 1e-9
+    table = estimates.portions_table(effects, first, ["neutral"])
+    assert table["sandbag - neutral"].tolist()[0] == str(portion)
+
+
+def test_the_first_quarter_holds_what_lies_below_it():
+    table = pd.DataFrame({"layer": [0, 0, 1, 4], "effect_pp": [1.0, -3.0, 1.0, 5.0]})
+    depth = selection.first_quarter(table, [Head(1, 0), Head(4, 2)], n_layers=8)
+    assert depth.chosen == (Head(1, 0),)
+    assert depth.share_of_layers == pytest.approx(2 / 3)
+    assert depth.share_of_effect == pytest.approx((2 + 1) / (2 + 1 + 5))
+
+
+def test_routes_stand_beside_zeroing():
+    effects = made_up(np.array([[0.01, 0.03], [0.0, -0.02]]))
+    table = estimates.routes_table(effects, {"patching": np.array([1.0, 2.0])})
+    assert table["zeroing"].tolist() == pytest.approx([2, -1])
+    assert table["patching"].tolist() == [1, 2]

@@ -46,6 +46,61 @@ def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estim
     return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
 
 
+def singles(effects: Effects, heads: Sequence[Head], seed: int = 0) -> dict[Head, Estimate]:
+    """Return each head's effect on p_full when it is ablated alone, in pp with CI95."""
+    return {head: estimate(effects.of([head]), seed=seed) for head in heads}
+
+
+def by_condition(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = metrics.PRIMARY,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Return {condition: effect of one set of heads}, in pp (nats for logodds) with CI95."""
+    heads = tuple(heads)
+    return {c: estimate(of.of(heads, metric), metric, seed) for c, of in effects.items()}
+
+
+def redundancy(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
+    """Return 1 - joint effect / sum of single effects on p_full, with CI95 over questions."""
+    alone = np.array([effects.of([head]) for head in heads])
+    return statistics.redundancy(effects.of(heads), alone.T, seed=seed)
+
+
+def specific_portion(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    minus: str = "neutral",
+    metric: str = metrics.PRIMARY,
+    seed: int = 0,
+) -> Estimate:
+    """Return a set's effect on sandbag prompts minus that in another condition, paired by question.
+
+    In pp (nats for logodds) with CI95.
+    """
+    heads = tuple(heads)
+    change = effects["sandbag"].of(heads, metric) - effects[minus].of(heads, metric)
+    return estimate(change, metric, seed)
+
+
+def portions_table(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    minus: Sequence[str] = ("neutral", "genuine"),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the specific portions as text: a row a metric, a column a condition subtracted."""
+    heads, names = tuple(heads), list(effects["sandbag"].value)
+    columns = {
+        f"sandbag - {other}": [
+            str(specific_portion(effects, heads, other, name, seed)) for name in names
+        ]
+        for other in minus
+    }
+    return pd.DataFrame({"metric": names, **columns})
+
+
 def by_question(
     effects: Effects,
     condition: str,
@@ -81,6 +136,15 @@ def by_question(
     return pd.concat(tables, ignore_index=True)
 
 
+def by_question_and_condition(
+    effects: Mapping[str, Effects],
+    joint: Iterable[Head] = (),
+    names: Sequence[str] = metrics.JUDGED,
+) -> pd.DataFrame:
+    """Return the rows of `by_question` of all conditions."""
+    return pd.concat([by_question(of, c, joint, names) for c, of in effects.items()])
+
+
 def effects_table(
     effects: Effects, condition: str, replacement: str = "zero", seed: int = 0
 ) -> pd.DataFrame:
@@ -106,6 +170,30 @@ def effects_table(
             )
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def single_rows(alone: Mapping[Head, Estimate]) -> pd.DataFrame:
+    """Return single effects as rows layer, head, effect_pp, low, high, n."""
+    return pd.DataFrame(
+        [{"layer": h[0], "head": h[1], **_columns(effect)} for h, effect in alone.items()]
+    )
+
+
+def routes_table(effects: Effects, routes: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return each head's mean effect on p_full in pp, by zeroing it and by other routes {method:
+    [head]}.
+
+    Columns layer, head, zeroing and one a method; `effects` are those of sets of one head.
+    """
+    alone = [heads[0] for heads in effects.sets]
+    return pd.DataFrame(
+        {
+            "layer": [head[0] for head in alone],
+            "head": [head[1] for head in alone],
+            "zeroing": 100 * effects.effect().mean(1),
+            **routes,
+        }
+    )
 
 
 def condition_rows(

@@ -1,6 +1,7 @@
 """Which heads are chosen, which count as found, and how far such a choice can be trusted."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -82,22 +83,31 @@ def kinds_of_effect(
     """
     rows = []
     for head in heads:
-        full, choice = (
-            estimates.estimate(sandbag.of([head], name), name, seed) for name in metrics.JUDGED
-        )
-        still = statistics.equivalence(
-            100 * sandbag.of([head], metrics.SECONDARY), margin_pp
-        ).equivalent
+        in_sandbag = {name: estimates.estimate(sandbag.of([head], name), name, seed)
+                      for name in metrics.JUDGED}  # fmt: skip
+        in_genuine = estimates.estimate(genuine.of([head]), seed=seed)
         rows.append(
             {
                 "head": str(Head(*head)),
-                "p_full, sandbag": f"{full:short}",
-                "choice_len, sandbag": f"{choice:short}",
-                "p_full, genuine": f"{estimates.estimate(genuine.of([head]), seed=seed):short}",
-                "kind": kind_of_effect(full, choice, still),
+                "p_full, sandbag": f"{in_sandbag[metrics.PRIMARY]:short}",
+                "choice_len, sandbag": f"{in_sandbag[metrics.SECONDARY]:short}",
+                "p_full, genuine": f"{in_genuine:short}",
+                "kind": kind_of_set(sandbag, [head], seed, margin_pp),
             }
         )
     return pd.DataFrame(rows)
+
+
+def kind_of_set(
+    effects: Effects,
+    heads: Sequence[Head],
+    seed: int = 0,
+    margin_pp: float = FORMAT_MARGIN_PP,
+) -> str:
+    """Return whether replacing a set of heads moves the format, the choice, or cannot be said."""
+    full, choice = (estimates.estimate(effects.of(heads, m), m, seed) for m in metrics.JUDGED)
+    still = statistics.equivalence(100 * effects.of(heads, metrics.SECONDARY), margin_pp)
+    return kind_of_effect(full, choice, still.equivalent)
 
 
 def kind_of_effect(full: Estimate, choice: Estimate, still: bool) -> str:
@@ -179,3 +189,24 @@ def _select_and_judge(
     selected_on, others = order[:size], order[size:]
     chosen = np.argsort(-change[:, selected_on].mean(1), kind="stable")[:n_chosen]
     return change[chosen][:, selected_on].mean(), change[chosen][:, others].mean()
+
+
+class Depth(NamedTuple):
+    """How much of a model's heads and of their effects lies in the first quarter of its layers."""
+
+    chosen: Heads  # the chosen heads that lie there
+    share_of_layers: float  # of the layers that were tried: what chance alone would put there
+    share_of_effect: float  # of the mean absolute single effect, summed over layers
+
+
+def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) -> Depth:
+    """Return what lies in the first quarter of depth; table: rows layer, effect_pp, one a head."""
+    by_layer = table["effect_pp"].abs().groupby(table["layer"]).mean()
+    early = by_layer.index < n_layers / 4
+    heads = tuple(head for head in chosen if head[0] < n_layers / 4)
+    return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))
+
+
+def rule(n: int, replacement: str) -> str:
+    """Return in words by which rule `top` chooses."""
+    return f"the {n} largest mean effects on p_full of sandbag prompts, {replacement}-ablation"

@@ -224,6 +224,7 @@ def sweep_conditions(
     sets: Sequence[Heads],
     *,
     replacement: str = "zero",
+    drawn_from: Sequence[Question] = (),
     names: Sequence[str] = metrics.JUDGED,
     label: str = "heads",
     keep: Path | None = None,
@@ -231,12 +232,13 @@ def sweep_conditions(
 ) -> dict[str, Effects]:
     """Return {condition: effects} of replacing each set of heads on the questions' prompts.
 
-    Mean and resample draw on the tokens of the questions' genuine prompts. `keep` names a folder
-    for what is finished, as in `ablate_sets`. Raises UserError for heads that do not exist.
+    Mean and resample draw on the tokens of the genuine prompts of the questions `drawn_from`, or of
+    those that are asked. `keep` names a folder for what is finished, as in `ablate_sets`. Raises
+    UserError for heads that do not exist.
     """
     bank = None
     if replacement != "zero":
-        genuine = metrics.prepare(model, asked, "genuine", framing)
+        genuine = metrics.prepare(model, drawn_from or asked, "genuine", framing)
         bank = interventions.z_bank(model, [genuine], range(model.n_layers))
     effects = {}
     for condition in conditions:
@@ -287,3 +289,15 @@ def scores_without_question(
     pack = metrics.prepare(model, without_question(asked), condition, framing)
     scores = metrics.measure(model, pack, metrics.JUDGED)
     return {name: values[0] for name, values in scores.items()}
+
+
+def scores_by_two_routes(
+    model: Model, asked: Sequence[Question], condition: str, framing: str, heads: Heads
+) -> dict[str, np.ndarray]:
+    """Return p_full without the heads [question] by two routes: "hook" zeroes z, "weights" W_O."""
+    pack = metrics.prepare(model, asked, condition, framing)
+    edits = interventions.ablate_heads(model, heads)
+    by_hook = metrics.measure(model, pack, [metrics.PRIMARY], edits=edits)
+    with interventions.zeroed_weights(model, heads):
+        by_weights = metrics.measure(model, pack, [metrics.PRIMARY])
+    return {"hook": by_hook[metrics.PRIMARY][0], "weights": by_weights[metrics.PRIMARY][0]}

@@ -54,8 +54,11 @@ class Step:
 
     # What is asked, and what is measured
 
-    def subject(self) -> Subject:
-        """Return the model and the questions of this run, by the settings of notebook 00."""
+    def subject(self, **n_of_split: int) -> Subject:
+        """Return the model and the questions of this run, by the settings of notebook 00.
+
+        `train=40` asks another number of a split's questions than notebook 00 did.
+        """
         from sandbagging import models, questions
 
         name, seed = self.setting("model"), self.setting("seed")
@@ -63,7 +66,7 @@ class Step:
         asked = {}
         for split in ("train", "test"):
             whole = models.questions_of(name, split, self.setting(f"questions_{split}"))
-            asked[split] = (whole, self.setting(f"n_{split}"))
+            asked[split] = (whole, n_of_split.get(split, self.setting(f"n_{split}")))
         questions.check_disjoint(asked["train"][0], asked["test"][0])
         chosen = {s: questions.subset(whole, n, seed) for s, (whole, n) in asked.items()}
         lm = models.load(name, random_weights=self.setting("random_weights"), seed=seed)
