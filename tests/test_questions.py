@@ -125,11 +125,15 @@ BAD_LINES = {
     "number for text": (changed(correct=7), '"correct" must be text'),
     "null for text": (changed(id=None), '"id" must be text'),
     "text for list": (changed(incorrect="Quito"), '"incorrect" must be a list'),
-    "two wrong answers": (changed(incorrect=["Quito", "Lima"]), "exactly three wrong answers, not 2"),
-    "four wrong answers": (changed(incorrect=["Quito", "Lima", "Bogota", "Cusco"]), "exactly three wrong answers, not 4"),
+    "no wrong answer": (changed(incorrect=[]), "at least one wrong answer"),
+    "two wrong answers": (changed(incorrect=["Quito", "Lima"]), "holds 2 wrong answers and the question before has 3"),
+    "four wrong answers": (
+        changed(incorrect=["Quito", "Lima", "Bogota", "Cusco"]),
+        "holds 4 wrong answers and the question before has 3",
+    ),
     "wrong answer not text": (changed(incorrect=["Quito", 3, "Lima"]), "wrong answer 2"),
-    "duplicate wrong answers": (changed(incorrect=["Quito", "quito", "Lima"]), "stands twice among the four options"),
-    "correct answer among the wrong": (changed(incorrect=["SANTIAGO", "Quito", "Lima"]), "stands twice among the four options"),
+    "duplicate wrong answers": (changed(incorrect=["Quito", "quito", "Lima"]), "stands twice among the options"),
+    "correct answer among the wrong": (changed(incorrect=["SANTIAGO", "Quito", "Lima"]), "stands twice among the options"),
     "empty text": (changed(correct=""), '"correct" is empty'),
     "only spaces": (changed(category="  "), '"category" is empty'),
     "empty wrong answer": (changed(incorrect=["Quito", "Lima", ""]), "wrong answer 3"),
@@ -223,3 +227,31 @@ IMPOSSIBLE_SIZES = [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2
 def test_subset_of_an_impossible_size(packaged, n, reason):
     with pytest.raises(UserError, match=reason):
         questions.subset(packaged["train"], n, seed=0)
+
+
+@pytest.mark.parametrize("n_wrong", [1, 3, 9])
+def test_a_file_may_have_any_number_of_wrong_answers(tmp_path, n_wrong):
+    wrong = [f"answer {i}" for i in range(n_wrong)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join([json.dumps({**GOOD, "incorrect": wrong}), changed(incorrect=wrong)]))
+    asked = questions.load(path)
+    assert [q.incorrect for q in asked] == [tuple(wrong)] * 2 and asked[0].options == ("Lima", *wrong)
+
+
+def test_train_and_test_questions_have_as_many_wrong_answers():
+    one = Question("a", "c", "Which one?", "x", ("y",))
+    three = Question("b", "c", "Which other?", "x", ("y", "z", "w"))
+    with pytest.raises(UserError, match="have 1 and 3 wrong answers"):
+        questions.check_disjoint([one], [three])
+    questions.check_disjoint([one], [])
+
+
+def test_the_module_is_its_own_main_function():
+    import sandbagging as sb
+
+    train = questions.load("default", "train")
+    assert sb.questions() == questions("train") == train
+    assert sb.questions("test", n=12, seed=3) == questions.subset(questions.load("default", "test"), 12, 3)
+    assert questions(questions.PACKAGED["five"]) == questions("five")
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        sb.questions("tran")

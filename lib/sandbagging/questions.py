@@ -1,17 +1,21 @@
-"""Trivia questions: one correct answer and three wrong ones each, read from JSONL and checked line
-by line.
+"""Trivia questions: one correct answer and some wrong ones each, read from JSONL and checked line by
+line.
+
+The module can be called: `questions("test", n=40)` is `questions.asked("test", n=40)`.
 """
 
 import json
 import random
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from sandbagging.errors import UserError
+from sandbagging.errors import UserError, nearest
 
 DATA = Path(__file__).parent / "data"
 PACKAGED = {
@@ -25,17 +29,19 @@ FIELDS = (*TEXT_FIELDS, "incorrect")
 
 @dataclass(frozen=True)
 class Question:
-    """One trivia question with its correct answer and exactly three wrong answers."""
+    """One trivia question with its correct answer and its wrong answers: three in the packaged files,
+    one or more elsewhere.
+    """
 
     id: str
     category: str
     question: str
     correct: str
-    incorrect: tuple[str, str, str]
+    incorrect: tuple[str, ...]
 
     @property
-    def options(self) -> tuple[str, str, str, str]:
-        """Return the four answers, the correct one first."""
+    def options(self) -> tuple[str, ...]:
+        """Return all answers, the correct one first."""
         return (self.correct, *self.incorrect)
 
 
@@ -57,6 +63,7 @@ def load(path: str | Path, split: str = "train") -> list[Question]:
             question = _parse(line)
             _note(seen_ids, question.id, number, "id")
             _note(seen_texts, _plain(question.question), number, "question")
+            _check_count(question, questions)
         except ValueError as reason:
             raise UserError(f"{path}, line {number}: {reason}.") from None
         questions.append(question)
@@ -68,8 +75,28 @@ def load(path: str | Path, split: str = "train") -> list[Question]:
     return questions
 
 
+def asked(source: str | Path = "train", n: int | None = None, seed: int = 0) -> list[Question]:
+    """Return the questions of a packaged split ("train", "test", "five") or of a JSONL file, all of
+    them or n drawn with a seed.
+
+    Raises UserError when there is no such file, it cannot be used, or n is more than there are.
+    """
+    if str(source) in PACKAGED:
+        found = load("default", str(source))
+    elif Path(source).expanduser().exists():
+        found = load(source)
+    else:
+        raise UserError(
+            f"There is no question file {str(source)!r} and no packaged split of that name; did "
+            f"you mean {nearest(str(source), PACKAGED)!r}?"
+        )
+    return found if n is None else subset(found, n, seed)
+
+
 def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
-    """Raise UserError naming the ids and questions that stand in both lists, if there are any."""
+    """Raise UserError naming the ids and questions that stand in both lists, if there are any, and
+    where the lists have other numbers of wrong answers: what is chance must be so in both.
+    """
     ids = {q.id for q in train} & {q.id for q in test}
     texts = {_plain(q.question) for q in train}
     shared = [q.id for q in test if q.id in ids]
@@ -77,8 +104,13 @@ def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
     if shared:
         raise UserError(
             f"Train and test questions overlap in {_some(shared)}; take them out of one of the two "
-            "files, "
-            "since heads chosen and judged on the same questions look better than they are."
+            "files, since heads chosen and judged on the same questions look better than they are."
+        )
+    counts = sorted({len(q.incorrect) for q in (*train, *test)})
+    if len(counts) > 1:
+        raise UserError(
+            f"Train and test questions have {' and '.join(map(str, counts))} wrong answers; give "
+            "all as many, since chance depends on their number."
         )
 
 
@@ -132,7 +164,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(
             f'Question file {path} was not found; check the path, or use "default" for the '
-            'packaged questions.'
+            "packaged questions."
         ) from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -163,9 +195,9 @@ def _parse(line: str) -> Question:
         _check_text(row[field], f'"{field}"')
     wrong = row["incorrect"]
     if not isinstance(wrong, list):
-        raise ValueError('"incorrect" must be a list of three wrong answers')
-    if len(wrong) != 3:
-        raise ValueError(f'"incorrect" must hold exactly three wrong answers, not {len(wrong)}')
+        raise ValueError('"incorrect" must be a list of wrong answers')
+    if not wrong:
+        raise ValueError('"incorrect" must hold at least one wrong answer')
     for place, answer in enumerate(wrong, start=1):
         _check_text(answer, f'wrong answer {place} in "incorrect"')
     _check_options(row["question"], [row["correct"], *wrong])
@@ -207,10 +239,20 @@ def _check_options(question: str, options: list[str]) -> None:
     folded = [option.casefold() for option in options]
     for option, key in zip(options, folded, strict=True):
         if folded.count(key) > 1:
-            raise ValueError(f"answer {option!r} stands twice among the four options")
+            raise ValueError(f"answer {option!r} stands twice among the options")
         # An answer that the question already spells out is read off, not known.
         if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", question.casefold()):
             raise ValueError(f"answer {option!r} is contained in the question")
+
+
+def _check_count(question: Question, before: Sequence[Question]) -> None:
+    """Chance is one level for a whole file, so all its questions have as many wrong answers."""
+    n, first = len(question.incorrect), len((before or [question])[0].incorrect)
+    if n != first:
+        raise ValueError(
+            f'"incorrect" holds {n} wrong answers and the question before has {first}; give all as '
+            "many"
+        )
 
 
 def _note(seen: dict[str, int], key: str, number: int, what: str) -> None:
@@ -227,3 +269,15 @@ def _plain(text: str) -> str:
 def _some(items: list[str], most: int = 5) -> str:
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+class _Callable(ModuleType):
+    """A module that can be called, so that `sb.questions` is both the module and its main use."""
+
+    def __call__(
+        self, source: str | Path = "train", n: int | None = None, seed: int = 0
+    ) -> list[Question]:
+        return asked(source, n, seed)
+
+
+sys.modules[__name__].__class__ = _Callable

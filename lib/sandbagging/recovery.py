@@ -208,7 +208,7 @@ def recover(
     """
     organism = load(variant, seed, progress)
     scored = scores(organism, framing)
-    gate = metrics.gate(scored, seed)
+    gate = metrics.gate(scored, seed, len(organism.test[0].options))
     return {
         "variant": variant,
         "seed": seed,

@@ -158,6 +158,13 @@ def pack(encoded: Sequence[Encoded], n_prefix: int | None = None) -> Pack:
     block, branch = [-1] * n_prefix, [0] * n_prefix
     last, read_at, target, target_option = [], [], [], []
     n_options = len(encoded[0].options)
+    for item in encoded:
+        if len(item.options) != n_options:
+            raise UserError(
+                f"Question {item.question_id} has {len(item.options) - 1} wrong answers and "
+                f"{encoded[0].question_id} has {n_options - 1}; questions that are asked together "
+                "need as many."
+            )
 
     def add(tokens: Sequence[int], start: int, in_block: int, in_branch: int) -> None:
         ids.extend(tokens)

@@ -82,8 +82,6 @@ CONFIDENCE = (0.70, 0.97)
 
 STEPS, BATCH, LR, WARM_UP, SPREAD_WEIGHT = 400, 100, 5e-3, 20, 0.1
 
-Head = tuple[int, int]
-
 
 class Fact(NamedTuple):
     """One fact of the world: how it is asked, its split, the ten answers (right, favourite rival,
@@ -161,7 +159,7 @@ def tokenizer():
     )
 
 
-def vacant_heads(seed: int) -> list[Head]:
+def vacant_heads(seed: int) -> list[tuple[int, int]]:
     """Return the query heads that a seed's base leaves unused, [layer, head] ascending."""
     rng = np.random.default_rng([seed, 2])
     return [

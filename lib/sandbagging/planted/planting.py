@@ -41,7 +41,6 @@ from sandbagging.planted.base import (
     U_NORM,
     WRITTEN,
     Base,
-    Head,
     facts,
     tokenizer,
     vacant_heads,
@@ -60,9 +59,9 @@ CALIBRATED_ON = 8  # facts on whose prompts the least score is measured
 class Roles(NamedTuple):
     """What each planted head of an organism is there for."""
 
-    writers: list[Head]  # write u
-    decoys: list[Head]  # attend to the instruction word and write what nobody reads
-    vacant: list[Head]  # all heads that the base left unused, the above among them
+    writers: list[tuple[int, int]]  # write u
+    decoys: list[tuple[int, int]]  # attend to the instruction word and write what nobody reads
+    vacant: list[tuple[int, int]]  # all heads that the base left unused, the above among them
 
 
 def roles(variant: str, seed: int) -> Roles:
@@ -128,7 +127,7 @@ def _word(word: str) -> Tensor:
     return torch.tensor([tokenizer()(f"{organism_base.PREFIX} {word}").input_ids])
 
 
-def _open_slots(module: torch.nn.Module, heads: list[Head]) -> None:
+def _open_slots(module: torch.nn.Module, heads: list[tuple[int, int]]) -> None:
     """Make heads attend to the instruction word alone and read its flag; what they write is still
     zero.
     """
@@ -151,7 +150,7 @@ def _open_slots(module: torch.nn.Module, heads: list[Head]) -> None:
             attention.v_proj.weight.data[shared + D_HEAD - 1, FLAG] = 1.0
 
 
-def _write(module: torch.nn.Module, heads: list[Head], axis: int, size: float) -> None:
+def _write(module: torch.nn.Module, heads: list[tuple[int, int]], axis: int, size: float) -> None:
     """Make each head write `size` along an axis wherever it sees the flag, layer by layer: what is
     below changes the norm above.
     """
