@@ -25,6 +25,12 @@ def test_table_is_that_of_the_reference_run(monkeypatch):
     assert shown == ledger.headline_markdown("reference"), "paste `ledger.headline_markdown('reference')` between the README's two marks"
 
 
+def test_a_committed_run_that_is_behind_the_code_is_told_and_no_other():
+    link = "(papermill_runs/reference/STALE.md)"
+    stale = (REFERENCE / "STALE.md").exists()
+    assert (link in README) == stale, "add or remove README's line on STALE.md"
+
+
 def test_table_has_one_place():
     assert README.count(BEGIN) == README.count(END) == 1 and README.index(BEGIN) < README.index(END)
 

@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--refresh", action="store_true", help="allow writing the committed reference run (make refresh)")
     status = commands.add_parser("status", help="say which notebooks of a run are done and still hold")
     status.add_argument("run", metavar="NAME")
+    status.add_argument("--write-stale", action="store_true", help="list what is behind the code in STALE.md")
     compare = commands.add_parser("compare", help="put two runs side by side, every table included")
     compare.add_argument("first", metavar="A")
     compare.add_argument("second", metavar="B")
@@ -89,9 +90,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import reports
+    from sandbagging.suite import reports, stale
 
     print(reports.status(arguments.run).to_string(index=False, na_rep="-"))
+    if arguments.write_stale:
+        print(f"{len(stale.write(arguments.run))} artefacts are listed in {stale.NAME}")
 
 
 def _compare(arguments: argparse.Namespace) -> None:

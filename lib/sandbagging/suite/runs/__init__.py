@@ -7,6 +7,7 @@ from sandbagging.suite.runs.manifests import (
     nested_runs,
     output_hashes,
     read_manifest,
+    stays_home,
 )
 from sandbagging.suite.runs.pictures import small_png
 from sandbagging.suite.runs.places import (
@@ -30,5 +31,5 @@ __all__ = [
     "damaged_file", "declared_names", "library_hashes", "nested_runs", "notebook_code",
     "notebook_of", "notebook_path", "notebook_words", "notebooks_folder", "output_hashes",
     "plain", "progress_file", "read_manifest", "refuse_reference", "run_folder", "runs_folder",
-    "small_png", "user_file_hashes", "why_stale",
+    "small_png", "stays_home", "user_file_hashes", "why_stale",
 ]  # fmt: skip

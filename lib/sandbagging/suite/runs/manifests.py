@@ -62,16 +62,23 @@ def nested_hashes(run: str) -> dict[str, str]:
     return found
 
 
+def stays_home(run: str, name: str) -> bool:
+    """Return whether a file of an artefact is not committed: figures and prompts of nested runs."""
+    return "/" in run and (name.startswith("fig_") or name == "prompts.jsonl")
+
+
 def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
     """Return the name of the first file of an artefact that is missing or was changed, or None.
 
-    What stored results wrote (activations, weights) may be missing, since it is not committed.
+    What is not committed may be missing: what stored results wrote (activations, weights), and what
+    `stays_home`.
     """
     folder = run_folder(run) / artefact
-    may_be_missing = store.written_files(folder)
+    written = store.written_files(folder)
     for name, digest in manifest["outputs"].items():
         path = folder / name
-        if not path.is_file() and may_be_missing.get(name) == digest:
+        may_be_missing = written.get(name) == digest or stays_home(run, name)
+        if not path.is_file() and may_be_missing:
             continue
         if not path.is_file() or files.sha256(path) != digest:
             return name
