@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
-from sandbagging.files import atomic_path
+from sandbagging.files import Folder, atomic_path
 from sandbagging.models import check_layers, hook_points, packing
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.models.packing import Pack
@@ -135,13 +135,31 @@ def save(folder: Path, resid: dict[int, Tensor]) -> None:
             save_file({"resid_post": value.contiguous()}, temporary)
 
 
-def load(folder: Path, layer: int) -> Tensor:
+def collect_to_files(
+    model,
+    questions: dict[str, Sequence[Question]],
+    conditions: Sequence[str],
+    framing: str,
+    layers: Sequence[int],
+    *,
+    into: Path,
+    progress: Progress | None = None,
+) -> tuple[Folder, pd.DataFrame]:
+    """Write what `collect_all` returns into a folder, a file a layer; return the files and the
+    table of their rows.
+    """
+    resid, table = collect_all(model, questions, conditions, framing, layers, progress)
+    save(into, resid)
+    return Folder.of(into, *map(file_name, layers)), table
+
+
+def load(folder: Path | Folder, layer: int) -> Tensor:
     """Return resid_post [row d_model] of one layer; raises UserError if it was not collected."""
     from safetensors.torch import load_file
 
     path = folder / file_name(layer)
     if not path.exists():
-        there = ", ".join(p.stem for p in sorted(folder.glob("L*.safetensors"))) or "none"
+        there = ", ".join(p.stem for p in sorted(path.parent.glob("L*.safetensors"))) or "none"
         raise UserError(
             f"Layer {layer} was not collected (there: {there}); add it to `layers` of notebook 01 "
             "and run that again."
@@ -213,6 +231,12 @@ def last_tokens(resid: dict[int, Tensor], table: pd.DataFrame, split: str) -> pd
                 )
             )
     return pd.concat(parts, ignore_index=True)
+
+
+def compare_last_tokens(files: Folder, table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return `last_tokens` of collected files and the table of their rows."""
+    layers = sorted(int(name[1:].split(".")[0]) for name in files.hashes if name[0] == "L")
+    return last_tokens({layer: load(files, layer) for layer in layers}, table, split)
 
 
 def summarise_last_tokens(per_question: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -15,7 +15,7 @@ rectangle-kernel JumpReLU; the Gaussian-kernel loss, the gradients, the loop, th
 
 from sandbagging.saes.evaluation import fvu_ci, quality
 from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
-from sandbagging.saes.grid import Source, Trained, train_tags
+from sandbagging.saes.grid import Source, Trained, input_scales, train_tags, train_to_files
 from sandbagging.saes.recipes import (
     ARCHITECTURES,
     CONDITIONS,
@@ -42,7 +42,7 @@ from sandbagging.saes.training import Stack, new_sae, new_stack, total_steps, tr
 
 __all__ = [
     "ARCHITECTURES", "CONDITIONS", "Recipe", "Source", "Stack", "TagFields", "Trained", "along_mean_difference", "card_tags", "cue_rows",
-    "describe", "fold_scaling", "fvu_ci", "input_scale", "last_tokens", "load", "matching", "new_sae", "new_stack", "parse_tag", "quality",
-    "question_rows", "recipes", "save", "select_tokens", "short_name", "short_tag", "tag", "total_steps", "train", "train_tags",
+    "describe", "fold_scaling", "fvu_ci", "input_scale", "last_tokens", "load", "matching", "input_scales", "new_sae", "new_stack", "parse_tag", "quality",
+    "question_rows", "recipes", "save", "select_tokens", "short_name", "short_tag", "tag", "total_steps", "train", "train_tags", "train_to_files",
     "train_together", "training_data", "weight_notes",
 ]  # fmt: skip

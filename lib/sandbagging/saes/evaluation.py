@@ -1,5 +1,6 @@
 """Quality figures of SAEs on held-out questions."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,8 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import statistics
+from sandbagging import activations, statistics
 from sandbagging.errors import UserError
+from sandbagging.files import Folder, read_csv
+from sandbagging.saes import folders
+from sandbagging.saes.recipes import parse_tag
 from sandbagging.saes.tokens import checked, question_rows
 from sandbagging.statistics import Estimate
 
@@ -77,3 +81,74 @@ def fvu_ci(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str,
     spread = (tokens - tokens.mean(dim=0)).square().sum(dim=1)
     sums = pd.DataFrame({"error": error, "spread": spread}).groupby(lines["question_id"].to_numpy()).sum()
     return statistics.ratio_ci(sums["error"], sums["spread"], unit="share of variance", seed=seed)
+
+
+def fvu_of_tags(
+    trained: Folder, tags: Sequence[str], collected: Folder, last: bool, seed: int = 0
+) -> dict[str, Estimate]:
+    """Return {tag: FVU} over the test questions' tokens, or the last ones, with a CI95 over
+    questions.
+    """
+    table = read_csv(collected / "tokens.csv.gz")
+    found = {}
+    for tag in tags:
+        resid = activations.load(collected, parse_tag(tag).layer)
+        sae = folders.load(trained / tag)
+        found[tag] = fvu_ci(sae, resid, table, "mixed", "test", last, seed)
+    return found
+
+
+# A second route --------------------------------------------------------------------------------------
+
+
+def encode_by_hand(x: Tensor, weights: dict[str, Tensor], k: int | None) -> Tensor:
+    """Return the code [token d_sae] of activations [token d_in], from the weights alone.
+
+    `k` is that of a TopK SAE. The names of the weights tell the architecture.
+    """
+    pre = (x - weights["b_dec"]) @ weights["W_enc"]
+    if "b_gate" in weights:
+        on = pre + weights["b_gate"] > 0
+        return on * (pre * weights["r_mag"].exp() + weights["b_mag"]).relu()
+    pre = pre + weights["b_enc"]
+    if "threshold" in weights:
+        return pre * (pre > weights["threshold"])
+    kept = pre.relu().topk(k)
+    return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values)
+
+
+@torch.no_grad()
+def three_readers(
+    trained: Folder, tags: Sequence[str], collected: Folder, n_tokens: int = 200
+) -> pd.DataFrame:
+    """Return how far three readers of the same files are apart on the last `n_tokens` rows: by
+    hand, sae-lens, and `folders.load`.
+
+    Columns: tag, row_norm (largest |1 - norm| of a decoder row), sae_lens and here (largest
+    difference of a code from that by hand), no_op (largest |reconstruction + error term - x|),
+    k, most_active (latents at one token).
+    """
+    from sae_lens import SAE
+    from safetensors.torch import load_file
+
+    rows = []
+    for tag in tags:
+        fields, folder = parse_tag(tag), trained / tag
+        x = activations.load(collected, fields.layer)[-n_tokens:]
+        weights, theirs = load_file(folder / "sae_weights.safetensors"), SAE.load_from_disk(folder)
+        codes = encode_by_hand(x, weights, fields.k)
+        rebuilt = codes @ weights["W_dec"] + weights["b_dec"]
+        error = x - theirs.decode(theirs.encode(x))
+        ours = folders.load(folder).encode(x)
+        rows.append(
+            {
+                "tag": tag,
+                "row_norm": float((weights["W_dec"].norm(dim=1) - 1).abs().max()),
+                "sae_lens": float((codes - theirs.encode(x)).abs().max()),
+                "here": float((codes - ours).abs().max()),
+                "no_op": float((rebuilt + error - x).abs().max()),
+                "k": fields.k,
+                "most_active": int((ours != 0).sum(dim=1).max()),
+            }
+        )
+    return pd.DataFrame(rows)

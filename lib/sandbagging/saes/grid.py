@@ -1,7 +1,11 @@
-"""Many tags from activations to folders: in groups that train together, and going on where a killed call stopped."""
+"""Many tags from activations to folders: in groups that train together, and going on where a
+killed call stopped.
+"""
 
 import dataclasses
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor
 
+from sandbagging import activations, metrics, provenance
 from sandbagging.errors import UserError
-from sandbagging.files import read_csv, write_csv, write_json
+from sandbagging.files import Folder, read_csv, write_csv, write_json
 from sandbagging.progress import Progress
+from sandbagging.questions import Question
 from sandbagging.saes import folders, training
 from sandbagging.saes.evaluation import fvu_pair, held_out
 from sandbagging.saes.recipes import Recipe, tag
-from sandbagging.saes.tokens import select_tokens, training_data
+from sandbagging.saes.tokens import input_scale, select_tokens, training_data
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
 # Seconds of a step relative to TopK's, for the time left; see tests/benchmarks/bench_sae_training.py.
 RELATIVE_COST = {"topk": 1.0, "jumprelu": 1.2, "gated": 1.8}
+FILES = ("cfg.json", "sae_weights.safetensors", "history.csv", "metrics.json")  # of a tag's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +53,52 @@ class Source:
     # The layer and a reconstruction x -> D(f(x)) in, loss recovered out; needs the model, so it comes from outside.
     loss_recovered: Callable[[int, Callable[[Tensor], Tensor]], float] | None = None
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)  # added to every cfg.json
+
+
+def input_scales(collected: Folder, layers: Sequence[int]) -> dict[int, float]:
+    """Return the factor of each layer that brings its train tokens to a mean norm of sqrt(d_in)."""
+    rows = select_tokens(read_csv(collected / "tokens.csv.gz"), "mixed")
+    return {layer: input_scale(activations.load(collected, layer)[rows]) for layer in layers}
+
+
+def train_to_files(
+    model,
+    recipes: Sequence[Recipe],
+    collected: Folder,
+    questions: Sequence[Question],
+    framing: str,
+    dataset: str,
+    *,
+    into: Path,
+    keep: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Folder, pd.DataFrame, pd.DataFrame]:
+    """Train one SAE for each recipe and write into/TAG; return the files, a row of metrics for each
+    tag, and the histories (tag, step, loss, fvu, l0).
+
+    `collected` holds tokens.csv.gz and a file of activations for each layer. Loss recovered is
+    measured on the sandbag prompts of `questions`. `keep` holds what a killed call had done.
+    """
+    layers = sorted({recipe.layer for recipe in recipes})
+    pack = metrics.prepare(model, questions, "sandbag", framing)
+    source = Source(
+        {layer: activations.load(collected, layer) for layer in layers},
+        read_csv(collected / "tokens.csv.gz"),
+        input_scales(collected, layers),
+        model.name,
+        dataset,
+        loss_recovered=lambda layer, rebuild: metrics.loss_recovered(model, pack, layer, rebuild),
+        metadata={"commit": provenance.commit()},
+    )
+    trained = train_tags(recipes, source, keep or into, progress=progress)
+    tags = [one.metrics["tag"] for one in trained]
+    if keep is not None:
+        for name in tags:
+            shutil.rmtree(into / name, ignore_errors=True)
+            os.replace(keep / name, into / name)
+    written = Folder.of(into, *(f"{name}/{file}" for name in tags for file in FILES))
+    history = pd.concat([one.history for one in trained], ignore_index=True)
+    return written, pd.DataFrame([one.metrics for one in trained]), history
 
 
 def train_tags(recipes: Sequence[Recipe], source: Source, folder: Path, *, progress: Progress | None = None) -> list[Trained]:
@@ -134,6 +187,6 @@ def _write(recipe: Recipe, sae: "SAE", history: pd.DataFrame, n_tokens: int, sec
 
 def _read(folder: Path, name: str) -> Trained:
     """Read back what training a tag left."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["recipe"]
-    return Trained(folders.load(folder), read_csv(folder / "history.csv").assign(tag=name), metrics)
+    figures = json.loads((folder / "metrics.json").read_text())
+    del figures["recipe"]
+    return Trained(folders.load(folder), read_csv(folder / "history.csv").assign(tag=name), figures)
