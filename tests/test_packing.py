@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import plain_log_p, tiny_llama_module, word_tokenizer
+from tiny_models import plain_log_p, word_tokenizer
 
 from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
@@ -62,11 +62,12 @@ def test_tree_attention_equals_the_dense_mask(tiny, tiny_questions):
     assert torch.allclose(tree, dense, atol=1e-4)
 
 
-def test_batch_of_one_equals_a_padded_batch_on_both_sides(tiny_questions):
-    """Right padding read at [:, -1] would score a padding token; both sides must give the packed numbers."""
-    tokenizer = word_tokenizer()
-    module = tiny_llama_module(len(tokenizer))
-    items = encoded(tokenizer, tiny_questions[:8], framing="instr_pref")
+def test_a_pack_equals_a_padded_batch_on_both_sides(tiny_llama, tiny_questions):
+    """Right padding read at [:, -1] would score a padding token; a pack has no padding at all."""
+    module = tiny_llama.module
+    items = encoded(tiny_llama.tokenizer, tiny_questions[:8], framing="instr_pref")
+    pack = packing.pack(items)
+    packed = metrics.answer_logprobs(tiny_llama, pack, hook_points.forward(tiny_llama, pack)[0])
     rows = [item.prompt + item.options[0] for item in items]
     width = max(map(len, rows))
     for side in ("left", "right"):
@@ -79,7 +80,7 @@ def test_batch_of_one_equals_a_padded_batch_on_both_sides(tiny_questions):
         for i, (item, (before, _)) in enumerate(zip(items, pads, strict=True)):
             start = before + len(item.prompt)
             batched = sum(log_p[i, start - 1 + t, token].item() for t, token in enumerate(item.options[0]))
-            assert batched == pytest.approx(plain_log_p(module, item.prompt, item.options[0]), abs=1e-4)
+            assert batched == pytest.approx(packed.total[0, i, 0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("position", ["last", "all"])
