@@ -6,7 +6,7 @@ import torch
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.heads import interventions, patching, sweep
+from sandbagging.heads import agreement, interventions, patching, sweep
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 
@@ -100,6 +100,18 @@ def test_prompts_of_other_lengths_are_refused(tiny_llama, tiny_questions):
 def test_agreement_counts_ranks_and_the_top():
     exact = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
     methods = {"same order": exact**3, "reversed": -exact, "top swapped": exact[[1, 0, 2, 3, 4, 5]]}
-    table = patching.agreement(methods, exact, 2).set_index("method")
+    table = agreement.compare(methods, exact, 2).set_index("method")
     assert table["spearman"].round(6).tolist() == [1, -1, pytest.approx(1 - 6 * 2 / (6 * 35), abs=1e-6)]
     assert table["shared_top"].tolist() == [2, 0, 2]
+
+
+def test_routes_that_were_not_run_agree_with_nothing():
+    zeroing = np.array([3.0, 2.0, 1.0, 0.0, -1.0])
+    done = patching.Routes({patching.PATCH: zeroing * 2, patching.PATCH_SLOPE: -zeroing}, {}, "")
+    left_out = patching.Routes({patching.ZERO_SLOPE: zeroing}, {patching.ZERO_SLOPE: 3.0}, "no match")
+    assert agreement.slope_with_patching(done, 2)["spearman"].tolist() == [-1]
+    assert agreement.slope_with_patching(left_out).empty
+    assert agreement.with_zeroing(left_out, zeroing)["passes"].tolist() == [3]
+    assert agreement.related(agreement.with_zeroing(done, zeroing))
+    assert not agreement.related(agreement.with_zeroing(done, -zeroing))
+    assert not agreement.related(agreement.with_zeroing(left_out, zeroing))

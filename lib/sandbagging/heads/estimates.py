@@ -172,6 +172,13 @@ def effects_table(
     return pd.concat(tables, ignore_index=True)
 
 
+def sweep_table(
+    effects: Mapping[str, Effects], replacement: str = "zero", seed: int = 0
+) -> pd.DataFrame:
+    """Return the rows of `effects_table` of all conditions that were swept."""
+    return pd.concat([effects_table(of, c, replacement, seed) for c, of in effects.items()])
+
+
 def single_rows(alone: Mapping[Head, Estimate]) -> pd.DataFrame:
     """Return single effects as rows layer, head, effect_pp, low, high, n."""
     return pd.DataFrame(

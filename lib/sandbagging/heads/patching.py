@@ -19,9 +19,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sandbagging import metrics
@@ -242,26 +240,3 @@ def sweep_passes(model: Model, heads: Sequence[Heads]) -> float:
     all layers.
     """
     return sum(1 - min(layer for layer, _ in heads_of) / model.n_layers for heads_of in heads)
-
-
-def agreement(found: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5) -> pd.DataFrame:
-    """Return how well each method's effects [head] agree with the exact ones: rows method,
-    spearman, p, shared_top.
-
-    spearman: Spearman's rank correlation over heads, with its two-sided p; shared_top: how many of
-    the n_top largest are the same.
-    """
-    best = set(np.argsort(-exact, kind="stable")[:n_top])
-    rows = []
-    for name, effects in found.items():
-        rank = stats.spearmanr(effects, exact)
-        shared = len(best & set(np.argsort(-effects, kind="stable")[:n_top]))
-        rows.append(
-            {
-                "method": name,
-                "spearman": float(rank.statistic),
-                "p": float(rank.pvalue),
-                "shared_top": shared,
-            }
-        )
-    return pd.DataFrame(rows)
