@@ -177,7 +177,7 @@ def _described(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return f"{type(value).__name__}:{value!r}"
     if hasattr(value, "identity"):  # a model
-        return f"identity:{value.identity}"
+        return f"identity:{value.identity}:{getattr(value, 'dtype', None)}"
     if isinstance(value, files.Folder):
         return f"files:{sorted(value.hashes.items())}"
     if isinstance(value, Path):
