@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import metrics
+from sandbagging import gaps, metrics
 from sandbagging.errors import UserError
 from sandbagging.heads import circuits, estimates, interventions, selection, sweep
 from sandbagging.heads.head import Head
@@ -30,9 +30,9 @@ def made_up(change: np.ndarray, sets=None) -> Effects:
     return Effects(sets, ids, dict.fromkeys(metrics.JUDGED, baseline), {name: baseline + change for name in metrics.JUDGED})
 
 
-def gate_of(gap_pp: float, is_open: bool = True) -> metrics.Gate:
+def gate_of(gap_pp: float, is_open: bool = True) -> gaps.Gate:
     gap = Estimate(gap_pp, gap_pp - 1, gap_pp + 1, 50, "pp")
-    return metrics.Gate(is_open, gap, gap, 0.8, "open: for the test" if is_open else "closed: for the test")
+    return gaps.Gate(is_open, gap, gap, 0.8, "open: for the test" if is_open else "closed: for the test")
 
 
 # The fast route ---------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     scores = [metrics.score(tiny_llama, tiny_questions, c, FRAMING) for c in ("genuine", "sandbag")]
     import pandas as pd
 
-    gate = metrics.gate(pd.concat(scores))
+    gate = gaps.gate(pd.concat(scores))
     swept = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama))
     chosen, judge = selection.top(swept, 3), pack_of(tiny_llama, tiny_questions[6:])
     joint = sweep.ablate_sets(tiny_llama, judge, [chosen]).of(chosen)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import plain_log_p
 
-from sandbagging import metrics, prompts
+from sandbagging import gaps, metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.metrics import Answers
 from sandbagging.models import packing
@@ -65,7 +65,7 @@ def test_gap_is_genuine_minus_sandbag_in_pp_and_paired():
     level = rng.uniform(0.1, 0.9, 50)  # questions differ far more than conditions do
     scores = made_up(level + 0.02 + rng.normal(0, 0.005, 50), level)
     shuffled = pd.concat([scores[scores.condition == "genuine"], scores[scores.condition == "sandbag"].sample(frac=1, random_state=1)])
-    gap = metrics.gap(shuffled)
+    gap = gaps.gap(shuffled)
     assert gap.value == pytest.approx(2.0, abs=0.3) and gap.unit == "pp" and gap.n == 50
     assert gap.high - gap.low < 0.5  # unpaired it would be about 20 pp wide
 
@@ -77,7 +77,7 @@ def test_gate_needs_a_gap_and_knowledge(shift, choice, is_open):
     """The last case is a gap of 0.8 pp with its CI well above 0, as a model without noise may show by mere wording."""
     rng = np.random.default_rng(0)
     level = rng.uniform(0.2, 0.6, 40)
-    gate = metrics.gate(made_up(level + shift + rng.normal(0, 0.01, 40), level, choice))
+    gate = gaps.gate(made_up(level + shift + rng.normal(0, 0.01, 40), level, choice))
     assert gate.open is is_open
     assert gate.reason.startswith("open" if is_open else "closed")
 
@@ -136,8 +136,8 @@ def test_kinds_of_gap(genuine, sandbag, choice_genuine, choice_sandbag, kind):
     noise = np.linspace(-0.01, 0.01, 20)  # a spread, paired away in p_full and in choice_len alike
     table = made_up(genuine + noise, sandbag + noise[::-1])
     table["choice_len"] = np.concatenate([choice_genuine + noise, choice_sandbag + noise])
-    assert metrics.kind_of_gap(table) == kind
-    rows = metrics.gap_table(table.assign(framing="contrast"))
+    assert gaps.kind_of_gap(table) == kind
+    rows = gaps.gap_table(table.assign(framing="contrast"))
     assert rows["metric"].tolist() == ["p_full", "choice_len"] and set(rows["kind"]) == {kind}
     assert rows["value"][0] == pytest.approx(100 * (genuine - sandbag))
 
@@ -145,19 +145,19 @@ def test_kinds_of_gap(genuine, sandbag, choice_genuine, choice_sandbag, kind):
 def test_a_gap_of_nearly_nothing_is_none():
     """Random weights give p near 1 / vocabulary: there a difference can be certain and mean nothing."""
     table = made_up(np.linspace(2e-5, 3e-5, 9), np.full(9, 1e-5))
-    assert metrics.gap(table).low > 0 and metrics.kind_of_gap(table) == "none"
+    assert gaps.gap(table).low > 0 and gaps.kind_of_gap(table) == "none"
 
 
 def test_condition_means_by_hand():
     table = made_up([0.2, 0.4], [0.1, 0.1]).assign(split="test")
-    means = metrics.condition_means(table, ["p_full"]).set_index("condition")
+    means = gaps.condition_means(table, ["p_full"]).set_index("condition")
     assert means.loc["genuine", "value"] == pytest.approx(0.3) and means.loc["sandbag", "high"] == pytest.approx(0.1)
     assert means.loc["genuine", "n"] == 2 and means.loc["genuine", "unit"] == "probability"
 
 
 def test_the_gap_does_not_depend_on_the_order_of_rows():
     table = made_up(np.linspace(0.2, 0.9, 9), np.linspace(0.1, 0.5, 9) ** 2)
-    assert metrics.gap(table) == metrics.gap(table.iloc[::-1])
+    assert gaps.gap(table) == gaps.gap(table.iloc[::-1])
 
 
 def test_chat_framings_need_a_chat_template(tiny_llama, tiny_questions):
@@ -196,12 +196,12 @@ def test_every_formula_follows_the_number_of_wrong_answers(tiny, n_wrong):
 
 
 def test_the_gate_asks_for_as_much_above_chance_for_any_number_of_options():
-    assert [metrics.able_from(n) for n in (2, 4, 10)] == pytest.approx([0.6, 0.35, 0.2])
+    assert [gaps.able_from(n) for n in (2, 4, 10)] == pytest.approx([0.6, 0.35, 0.2])
     rng = np.random.default_rng(0)
     level = rng.uniform(0.2, 0.6, 40)
     scores = made_up(level + 0.05 + rng.normal(0, 0.01, 40), level, choice=0.3)
-    assert metrics.gate(scores, n_options=10).open
-    assert not metrics.gate(scores).open and "below 0.35" in metrics.gate(scores).reason
+    assert gaps.gate(scores, n_options=10).open
+    assert not gaps.gate(scores).open and "below 0.35" in gaps.gate(scores).reason
 
 
 def test_questions_with_other_numbers_of_wrong_answers_are_not_asked_together(tiny_llama):
@@ -217,20 +217,20 @@ def test_pooled_tables_are_refused_by_the_column_that_pools_them():
     one = made_up(np.full(3, 0.5), np.full(3, 0.4))
     both = pd.concat([one.assign(framing="contrast"), one.assign(framing="instr")])
     with pytest.raises(UserError, match=r"pools the framings 'contrast', 'instr'.*table\['framing'\]"):
-        metrics.gap(both)
+        gaps.gap(both)
     with pytest.raises(UserError, match="more than once with the same settings"):
-        metrics.gap(pd.concat([one, one]))
+        gaps.gap(pd.concat([one, one]))
 
 
 def test_what_a_table_lacks_is_named():
     one = made_up(np.full(3, 0.5), np.full(3, 0.4))
     with pytest.raises(UserError, match="no condition 'sandbag'; it has 'genuine'"):
-        metrics.gap(one[one["condition"] == "genuine"])
+        gaps.gap(one[one["condition"] == "genuine"])
     with pytest.raises(UserError, match="no metric 'pfull'; did you mean 'p_full'"):
-        metrics.gap(one, "pfull")
+        gaps.gap(one, "pfull")
     lost = one[(one["condition"] == "genuine") | (one["question_id"] != "q1")]
     with pytest.raises(UserError, match="1 stand on one side alone, such as 'q1'"):
-        metrics.gap(lost)
+        gaps.gap(lost)
 
 
 def test_a_framing_of_ones_own_is_named_in_the_table(tiny_llama, tiny_questions):

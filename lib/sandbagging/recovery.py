@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from sandbagging import activations, metrics, models, questions, saes, statistics
+from sandbagging import activations, gaps, metrics, models, questions, saes, statistics
 from sandbagging.heads import estimates, selection, sweep
 from sandbagging.heads.head import Head, join
 from sandbagging.planted import base as organism_base
@@ -71,7 +71,7 @@ def zero_gap(scored: pd.DataFrame, margin_pp: float = NULL_MARGIN_PP) -> Equival
 
 
 def heads(
-    organism: Organism, gate: metrics.Gate, framing: str = FRAMING, seed: int = 0
+    organism: Organism, gate: gaps.Gate, framing: str = FRAMING, seed: int = 0
 ) -> dict[str, Any]:
     """Return what the search for heads finds beside what was planted: precision, recall, the
     strongest other head, the joint effect.
@@ -148,7 +148,7 @@ def train_saes(
 
 def battery(
     organism: Organism,
-    gate: metrics.Gate,
+    gate: gaps.Gate,
     layers: Sequence[int] = LAYERS,
     kinds: Sequence[str] = KINDS,
     framing: str = FRAMING,
@@ -208,7 +208,7 @@ def recover(
     """
     organism = load(variant, seed, progress)
     scored = scores(organism, framing)
-    gate = metrics.gate(scored, seed, len(organism.test[0].options))
+    gate = gaps.gate(scored, seed, len(organism.test[0].options))
     return {
         "variant": variant,
         "seed": seed,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sandbagging import metrics, statistics
+from sandbagging import gaps, statistics
 from sandbagging.errors import UserError
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
@@ -113,7 +113,7 @@ def shapley(effects: Effects, heads: Sequence[Head]) -> dict[Head, float]:
     )
 
 
-def survives(joint: Estimate, rank_p: float, gate: metrics.Gate) -> tuple[bool, str]:
+def survives(joint: Estimate, rank_p: float, gate: gaps.Gate) -> tuple[bool, str]:
     """Return whether a circuit survives, by the one rule for real and null models alike, and the
     reason in words.
     """

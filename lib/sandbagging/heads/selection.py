@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import metrics, statistics
+from sandbagging import gaps, metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
@@ -48,7 +48,7 @@ def floor_pp(gap: Estimate) -> float:
 
 
 def find(
-    effects: Effects, gate: metrics.Gate, seed: int = 0, metric: str = metrics.PRIMARY
+    effects: Effects, gate: gaps.Gate, seed: int = 0, metric: str = metrics.PRIMARY
 ) -> pd.DataFrame:
     """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05,
     the floor, and an open gate.

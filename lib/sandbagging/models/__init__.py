@@ -1,8 +1,8 @@
 """Models: loading them, checks at the door, and reading and writing inside them."""
 
-from sandbagging.models.checks import check_framing, check_layers, weight_bytes
+from sandbagging.models.checks import check_framing, weight_bytes
 from sandbagging.models.loading import default_layers, load, wrap
-from sandbagging.models.model import Model
+from sandbagging.models.model import Model, check_layers
 from sandbagging.models.origins import ensure_available, questions_of
 from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
 

@@ -9,22 +9,12 @@ import torch
 
 from sandbagging.errors import UserError
 from sandbagging.models.hook_points import NAMES
-from sandbagging.models.model import Model
 from sandbagging.models.origins import Origin
 from sandbagging.models.registry import EMBEDDED, REGISTRY
 
 # Beside the weights: activations of one batch, and logits.
 WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000
 SHOWN = 3  # tensors that a sentence names
-
-
-def check_layers(model: Model, layers: Sequence[int]) -> None:
-    """Raise UserError if a layer does not exist in the model."""
-    for layer in layers:
-        if not 0 <= layer < model.n_layers:
-            raise UserError(
-                f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}."
-            )
 
 
 def check_framing(name: str, framing: str) -> None:

@@ -1,9 +1,12 @@
 """What a loaded model is to the rest of the library."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from sandbagging.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,12 @@ class Model:
     def n_params(self) -> int:
         """How many weights there are."""
         return sum(p.numel() for p in self.module.parameters())
+
+
+def check_layers(model: Model, layers: Sequence[int]) -> None:
+    """Raise UserError if a layer does not exist in the model."""
+    for layer in layers:
+        if not 0 <= layer < model.n_layers:
+            raise UserError(
+                f"Layer {layer} does not exist: {model.name} has layers 0 to {model.n_layers - 1}."
+            )

@@ -14,6 +14,10 @@ from sandbagging import provenance
 NAME = "sandbagging"
 
 
+# These files carry values, messages and names to and fro, and compute none.
+CARRIERS = ("errors.py", "files.py", "progress.py", "provenance.py")
+
+
 def closure(code: str, skip: Iterable[str] = ()) -> dict[str, str]:
     """Return {file: hash} of the library's files that some code imports, directly or not.
 
@@ -38,7 +42,8 @@ def of_function(function: Callable) -> dict[str, str]:
     """Return {file: hash} of the file that defines a function and of all that it imports."""
     path = Path(inspect.getsourcefile(inspect.unwrap(function)))
     own = path.relative_to(provenance.PACKAGE).as_posix()
-    return {own: provenance.file_hash(path), **closure(path.read_text(encoding="utf-8"))}
+    code = path.read_text(encoding="utf-8")
+    return {own: provenance.file_hash(path), **closure(code, skip=CARRIERS)}
 
 
 # Imports
