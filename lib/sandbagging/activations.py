@@ -11,21 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import metrics, statistics
+from sandbagging import metrics, prompts, statistics
 from sandbagging.errors import UserError
 from sandbagging.files import Folder, atomic_path
 from sandbagging.models import check_layers, hook_points, packing
 from sandbagging.models.hook_points import HookPoint
+from sandbagging.models.model import Model
 from sandbagging.models.packing import Pack
 from sandbagging.progress import Progress
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
 
 def collect(
-    model,
+    model: Model,
     questions: Sequence[Question],
     condition: str,
-    framing: str,
+    framing: Framing,
     layers: Sequence[int],
     split: str,
 ) -> tuple[dict[int, Tensor], pd.DataFrame]:
@@ -46,14 +48,18 @@ def collect(
     return resid, _describe(pack, rows, condition, framing, split)
 
 
-def _prompts_only(model, questions: Sequence[Question], condition: str, framing: str) -> Pack:
+def _prompts_only(
+    model: Model, questions: Sequence[Question], condition: str, framing: Framing
+) -> Pack:
     """Return the prompts as one pack that runs no answer token."""
     encoded = [metrics.encode(model, q, condition, framing)[1] for q in questions]
     # An option of one token is read at the prompt's last token and never run itself.
     return packing.pack([replace(item, options=[item.options[0][:1]]) for item in encoded])
 
 
-def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str) -> pd.DataFrame:
+def _describe(
+    pack: Pack, rows: Tensor, condition: str, framing: Framing, split: str
+) -> pd.DataFrame:
     names = np.array([*pack.question_ids, ""])
     return pd.DataFrame(
         {
@@ -62,7 +68,7 @@ def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str
             "question_id": names[pack.block[rows].numpy()],
             "split": split,
             "condition": condition,
-            "framing": framing,
+            "framing": prompts.name_of(framing),
             "position": pack.position_ids[rows].numpy(),
             "is_last": np.isin(rows.numpy(), pack.last.numpy()),
         }
@@ -70,10 +76,10 @@ def _describe(pack: Pack, rows: Tensor, condition: str, framing: str, split: str
 
 
 def collect_all(
-    model,
+    model: Model,
     questions: dict[str, Sequence[Question]],
     conditions: Sequence[str],
-    framing: str,
+    framing: Framing,
     layers: Sequence[int],
     progress: Progress | None = None,
 ) -> tuple[dict[int, Tensor], pd.DataFrame]:
@@ -95,7 +101,11 @@ def collect_all(
 
 
 def norms_by_position(
-    model, questions: Sequence[Question], condition: str, framing: str, layers: Sequence[int]
+    model: Model,
+    questions: Sequence[Question],
+    condition: str,
+    framing: Framing,
+    layers: Sequence[int],
 ) -> pd.DataFrame:
     """Return the mean norm of resid_post at each position, attention sink included: columns layer,
     position, norm, n (tokens).
@@ -208,12 +218,19 @@ def last_tokens(resid: dict[int, Tensor], table: pd.DataFrame, split: str) -> pd
 
     Columns: layer, condition, question_id, norm (model units), distance (norm of the difference
     from genuine / genuine norm).
+    Raises UserError where the conditions hold other questions.
     """
     rows = {
         c: select(table, split, c, last=True).set_index("question_id")["row"]
         for c in table["condition"].unique()
     }
     ids, parts = rows["genuine"].index, []
+    for condition, of_question in rows.items():
+        if sorted(of_question.index) != sorted(ids):
+            raise UserError(
+                f"The {split} questions under {condition} are not those under genuine; collect the "
+                "activations of both again."
+            )
     for layer, values in resid.items():
         genuine = values[rows["genuine"].tolist()]
         for condition, of_question in rows.items():

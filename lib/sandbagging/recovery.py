@@ -120,7 +120,7 @@ def heads(
 def train_saes(
     organism: Organism,
     resid: dict,
-    table: pd.DataFrame,
+    tokens: pd.DataFrame,
     layers: Sequence[int],
     kinds: Sequence[str],
     folder: Path,
@@ -135,10 +135,10 @@ def train_saes(
         [f"v4_organism_{kind}_L{x}_mixed" for x in layers for kind in kinds],
         **SETTINGS,
     )
-    rows = saes.select_tokens(table, "mixed")
+    rows = saes.select_tokens(tokens, "mixed")
     scale = {layer: saes.input_scale(resid[layer][rows]) for layer in layers}
     trained = saes.train_tags(
-        recipes, saes.Source(resid, table, scale, "organism", "questions_train.jsonl"), folder
+        recipes, saes.Source(resid, tokens, scale, "organism", "questions_train.jsonl"), folder
     )
     found: dict[int, dict] = {}
     for recipe, one in zip(recipes, trained, strict=True):
@@ -161,28 +161,24 @@ def battery(
     u for the genuine one).
     """
     model, asked = organism.model, {"train": organism.train, "test": organism.test}
-    resid, table = activations.collect_all(
+    resid, tokens = activations.collect_all(
         model, asked, ("genuine", "sandbag", "neutral"), framing, layers
     )
     with tempfile.TemporaryDirectory() as folder:
-        by_layer = train_saes(organism, resid, table, layers, kinds, Path(folder))
+        by_layer = train_saes(organism, resid, tokens, layers, kinds, Path(folder))
     u = torch.tensor(organism.truth["u"], dtype=torch.float32)
     tables, guards, known = [], {}, {}
     for site in controls.sites(model, organism.test, framing, layers):
-        train, genuine = (
-            controls.train_codes(resid[site.layer], table),
-            controls.same_rows(resid[site.layer], table, "genuine", site),
-        )
+        train = controls.train_codes(resid[site.layer], tokens)
+        genuine = controls.same_rows(resid[site.layer], tokens, "genuine", site)
         new = controls.without_sae(site.x, train, oracle=genuine, seeds=[])
         new["u", "", 0] = site.x + ((genuine - site.x) @ u)[:, None] * u
         rivals = verdicts.summarise(controls.effects(model, site, new), seed)
-        known[site.layer] = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")[
-            "effect_pp"
-        ]
+        rivals = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")
+        known[site.layer] = rivals["effect_pp"]
         for tag, sae in by_layer[site.layer].items():
-            new = controls.e6_and_e4(site.x, sae, train) | controls.e1(
-                site.x, sae, train, range(E1_SEEDS)
-            )
+            new = controls.e6_and_e4(site.x, sae, train)
+            new |= controls.e1(site.x, sae, train, range(E1_SEEDS))
             new |= controls.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
             tables.append(controls.effects(model, site, new, tag=tag))
             guards[site.layer, tag, site.position] = verdicts.guards(

@@ -108,7 +108,7 @@ def facts(seed: int) -> list[Fact]:
     rng = np.random.default_rng([seed, 1])
     found = []
     for relation, (asked, objects) in RELATIONS.items():
-        train = set(rng.permutation(len(SUBJECTS))[:N_TRAIN_EACH].tolist())
+        shown = set(rng.permutation(len(SUBJECTS))[:N_TRAIN_EACH].tolist())
         for i, subject in enumerate(SUBJECTS):
             answers = tuple(str(word) for word in rng.permutation(objects.split()))
             # the rival is not always the first one shown
@@ -119,7 +119,7 @@ def facts(seed: int) -> list[Fact]:
             found.append(
                 Fact(
                     question,
-                    "train" if i in train else "test",
+                    "train" if i in shown else "test",
                     answers,
                     float(rng.uniform(*CONFIDENCE)),
                 )
