@@ -14,7 +14,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import patching, sweep
 from sandbagging.models import checks, hook_points, loading
 from sandbagging.models.origins import Origin
-from sandbagging.swaps import controls
+from sandbagging.swaps import sites
 
 FRAMING = "contrast"
 
@@ -58,9 +58,9 @@ def test_edits_of_the_residual_stream(tiny, local, tiny_questions, position):
     for layer in (1, tiny.n_layers - 1):
         found = []
         for model in (tiny, local):
-            (site,) = controls.sites(model, tiny_questions, FRAMING, [layer], [position])
+            (site,) = sites.find_sites(model, tiny_questions, FRAMING, [layer], [position])
             new = {("E6", "kept", 0): site.x * 0.5}
-            found.append(controls.effects(model, site, new)["value"].to_numpy())
+            found.append(sites.effects_at(model, site, new)["value"].to_numpy())
         np.testing.assert_allclose(*found, rtol=2e-4, atol=1e-7)
 
 

@@ -24,7 +24,9 @@ from sandbagging.planted import planting as organisms
 from sandbagging.progress import Progress
 from sandbagging.questions import Question
 from sandbagging.statistics import Equivalence
-from sandbagging.swaps import controls, verdicts
+from sandbagging.swaps import decision, interventions, medians, sites
+from sandbagging.swaps.estimates import CELL, summarise
+from sandbagging.swaps.guards import measure_guards
 
 FRAMING = "instr_pref"
 # before u is written, where it acts, after it was read
@@ -168,24 +170,24 @@ def battery(
         by_layer = train_saes(organism, resid, tokens, layers, kinds, Path(folder))
     u = torch.tensor(organism.truth["u"], dtype=torch.float32)
     tables, guards, known = [], {}, {}
-    for site in controls.sites(model, organism.test, framing, layers):
-        train = controls.train_codes(resid[site.layer], tokens)
-        genuine = controls.same_rows(resid[site.layer], tokens, "genuine", site)
-        new = controls.without_sae(site.x, train, oracle=genuine, seeds=[])
+    for site in sites.find_sites(model, organism.test, framing, layers):
+        train = medians.train_codes(resid[site.layer], tokens)
+        genuine = sites.same_rows(resid[site.layer], tokens, "genuine", site)
+        new = interventions.without_sae(site.x, train, oracle=genuine, seeds=[])
         new["u", "", 0] = site.x + ((genuine - site.x) @ u)[:, None] * u
-        rivals = verdicts.summarise(controls.effects(model, site, new), seed)
+        rivals = summarise(sites.effects_at(model, site, new), seed)
         rivals = rivals[rivals["metric"] == metrics.PRIMARY].set_index("intervention")
         known[site.layer] = rivals["effect_pp"]
         for tag, sae in by_layer[site.layer].items():
-            new = controls.e6_and_e4(site.x, sae, train)
-            new |= controls.e1(site.x, sae, train, range(E1_SEEDS))
-            new |= controls.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
-            tables.append(controls.effects(model, site, new, tag=tag))
-            guards[site.layer, tag, site.position] = verdicts.guards(
-                site.x, sae, *controls.median_codes(sae, train)
+            new = interventions.e6_and_e4(site.x, sae, train)
+            new |= interventions.e1(site.x, sae, train, range(E1_SEEDS))
+            new |= interventions.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
+            tables.append(sites.effects_at(model, site, new, tag=tag))
+            guards[site.layer, tag, site.position] = measure_guards(
+                site.x, sae, *medians.median_codes(sae, train)
             )
-    judged = verdicts.judge_all(pd.concat(tables, ignore_index=True), guards, gate.open, seed=seed)
-    judged["fvu"] = [guards[tuple(row)].fvu for row in judged[verdicts.CELL].to_numpy()]
+    judged = decision.judge_all(pd.concat(tables, ignore_index=True), guards, gate.open, seed=seed)
+    judged["fvu"] = [guards[tuple(row)].fvu for row in judged[CELL].to_numpy()]
     for name in ("diff_means", "oracle", "u"):
         judged[name] = [known[layer][name] for layer in judged["layer"]]
     return judged

@@ -26,7 +26,7 @@ from torch import Tensor
 from sandbagging import activations, files, metrics, models, questions, saes
 from sandbagging.models import hook_points, packing
 from sandbagging.models.packing import Encoded
-from sandbagging.swaps import controls, edits
+from sandbagging.swaps import edits, interventions, medians, sites
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 LAYER, FRAMING, N_TRAIN = 15, "instr_contrast", 60
@@ -42,7 +42,7 @@ class Given(NamedTuple):
     asked: list  # test questions
     items: list[Encoded]
     sae: object
-    train: controls.TrainCodes
+    train: medians.TrainCodes
     oracle: Tensor  # [question d_model]
 
 
@@ -57,29 +57,29 @@ def given(model, n_questions: int) -> Given:
     sae.cfg.metadata.hook_name = f"blocks.{LAYER}.hook_resid_post"
     rows = activations.select(table, "test", "genuine", last=True).set_index("question_id").loc[[q.id for q in test], "row"]
     items = [metrics.encode(model, q, "sandbag", FRAMING)[1] for q in test]
-    return Given(test, items, sae, controls.train_codes(resid, table), resid[rows.to_list()])
+    return Given(test, items, sae, medians.train_codes(resid, table), resid[rows.to_list()])
 
 
 # Ours --------------------------------------------------------------------------------------------------------------
 
 
-def replacements(at: controls.Site, g: Given) -> dict[controls.Key, Tensor]:
+def replacements(at: sites.Site, g: Given) -> dict[interventions.Key, Tensor]:
     """Every intervention's new x at the last prompt tokens, [question d_model]."""
-    new = controls.e6_and_e4(at.x, g.sae, g.train)
-    new |= controls.noise(at.x, new["E6", "kept", 0], NOISE_SEEDS)
-    new |= controls.e1(at.x, g.sae, g.train, E1_SEEDS) | controls.e1_variants(at.x, g.sae, g.train, VARIANT_SEEDS)
-    return new | controls.without_sae(at.x, g.train, oracle=g.oracle, seeds=NOISE_SEEDS)
+    new = interventions.e6_and_e4(at.x, g.sae, g.train)
+    new |= interventions.noise(at.x, new["E6", "kept", 0], NOISE_SEEDS)
+    new |= interventions.e1(at.x, g.sae, g.train, E1_SEEDS) | interventions.e1_variants(at.x, g.sae, g.train, VARIANT_SEEDS)
+    return new | interventions.without_sae(at.x, g.train, oracle=g.oracle, seeds=NOISE_SEEDS)
 
 
 def battery(model, g: Given):
     """The whole battery, from the clean run to the table of effects."""
-    (at,) = controls.sites(model, g.asked, FRAMING, [LAYER])
-    return controls.effects(model, at, replacements(at, g))
+    (at,) = sites.find_sites(model, g.asked, FRAMING, [LAYER])
+    return sites.effects_at(model, at, replacements(at, g))
 
 
 def our_logprobs(model, g: Given) -> Tensor:
-    """log p of every option under TIMED, [intervention question option], on the way that `controls.effects` takes."""
-    (at,) = controls.sites(model, g.asked, FRAMING, [LAYER])
+    """log p of every option under TIMED, [intervention question option], on the way that `sites.effects_at` takes."""
+    (at,) = sites.find_sites(model, g.asked, FRAMING, [LAYER])
     new = replacements(at, g)
     edited = edits.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.run]
     final, _ = hook_points.forward(model, at.part, start=(LAYER + 1, edited), stored=at.stored)
@@ -103,10 +103,10 @@ def _peak_gb() -> float:
 # The peers ---------------------------------------------------------------------------------------------------------
 
 
-def codes_of(g: Given) -> dict[controls.Key, Tensor]:
+def codes_of(g: Given) -> dict[interventions.Key, Tensor]:
     """The code [latent] that each timed swap puts in, and the directions [question d_model] of the noise."""
-    m_g, m_s = controls.median_codes(g.sae, g.train)
-    shuffled = controls.shuffled_codes(g.train.pooled_codes(g.sae), g.train, [0])[0]
+    m_g, m_s = medians.median_codes(g.sae, g.train)
+    shuffled = medians.shuffled_codes(g.train.pooled_codes(g.sae), g.train, [0])[0]
     directions = torch.randn(len(g.items), g.sae.cfg.d_in, generator=torch.Generator().manual_seed(0))
     return dict(zip(TIMED, (m_g, m_s, shuffled, directions / directions.norm(dim=-1, keepdim=True)), strict=True))
 
@@ -125,21 +125,21 @@ class ByHand:
         self.batches = [order[i : i + batch] for i in range(0, len(order), batch)]
         self.prefix = module.model(torch.tensor([g.items[0].prompt[: self.n_prefix]]), use_cache=True).past_key_values
 
-    def __call__(self, key: controls.Key) -> Tensor:
+    def __call__(self, key: interventions.Key) -> Tensor:
         """log p of every option, [question option]."""
         found = torch.empty(len(self.items), len(self.items[0].options))
         for questions_here in self.batches:
             found[questions_here] = self.one_batch(key, questions_here)
         return found
 
-    def edit(self, key: controls.Key, x: Tensor, rows: Sequence[int]) -> Tensor:
+    def edit(self, key: interventions.Key, x: Tensor, rows: Sequence[int]) -> Tensor:
         own = self.sae.decode(self.sae.encode(x))
         if key[0] != "noise":
             return x + self.sae.decode(self.codes[key][None]) - own
         length = (self.sae.decode(self.codes["E6", "kept", 0][None]) - own).norm(dim=-1, keepdim=True)
         return x + length * self.codes[key][rows]
 
-    def one_batch(self, key: controls.Key, rows: list[int]) -> Tensor:
+    def one_batch(self, key: interventions.Key, rows: list[int]) -> Tensor:
         items = [self.items[i] for i in rows]
         prompts = [e.prompt[self.n_prefix :] for e in items]
         last = torch.tensor([len(p) - 1 for p in prompts])
@@ -194,7 +194,7 @@ class TransformerLens:
         self.order = sorted(range(len(rows)), key=lambda r: len(rows[r][1] + rows[r][2]))
         self.rows, self.batch, self.shape = rows, batch, (len(chosen), -1)
 
-    def __call__(self, key: controls.Key) -> Tensor:
+    def __call__(self, key: interventions.Key) -> Tensor:
         """log p of every option of the chosen questions, [question option]."""
         found = torch.empty(len(self.rows))
         for begin in range(0, len(self.order), self.batch):
@@ -202,7 +202,7 @@ class TransformerLens:
             found[here] = self.one_batch(key, [self.rows[r] for r in here])
         return found.view(self.shape)
 
-    def one_batch(self, key: controls.Key, rows: list[tuple[int, list[int], list[int]]]) -> Tensor:
+    def one_batch(self, key: interventions.Key, rows: list[tuple[int, list[int], list[int]]]) -> Tensor:
         every, last = torch.arange(len(rows)), torch.tensor([len(prompt) - 1 for _, prompt, _ in rows])
 
         def swap(codes: Tensor, hook) -> Tensor:

@@ -138,7 +138,7 @@ def test_the_swap_is_specific_where_the_switch_acts_and_nowhere_else(story):
 def cell(story):
     """One SAE of the run with the train prompts' and the test prompts' residual stream at the last token."""
     from sandbagging import activations, saes
-    from sandbagging.swaps import controls
+    from sandbagging.swaps import medians
 
     table = files.read_csv(story / "01_activations" / "tokens.csv.gz")
     folder = next(p for p in sorted((story / "02_saes").iterdir()) if p.is_dir())
@@ -151,7 +151,7 @@ def cell(story):
     (genuine, genuine_ids), (sandbag, sandbag_ids) = rows("train", "genuine"), rows("train", "sandbag")
     x, test_ids = rows("test", "sandbag")
     assert not set(test_ids) & (set(genuine_ids) | set(sandbag_ids))
-    return x, saes.load(folder, d_in=x.shape[1]), controls.TrainCodes(genuine, sandbag, genuine_ids, sandbag_ids)
+    return x, saes.load(folder, d_in=x.shape[1]), medians.TrainCodes(genuine, sandbag, genuine_ids, sandbag_ids)
 
 
 def test_swapping_a_code_for_itself_is_no_change(cell):
@@ -166,14 +166,14 @@ def test_swapping_a_code_for_itself_is_no_change(cell):
 
 def test_e1_with_true_labels_is_e6(cell):
     """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
-    from sandbagging.swaps import controls
+    from sandbagging.swaps import interventions
 
     x, sae, train = cell
     n = len(train.genuine)
     with torch.no_grad():
-        e6 = controls.e6_and_e4(x, sae, train)["E6", "kept", 0]
-        true = controls.e1_with_labels(x, sae, train, np.arange(2 * n) < n)
-        false = controls.e1_with_labels(x, sae, train, np.arange(2 * n) >= n)
+        e6 = interventions.e6_and_e4(x, sae, train)["E6", "kept", 0]
+        true = interventions.e1_with_labels(x, sae, train, np.arange(2 * n) < n)
+        false = interventions.e1_with_labels(x, sae, train, np.arange(2 * n) >= n)
     assert torch.equal(e6, true) and not torch.equal(e6, false)
 
 

@@ -1,16 +1,17 @@
-"""Sparse autoencoders: recipes by tag, training side by side, SAELens folders, quality on held-out questions.
+"""Sparse autoencoders: recipes by tag, training side by side, SAELens folders, quality on held-out
+questions.
 
 The usual walk, from raw activations to an SAE that reads raw activations:
 
-    recipe = parse_tag("v4_smollm2_topk_L15_mixed").recipe(d_in=576)
-    tokens, scale = training_data(activations[select_tokens(table, "mixed")])
-    trained, history = train(recipe, tokens)
-    sae = fold_scaling(trained, scale)
-    save(sae, folder, describe(recipe, model_name="smollm2-135m-instruct", dataset="questions_train.jsonl"))
-    sae = load(folder, d_in=576)
+    recipe = parse_tag("v4_smollm2_topk_L15_mixed").recipe(d_in=576) tokens, scale =
+    training_data(activations[select_tokens(table, "mixed")]) trained, history = train(recipe,
+    tokens) sae = fold_scaling(trained, scale) save(sae, folder, describe(recipe,
+    model_name="smollm2-135m-instruct", dataset="questions_train.jsonl")) sae = load(folder,
+    d_in=576)
 
-`train_tags` does it for many tags at once. Initialisation and file format are sae-lens's, and so are the losses of TopK, gated and
-rectangle-kernel JumpReLU; the Gaussian-kernel loss, the gradients, the loop, the unit-norm decoder and the guards are ours.
+`train_tags` does it for many tags at once. Initialisation and file format are sae-lens's, and so
+are the losses of TopK, gated and rectangle-kernel JumpReLU; the Gaussian-kernel loss, the
+gradients, the loop, the unit-norm decoder and the guards are ours.
 """
 
 from sandbagging.saes.evaluation import fvu_ci, quality
@@ -29,6 +30,7 @@ from sandbagging.saes.recipes import (
     short_tag,
     tag,
 )
+from sandbagging.saes.tags import chosen, load_tags
 from sandbagging.saes.tokens import (
     along_mean_difference,
     cue_rows,
@@ -41,8 +43,42 @@ from sandbagging.saes.tokens import (
 from sandbagging.saes.training import Stack, new_sae, new_stack, total_steps, train, train_together
 
 __all__ = [
-    "ARCHITECTURES", "CONDITIONS", "Recipe", "Source", "Stack", "TagFields", "Trained", "along_mean_difference", "card_tags", "cue_rows",
-    "describe", "fold_scaling", "fvu_ci", "input_scale", "last_tokens", "load", "matching", "input_scales", "new_sae", "new_stack", "parse_tag", "quality",
-    "question_rows", "recipes", "save", "select_tokens", "short_name", "short_tag", "tag", "total_steps", "train", "train_tags", "train_to_files",
-    "train_together", "training_data", "weight_notes",
-]  # fmt: skip
+    "ARCHITECTURES",
+    "CONDITIONS",
+    "Recipe",
+    "Source",
+    "Stack",
+    "TagFields",
+    "Trained",
+    "along_mean_difference",
+    "card_tags",
+    "chosen",
+    "cue_rows",
+    "describe",
+    "fold_scaling",
+    "fvu_ci",
+    "input_scale",
+    "input_scales",
+    "last_tokens",
+    "load",
+    "load_tags",
+    "matching",
+    "new_sae",
+    "new_stack",
+    "parse_tag",
+    "quality",
+    "question_rows",
+    "recipes",
+    "save",
+    "select_tokens",
+    "short_name",
+    "short_tag",
+    "tag",
+    "total_steps",
+    "train",
+    "train_tags",
+    "train_to_files",
+    "train_together",
+    "training_data",
+    "weight_notes",
+]

@@ -1,1 +1,3 @@
-"""Swaps of SAE codes (E6) with their controls (E1, E4) and rivals, and the decision table over their effects."""
+"""Swaps of SAE codes (E6) with their controls (E1, E4) and rivals, and the decision table over
+their effects.
+"""

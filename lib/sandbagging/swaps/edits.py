@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def swap_code(x: Tensor, sae, code: Tensor, keep_error: bool = True) -> Tensor:
-    """Return x with its whole code f(x) replaced by `code` [latent]: x + D(code) - D(f(x)), or D(code) without the error."""
+    """Return x with its whole code f(x) replaced by `code` [latent]: x + D(code) - D(f(x)), or
+    D(code) without the error.
+    """
     decoded = sae.decode(code[None])
     return x + decoded - sae.decode(sae.encode(x)) if keep_error else decoded.expand_as(x)
 
@@ -24,7 +26,9 @@ def add_noise(x: Tensor, norm: Tensor, seed: int) -> Tensor:
 
 
 def replace_rows(resid: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return resid [batch token d_model] with the tokens `rows` set to `values` [batch row d_model]."""
+    """Return resid [batch token d_model] with the tokens `rows` set to `values` [batch row
+    d_model].
+    """
     edited = resid.expand(len(values), -1, -1).clone()
     edited[:, rows.to(resid.device)] = values.to(edited)
     return edited
