@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sandbagging import activations, files, metrics
+from sandbagging import activations, distances, files, metrics
 from sandbagging.errors import UserError
 
 FRAMING = "instr_contrast"
@@ -122,6 +122,15 @@ def test_distances_of_last_tokens_by_hand():
     found = activations.last_tokens(resid, table, "train").set_index(["condition", "question_id"])
     assert found.loc[("sandbag", "a"), "distance"] == pytest.approx(0.2) and found.loc[("sandbag", "b"), "distance"] == pytest.approx(0.2)
     assert (found.loc["genuine", "distance"] == 0).all()
-    summary = activations.summarise_last_tokens(found.reset_index()).set_index(["condition", "metric"])
+    summary = distances.summarise_last_tokens(found.reset_index()).set_index(["condition", "metric"])
     assert summary.loc[("sandbag", "norm_change"), "value"] == pytest.approx((np.sqrt(34) - 5 + 4 - 5) / 2, abs=1e-6)
     assert summary.loc[("sandbag", "norm"), "n"] == 2
+
+
+def test_how_much_further_one_condition_is_than_another_by_hand():
+    table = pd.DataFrame(
+        [(3, c, q, d) for c, ds in (("sandbag", (0.5, 0.4)), ("placebo", (0.1, 0.2))) for q, d in enumerate(ds)],
+        columns=["layer", "condition", "question_id", "distance"],
+    )
+    found = distances.further(table, "sandbag", than="placebo")[3]
+    assert found.value == pytest.approx(30) and found.n == 2 and found.low == pytest.approx(20)

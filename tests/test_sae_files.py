@@ -6,7 +6,7 @@ import tiny_models
 import torch
 
 from sandbagging import activations, files, models, saes
-from sandbagging.saes import evaluation, pitfalls
+from sandbagging.saes import estimates, evaluation, pitfalls
 
 FRAMING = "instr_contrast"
 TAGS = ("v4_tiny_jumprelu_L2_mixed", "v4_tiny_topk_k4_L1_mixed", "v4_tiny_gated_L2_mixed")
@@ -78,8 +78,9 @@ def test_training_to_files_is_train_tags_and_leaves_no_scratch(
 
 def test_fvu_of_tags_is_that_of_the_metrics(collected, trained):
     written, metrics, _ = trained
-    for last, column in ((False, "fvu"), (True, "fvu_last")):
-        found = evaluation.fvu_of_tags(written, TAGS, collected, last)
+    errors = evaluation.errors_of_tags(written, TAGS, collected)
+    for tokens, column in (("all", "fvu"), ("last", "fvu_last")):
+        found = estimates.fvu_of_tags(errors, tokens)
         values = [estimate.value for estimate in found.values()]
         assert values == pytest.approx(metrics[column].tolist(), rel=1e-3)
 

@@ -589,7 +589,7 @@ def test_train_tags_writes_a_folder_and_held_out_figures(layer, tmp_path):
     assert found.metrics["fvu_train"] < found.metrics["fvu_same"] == found.metrics["fvu"] and found.metrics["loss_recovered"] == 6
     assert calls[-1] == ("train 1 SAEs", 60, 60) and set(found.history["tag"]) == {name}
     for last, key in ((False, "fvu"), (True, "fvu_last")):
-        estimate = saes.fvu_ci(found.sae, resid, table, "mixed", "test", last=last)
+        estimate = saes.fvu_ci(saes.errors_by_question(found.sae, resid, table, "mixed", "test", last))
         assert estimate.value == pytest.approx(found.metrics[key], rel=1e-4) and estimate.low < estimate.value < estimate.high
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import metrics, prompts, statistics
+from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.files import Folder, atomic_path
 from sandbagging.models import check_layers, hook_points, packing
@@ -254,31 +254,3 @@ def compare_last_tokens(files: Folder, table: pd.DataFrame, split: str) -> pd.Da
     """Return `last_tokens` of collected files and the table of their rows."""
     layers = sorted(int(name[1:].split(".")[0]) for name in files.hashes if name[0] == "L")
     return last_tokens({layer: load(files, layer) for layer in layers}, table, split)
-
-
-def summarise_last_tokens(per_question: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return means of `last_tokens` with CI95 over questions: layer, condition, metric (norm,
-    norm_change, distance), Estimate fields.
-    """
-    rows = []
-    for layer, of_layer in per_question.groupby("layer"):
-        wide = of_layer.pivot(index="question_id", columns="condition", values=["norm", "distance"])
-        for condition in of_layer["condition"].unique():
-            norm, genuine, distance = (
-                wide[key].to_numpy()
-                for key in (("norm", condition), ("norm", "genuine"), ("distance", condition))
-            )
-            found = {
-                "norm": statistics.mean_ci(norm, unit="model units", seed=seed),
-                "norm_change": statistics.paired_effect(
-                    norm, genuine, unit="model units", scale=1.0, seed=seed
-                ),
-                "distance": statistics.mean_ci(
-                    distance, unit="share of the genuine norm", seed=seed
-                ),
-            }
-            rows += [
-                {"layer": layer, "condition": condition, "metric": name, **value.as_dict()}
-                for name, value in found.items()
-            ]
-    return pd.DataFrame(rows)

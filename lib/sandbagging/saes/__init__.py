@@ -3,18 +3,20 @@ questions.
 
 The usual walk, from raw activations to an SAE that reads raw activations:
 
-    recipe = parse_tag("v4_smollm2_topk_L15_mixed").recipe(d_in=576) tokens, scale =
-    training_data(activations[select_tokens(table, "mixed")]) trained, history = train(recipe,
-    tokens) sae = fold_scaling(trained, scale) save(sae, folder, describe(recipe,
-    model_name="smollm2-135m-instruct", dataset="questions_train.jsonl")) sae = load(folder,
-    d_in=576)
+    recipe = parse_tag("v4_smollm2_topk_L15_mixed").recipe(d_in=576)
+    tokens, scale = training_data(activations[select_tokens(table, "mixed")])
+    trained, history = train(recipe, tokens)
+    sae = fold_scaling(trained, scale)
+    save(sae, folder, describe(recipe, model_name=..., dataset=...))
+    sae = load(folder, d_in=576)
 
 `train_tags` does it for many tags at once. Initialisation and file format are sae-lens's, and so
 are the losses of TopK, gated and rectangle-kernel JumpReLU; the Gaussian-kernel loss, the
 gradients, the loop, the unit-norm decoder and the guards are ours.
 """
 
-from sandbagging.saes.evaluation import fvu_ci, quality
+from sandbagging.saes.estimates import fvu_ci
+from sandbagging.saes.evaluation import errors_by_question, quality
 from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
 from sandbagging.saes.grid import Source, Trained, input_scales, train_tags, train_to_files
 from sandbagging.saes.recipes import (
@@ -56,6 +58,7 @@ __all__ = [
     "cue_rows",
     "describe",
     "fold_scaling",
+    "errors_by_question",
     "fvu_ci",
     "input_scale",
     "input_scales",

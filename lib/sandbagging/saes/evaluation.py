@@ -8,13 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import activations, statistics
+from sandbagging import activations
 from sandbagging.errors import UserError
 from sandbagging.files import Folder, read_csv
 from sandbagging.saes import folders
 from sandbagging.saes.recipes import parse_tag
 from sandbagging.saes.tokens import checked, question_rows
-from sandbagging.statistics import Estimate
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -72,30 +71,44 @@ def fvu_pair(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: st
 
 
 @torch.no_grad()
-def fvu_ci(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, last: bool = False, seed: int = 0) -> Estimate:
-    """Return FVU over the question tokens (or the last ones) of one split, with a CI95 over questions, whole questions resampled."""
+def errors_by_question(
+    sae: "SAE",
+    resid: Tensor,
+    table: pd.DataFrame,
+    condition: str,
+    split: str,
+    last: bool = False,
+) -> pd.DataFrame:
+    """Return what FVU is made of, a row a question: columns question_id, error (squared, summed
+    over its tokens), spread (squared distance from the mean of all questions' tokens).
+
+    Over the question tokens of one split, or the last ones. FVU is the sum of error over that of
+    spread.
+    """
     lines = table.set_index("row").loc[question_rows(table, condition, split)]
     lines = lines[lines["is_last"]] if last else lines
-    tokens = checked(activations[lines.index.to_numpy(copy=True)])
+    tokens = checked(resid[lines.index.to_numpy(copy=True)])
     error = (tokens - sae.decode(sae.encode(tokens))).square().sum(dim=1)
     spread = (tokens - tokens.mean(dim=0)).square().sum(dim=1)
-    sums = pd.DataFrame({"error": error, "spread": spread}).groupby(lines["question_id"].to_numpy()).sum()
-    return statistics.ratio_ci(sums["error"], sums["spread"], unit="share of variance", seed=seed)
+    sums = pd.DataFrame({"error": error, "spread": spread})
+    return sums.groupby(lines["question_id"].to_numpy()).sum().rename_axis("question_id").reset_index()
 
 
-def fvu_of_tags(
-    trained: Folder, tags: Sequence[str], collected: Folder, last: bool, seed: int = 0
-) -> dict[str, Estimate]:
-    """Return {tag: FVU} over the test questions' tokens, or the last ones, with a CI95 over
-    questions.
+def errors_of_tags(trained: Folder, tags: Sequence[str], collected: Folder) -> pd.DataFrame:
+    """Return `errors_by_question` of every tag over mixed test prompts, stacked, with the columns
+    tag and tokens ("all", "last") in front.
     """
     table = read_csv(collected / "tokens.csv.gz")
-    found = {}
+    parts = []
     for tag in tags:
         resid = activations.load(collected, parse_tag(tag).layer)
         sae = folders.load(trained / tag)
-        found[tag] = fvu_ci(sae, resid, table, "mixed", "test", last, seed)
-    return found
+        for tokens in ("all", "last"):
+            part = errors_by_question(sae, resid, table, "mixed", "test", tokens == "last")
+            part.insert(0, "tag", tag)
+            part.insert(1, "tokens", tokens)
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
 # A second route --------------------------------------------------------------------------------------
