@@ -156,7 +156,7 @@ def battery(
     framing: str = FRAMING,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the verdict on each layer and SAE, edited at the last token: `verdicts.judge_all`
+    """Return the verdict on each layer and SAE, edited at the last token: `decision.judge_all`
     beside the effects of rivals, in pp.
 
     Columns besides those of judge_all: fvu, diff_means, oracle, and u (swapping the component along

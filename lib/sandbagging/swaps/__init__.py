@@ -1,3 +1,15 @@
-"""Swaps of SAE codes (E6) with their controls (E1, E4) and rivals, and the decision table over
-their effects.
-"""
+"""Swaps of SAE codes: E6 with its controls E1 and E4 and their rivals, and the decision table."""
+
+from sandbagging.swaps.battery import shuffle_places, shuffles, swaps
+from sandbagging.swaps.decision import DECISIONS, judge_all
+from sandbagging.swaps.sites import effects_at, find_sites
+
+__all__ = [
+    "DECISIONS",
+    "effects_at",
+    "find_sites",
+    "judge_all",
+    "shuffle_places",
+    "shuffles",
+    "swaps",
+]

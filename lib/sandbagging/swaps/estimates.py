@@ -238,3 +238,21 @@ def near_ends(table: pd.DataFrame, margin: float = MARGIN_PP) -> pd.DataFrame:
         )
     columns = ["SAE", "shuffle", "E6 - E4", "sd", "seeds", "near E6", "near E4", "clusters"]
     return pd.DataFrame(rows, columns=columns).set_index(["SAE", "shuffle"])
+
+
+def places_by_kind(places: pd.DataFrame) -> pd.DataFrame:
+    """Return how `battery.shuffle_places` spreads over seeds: a row per SAE, shuffle and code.
+
+    Columns: SAE, shuffle, code, mean, sd, low and high (the extremes), r_share (correlation with
+    the share of genuine prompts; NaN where that is fixed), two_clusters.
+    """
+    rows = []
+    for (tag, kind, code), part in places.groupby(["tag", "shuffle", "code"], sort=False):
+        place, share = part["place"], part["share"]
+        r = place.corr(share) if share.nunique() > 1 else float("nan")
+        ends = {"low": place.min(), "high": place.max()}
+        found = {"mean": place.mean(), "sd": place.std(), **ends, "r_share": r}
+        clusters = statistics.two_clusters(place.to_numpy())
+        where = {"SAE": short_tag(tag), "shuffle": kind, "code": code}
+        rows.append({**where, **found, "two_clusters": clusters})
+    return pd.DataFrame(rows)

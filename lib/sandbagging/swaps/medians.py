@@ -2,8 +2,7 @@
 lies.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import activations, saes, statistics
+from sandbagging import activations
 from sandbagging.errors import UserError
 
 
@@ -141,43 +140,3 @@ def shuffle_places(
     place = ((sae.decode(shuffled) - ends[0]) @ line[0]) / line.square().sum()
     share = [float(rows[:n_genuine].sum() / rows.sum()) for rows in train.shuffles(seeds, balanced)]
     return pd.DataFrame({"seed": list(seeds), "share": share, "place": place.cpu().numpy()})
-
-
-def places_by_kind(
-    saes_by_layer: Mapping[int, Mapping],
-    train: Mapping[int, TrainCodes],
-    seeds: Sequence[int],
-    kinds: Sequence[bool] = (True, False),
-) -> pd.DataFrame:
-    """Return how `shuffle_places` spreads over seeds: a row per SAE, kind of shuffle (balanced or
-    not) and convention.
-
-    train: {layer: TrainCodes}. Columns: SAE, shuffle, code, mean, sd, low and high (the extremes),
-    r_share (correlation with the share of genuine prompts; NaN where that is fixed), two_clusters.
-    """
-    rows = []
-    for layer, by_tag in saes_by_layer.items():
-        for (tag, sae), balanced, code in itertools.product(
-            by_tag.items(), kinds, ("average", "lower", "mean")
-        ):
-            places = shuffle_places(sae, train[layer], seeds, balanced, code)
-            place, share = places["place"], places["share"]
-            r = place.corr(share) if share.nunique() > 1 else float("nan")
-            kind = "balanced" if balanced else "plain"
-            rows.append(
-                [
-                    saes.short_tag(tag),
-                    kind,
-                    code,
-                    place.mean(),
-                    place.std(),
-                    place.min(),
-                    place.max(),
-                    r,
-                    statistics.two_clusters(place.to_numpy()),
-                ]
-            )
-    return pd.DataFrame(
-        rows,
-        columns=["SAE", "shuffle", "code", "mean", "sd", "low", "high", "r_share", "two_clusters"],
-    )
