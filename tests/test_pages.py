@@ -16,7 +16,6 @@ NOT_YET = {
     "00_can_it_sandbag",
     "01_collect_activations",
     "02_train_saes",
-    "03_what_separates",
     "04_full_sae_swap_E6",
     "05_shuffled_labels_E1",
     "06_reversed_direction_E4",
