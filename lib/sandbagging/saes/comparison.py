@@ -1,4 +1,4 @@
-"""What the separation of two conditions says: beside its null, by architecture, and latent by latent."""
+"""What separation says: beside its null, TopK beside JumpReLU, and latent by latent."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ ARCHITECTURES = ("topk", "jumprelu")
 NUMBERS = ("d_max", "d_mean_active", "d_mean_all", "l0", "n_active")
 COLUMNS = ["tag", "layer", "pair", "d", *NUMBERS, "n_excluded", "null_d_max"]
 CARD_SHARE = 22 / 27  # of the card's pairs, JumpReLU has the larger d_max in so many
-RESPONDS = 0.1  # of its d_z on sandbag prompts that a latent must reach on placebo prompts, fixed in advance
+RESPONDS = 0.1  # of its d_z on sandbag prompts that a latent must reach on placebo prompts
 
 # TopK beside JumpReLU ------------------------------------------------------------------------------
 
@@ -34,7 +34,10 @@ def matched(separation: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def wins(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return by formula (d) how many pairs each architecture wins by d_max; equal to two decimals is a tie."""
+    """Return by formula (d) how many pairs each architecture wins by d_max.
+
+    Equality to two decimals is a tie.
+    """
     d_max = pairs["d_max"].round(2)
     better, worse = d_max["jumprelu"] > d_max["topk"], d_max["jumprelu"] < d_max["topk"]
     won = pd.DataFrame({"JumpReLU": better, "TopK": worse, "ties": ~(better | worse)})
@@ -78,7 +81,7 @@ def leads(detectors: pd.DataFrame, quality: pd.DataFrame, pair: str) -> Mapping[
 
 
 def above_null(separation: pd.DataFrame) -> dict[str, int]:
-    """Return {pair: in how many SAEs the best latent's |d_z| lies above the 95th percentile of its null}."""
+    """Return {pair: in how many SAEs the best |d_z| lies above the 95th percentile of its null}."""
     rows = _by_latents(separation)
     beyond = rows["d_max"].abs() > rows["null_d_max"]
     return {pair: int(count) for pair, count in beyond.groupby(rows["pair"]).sum().items()}
@@ -91,7 +94,7 @@ def along_means(separation: pd.DataFrame) -> pd.Series:
 
 
 def means_as_sharp(separation: pd.DataFrame, pair: str) -> int:
-    """Return in how many SAEs the difference of means separates a pair at least as well as the best latent."""
+    """Return in how many SAEs the difference of means separates a pair as well as the best latent."""
     rows = _by_latents(separation)
     rows = rows[rows["pair"] == pair]
     means = along_means(separation)[pair].reindex(rows["layer"]).to_numpy()
@@ -110,7 +113,7 @@ def _are_means(separation: pd.DataFrame) -> pd.Series:
 
 
 def chosen_rows(chosen: Mapping[str, Chosen]) -> pd.DataFrame:
-    """Return d_z on test questions of each SAE's chosen latent: tag, pair, and the fields of an Estimate."""
+    """Return d_z on test of each SAE's chosen latent: tag, pair, and the fields of an Estimate."""
     pairs = dict.fromkeys(pair for c in chosen.values() for pair in c.on_test)
     rows = [
         {"tag": tag, "pair": pair, **c.on_test[pair].as_dict()}
@@ -121,7 +124,7 @@ def chosen_rows(chosen: Mapping[str, Chosen]) -> pd.DataFrame:
 
 
 def chosen_table(chosen: Mapping[str, Chosen]) -> pd.DataFrame:
-    """Return each SAE's chosen latent for reading: the latent, its d_z on train, and d_z on test by pair."""
+    """Return each SAE's chosen latent for reading, with its d_z on train and, by pair, on test."""
     rows = {
         tag: {"latent": c.latent, "d_z on train": f"{c.d_train:.2f}", **c.on_test}
         for tag, c in chosen.items()
@@ -141,14 +144,14 @@ def clear_of_zero(chosen: Mapping[str, Chosen], pair: str) -> set[str]:
 
 
 def responding(chosen: Mapping[str, Chosen], pair: str, also: str) -> set[str]:
-    """Return the tags clear of 0 on both pairs whose |d_z| on `also` is a tenth of that on `pair` or more."""
+    """Return the tags clear of 0 on both pairs, with |d_z| on `also` at least a tenth of that on `pair`."""
     both = clear_of_zero(chosen, pair) & clear_of_zero(chosen, also)
     d = {tag: [abs(chosen[tag].on_test[p].value) for p in (pair, also)] for tag in both}
     return {tag for tag, (first, second) in d.items() if second >= RESPONDS * first}
 
 
 def candidate(chosen: Mapping[str, Chosen], quality: pd.DataFrame) -> str | None:
-    """Return the tag of the middle layer's mixed TopK SAE, else of the first with a chosen latent, or None."""
+    """Return the tag of the middle layer's mixed TopK SAE, else the first of `chosen`, or None."""
     layers = sorted(quality["layer"].unique())
     rows = quality[quality["tag"].isin(list(chosen))]
     wanted = (rows["architecture"] == "topk") & (rows["layer"] == layers[len(layers) // 2])

@@ -77,7 +77,7 @@ def separation(
 def chosen_latents(
     resid: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
 ) -> dict[str, Chosen]:
-    """Return each SAE's latent that was best on the first pair of train prompts, and what it does on test."""
+    """Return each SAE's best latent on the first pair of train prompts, and what it does on test."""
     x = _last_tokens(resid, _layers(tags), _conditions(pairs))
     found = {}
     for tag in tags:
@@ -91,11 +91,12 @@ def chosen_latents(
 def words_of_the_cue(
     resid: Folder, trained: Folder, latents: Mapping[str, int], prompts: Folder
 ) -> tuple[pd.DataFrame, int]:
-    """Return what latents {tag: latent} say where genuine prompts hold the last words of a sandbag prompt.
+    """Return what latents {tag: latent} say where genuine prompts hold a sandbag prompt's last words.
 
-    prompts: the folder of prompts.jsonl. Columns: tag; sandbag and genuine (mean code at the last token of test
-    prompts); words in genuine (mean code at the words); share (where the third lies between genuine,
-    0, and sandbag, 1; NaN where it is not defined). The second value counts these places.
+    prompts: the folder of prompts.jsonl. Columns: tag; sandbag and genuine (mean code at the last
+    token of test prompts); words in genuine (mean code at the words); share (where the third lies
+    between genuine, 0, and sandbag, 1; NaN where that is not defined). The second value counts these
+    places.
     """
     x = _last_tokens(resid, _layers(latents), ("genuine", "sandbag"))["test"]
     table = files.read_csv(resid / "tokens.csv.gz")
