@@ -1,4 +1,4 @@
-"""Sphinx settings of the site. `make site` calls build.py, which lays the sources out and then Sphinx; nothing is executed."""
+"""Sphinx settings of the site: build.py lays the sources out and calls Sphinx; nothing is run."""
 
 project = "Sandbagging, step by step"
 author = "The sandbagging suite authors"
@@ -22,15 +22,18 @@ html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 
-# Maths without the network: MathJax 2 comes out of a wheel (jupyter-server-mathjax), with STIX as its only font.
+# Maths without the network: MathJax 2 comes out of a wheel (jupyter-server-mathjax), with STIX as
+# its only font.
 mathjax_path = "mathjax/MathJax.js?config=TeX-AMS-MML_HTMLorMML-full,Safe"
 mathjax2_config = {
     "HTML-CSS": {
-        "availableFonts": [], "imageFont": None, "webFont": "STIX-Web", "linebreaks": {"automatic": True, "width": "container"},
-        # Its empty font comes from about:blank, which a browser refuses to a page that was opened from the disk.
+        "availableFonts": [], "imageFont": None, "webFont": "STIX-Web",
+        "linebreaks": {"automatic": True, "width": "container"},
+        # Its empty font comes from about:blank, which a browser refuses to a page from the disk.
         "styles": {"@font-face": {"font-family": "MathJax_Blank", "src": "local('sans-serif')"}},
     },
-    "tex2jax": {"processClass": "math|output_area"},  # the pages as a whole are left alone: a dollar in a table is a dollar
+    # The pages as a whole are left alone: a dollar in a table is a dollar.
+    "tex2jax": {"processClass": "math|output_area"},
     "showMathMenu": False,
     "messageStyle": "none",
 }  # fmt: skip

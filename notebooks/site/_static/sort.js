@@ -1,4 +1,5 @@
-// Sort a table by the column whose head is clicked; numbers as numbers, and the other way round at the second click.
+// Sort a table by the column whose head is clicked, the other way round at the second click;
+// numbers as numbers.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("th").forEach((head, column) => head.addEventListener("click", () => {

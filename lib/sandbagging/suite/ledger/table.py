@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 
 import pandas as pd
@@ -123,18 +123,24 @@ def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
     part = findings(table)
     part = part[part["section"].isin(GROUPS[group])]
     lines, sides = part.to_dict("records"), ("published", "measured")
-    texts = {side: [_cell(line, side) for line in lines] for side in sides}
+    texts = {side: [number_text(line, side) for line in lines] for side in sides}
     counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
     columns = ["claim", "section", "model", *sides, "unit", "n", "verdict", "why"]
     return part.assign(**texts, n=counts)[columns]
 
 
-def _cell(row: dict, side: str) -> str:
-    value, low, high = row[side], row[f"{side}_low"], row[f"{side}_high"]
-    interval = "" if pd.isna(low) else f" [{low:.4g}, {high:.4g}]"
-    if isinstance(value, str):
-        return value
-    return f"{'' if pd.isna(value) else f'{value:.4g}'}{interval}".strip() or "–"
+def number_text(line: Mapping, side: str) -> str:
+    """Return a published or measured number of one line of the ledger with its interval.
+
+    Such as "13.71 [11.28, 16.24]"; a list of heads as it is, and "–" where there is nothing.
+    """
+    value = pd.to_numeric(line[side], errors="coerce")
+    if isinstance(line[side], str) and pd.isna(value):
+        return line[side]
+    low, high = line[f"{side}_low"], line[f"{side}_high"]
+    interval = "" if pd.isna(low) else f"[{low:.4g}, {high:.4g}]"
+    number = "" if pd.isna(value) else f"{value:.4g}"
+    return f"{number} {interval}".strip() or "–"
 
 
 def tally(table: pd.DataFrame) -> pd.DataFrame:
