@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sandbagging import prompts, statistics
+from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.metrics import METRICS, PRIMARY, SECONDARY, per_question, unit_of_change
 from sandbagging.statistics import Estimate
@@ -82,7 +82,7 @@ def gap_table(
         kind = kind_of_gap(part, seed)
         rows += [
             {
-                "framing": prompts.name_of(framing),
+                "framing": framing,
                 "metric": name,
                 "kind": kind,
                 **gap(part, name, seed).as_dict(),
