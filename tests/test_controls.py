@@ -175,8 +175,7 @@ def test_noise_is_as_long_as_the_change_it_stands_for():
         interventions.e1(x, ReluSae(16), prompts(d=16), [])
 
 
-# --- the same edit by two routes
-# -------------------------------------------------------------------
+# --- the same edit by two routes ------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -436,8 +436,7 @@ def test_proportion_is_exact():
         st.proportion(4, 3)
 
 
-# --- two clusters
-# -------------------------------------------------------------------------------------
+# --- two clusters ---------------------------------------------------------------------------------
 
 
 def test_two_clusters_flags_a_block_flip_and_spares_one_cloud():

@@ -18,8 +18,7 @@ from sandbagging.swaps.guards import Guards
 FINE = Guards(nnz_genuine=20, nnz_sandbag=20, norm_delta=5.0, norm_change=6.0, norm_x=80.0, fvu=0.2)
 
 
-# --- guards: one fake to flag and one truth to spare each
-# -------------------------------------------
+# --- guards: one fake to flag and one truth to spare each -----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -51,8 +50,7 @@ def test_guards_by_hand():
     assert found.fvu == pytest.approx(25 / 12.5)  # errors (3, 0), (0, 4); spread about (1.5, 2)
 
 
-# --- the decision table: every line is reached once
-# -------------------------------------------------
+# --- the decision table: every line is reached once -----------------------------------------------
 
 
 def effect(value, half=0.5):

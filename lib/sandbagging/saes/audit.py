@@ -1,6 +1,8 @@
-"""Audit published SAEs: what a folder or release holds, what is wrong with it, and how it does on given activations.
+"""Audit published SAEs: what a folder or release holds, what is wrong with it, and how it does on
+given activations.
 
-Nothing is guessed and no code is loaded: settings come from cfg.json, the tag and the caller, weights from safetensors.
+Nothing is guessed and no code is loaded: settings come from cfg.json, the tag and the caller,
+weights from safetensors.
 """
 
 import dataclasses
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 FILES = ("cfg.json", "sae_weights.safetensors")
-# Where an SAE is no longer called sound. An FVU of 0.5 is notebook 02's bar; more than half of the latents silent leaves a
-# dictionary smaller than its name; at an FVU of 1 a constant does as well, as with a wrong layer, model or scaling.
+# Where an SAE is no longer called sound. An FVU of 0.5 is notebook 02's bar; more than half of the
+# latents silent leaves a dictionary smaller than its name; at an FVU of 1 a constant does as well,
+# as with a wrong layer, model or scaling.
 POOR_FVU, MANY_DEAD = 0.5, 0.5
 
 
@@ -51,27 +54,51 @@ class Report:
     @property
     def verdict(self) -> str:
         """sound, or the first fault."""
-        return self.faults[0] if self.faults else "sound" if self.n_tokens else "sound as far as weights show"
+        return (
+            self.faults[0]
+            if self.faults
+            else "sound"
+            if self.n_tokens
+            else "sound as far as weights show"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "verdict": self.verdict}
 
 
-Activations = Callable[[int], Tensor]  # a layer in, resid_post [token d_model] out; raises UserError where there is none
+# a layer in, resid_post [token d_model] out; raises UserError where there is none
+Activations = Callable[[int], Tensor]
 
 
-def audit(source: str | Path, *, activations: Activations | None = None, given: dict[str, Any] | None = None, only: str = "*",
-          progress: Progress | None = None) -> list[Report]:  # fmt: skip
-    """Return a report for each SAE of a local folder, a hub release (owner/name), or a release that sae-lens knows by name.
+def audit(
+    source: str | Path,
+    *,
+    activations: Activations | None = None,
+    given: dict[str, Any] | None = None,
+    only: str = "*",
+    progress: Progress | None = None,
+) -> list[Report]:
+    """Return a report for each SAE of a local folder, a hub release (owner/name), or a release that
+    sae-lens knows by name.
 
-    `activations` gives raw resid_post of a layer, on which l0, fvu and dead latents are measured; `given` states settings that
-    files leave out; `only` is a glob over names. Raises UserError where there is no SAE at all.
+    `activations` gives raw resid_post of a layer, on which l0, fvu and dead latents are measured;
+    `given` states settings that files leave out; `only` is a glob over names. Raises UserError
+    where there is no SAE at all.
     """
-    if not Path(source).exists() and re.fullmatch(r"[\w.\-]+", str(source)) and "/" not in str(source):
-        jobs = [(name, _registered(str(source), name)) for name in _registered_names(str(source), only)]
+    if (
+        not Path(source).exists()
+        and re.fullmatch(r"[\w.\-]+", str(source))
+        and "/" not in str(source)
+    ):
+        jobs = [
+            (name, _registered(str(source), name)) for name in _registered_names(str(source), only)
+        ]
     else:
         folder = Path(source) if Path(source).is_dir() else fetch(str(source), only)
-        jobs = [(name, lambda path=path: folders.read(path, given=given)) for name, path in _subfolders(folder, only)]
+        jobs = [
+            (name, lambda path=path: folders.read(path, given=given))
+            for name, path in _subfolders(folder, only)
+        ]
     reports = []
     for done, (name, read) in enumerate(jobs):
         reports.append(_report(name, read, activations))
@@ -84,12 +111,21 @@ def table(reports: list[Report]) -> pd.DataFrame:
     """Return the reports as a table: a row an SAE, the verdict last."""
     lines = []
     for r in reports:
-        lines.append({
-            "SAE": r.name, "architecture": r.architecture, "d_in": r.d_in, "d_sae": r.d_sae, "k": r.k,
-            "decoder norms": _range(r.decoder_norm_low, r.decoder_norm_high), "thresholds": _range(r.threshold_low, r.threshold_high),
-            "l0": r.l0 and round(r.l0, 1), "fvu": r.fvu and round(r.fvu, 3), "dead": r.dead if r.dead is None else round(r.dead, 3),
-            "verdict": "; ".join(r.faults) or r.verdict,
-        })  # fmt: skip
+        lines.append(
+            {
+                "SAE": r.name,
+                "architecture": r.architecture,
+                "d_in": r.d_in,
+                "d_sae": r.d_sae,
+                "k": r.k,
+                "decoder norms": _range(r.decoder_norm_low, r.decoder_norm_high),
+                "thresholds": _range(r.threshold_low, r.threshold_high),
+                "l0": r.l0 and round(r.l0, 1),
+                "fvu": r.fvu and round(r.fvu, 3),
+                "dead": r.dead if r.dead is None else round(r.dead, 3),
+                "verdict": "; ".join(r.faults) or r.verdict,
+            }
+        )
     return pd.DataFrame(lines).astype(object)
 
 
@@ -97,33 +133,48 @@ def _range(low: float | None, high: float | None) -> str | None:
     return None if low is None else f"{low:.3g} to {high:.3g}"
 
 
-# Finding SAEs -------------------------------------------------------------------------------------------------------
+# Finding SAEs -------------------------------------------------------------------------------------
 
 
-def load(release: str, sae_id: str, *, d_in: int | None = None, given: dict[str, Any] | None = None) -> "SAE":
-    """Return one SAE of a hub release (owner/name) or local folder, read with every guard of saes.load; raises UserError."""
+def load(
+    release: str, sae_id: str, *, d_in: int | None = None, given: dict[str, Any] | None = None
+) -> "SAE":
+    """Return one SAE of a hub release (owner/name) or local folder, read with every guard of
+    saes.load; raises UserError.
+    """
     _check_name(sae_id)
     folder = Path(release) if Path(release).is_dir() else fetch(release, sae_id)
     return folders.load(folder / sae_id, d_in=d_in, given=given)
 
 
 def fetch(release: str, only: str = "*") -> Path:
-    """Return the local copy of a hub release (owner/name): settings and safetensors alone, from the cache where it is there."""
+    """Return the local copy of a hub release (owner/name): settings and safetensors alone, from the
+    cache where it is there.
+    """
     if not re.fullmatch(r"[\w\-][\w.\-]*/[\w\-][\w.\-]*", release) or ".." in release:
-        raise UserError(f"There is no folder {release!r}, and it is no hub release either; name a folder or owner/name.")
+        raise UserError(
+            f"There is no folder {release!r}, and it is no hub release either; name a folder or "
+            "owner/name."
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(release, allow_patterns=[f"{only}/{file}" for file in FILES]))
     except Exception as error:  # the hub and its transports each have their own kinds
         reason = type(error).__name__
-        raise UserError(f"The release {release} could not be fetched ({reason}); connect to the network once, or name a folder.") from error
+        raise UserError(
+            f"The release {release} could not be fetched ({reason}); connect to the network once, "
+            "or name a folder."
+        ) from error
 
 
 def _check_name(name: str) -> None:
     """Raise UserError for a name that would lead out of its folder."""
     if not re.fullmatch(r"[\w\-][\w.\-]*(/[\w\-][\w.\-]*)*", name) or ".." in name.split("/"):
-        raise UserError(f"{name!r} is no name of an SAE: letters, digits, '_', '-', '.' and '/' make one, and it stays within its release.")
+        raise UserError(
+            f"{name!r} is no name of an SAE: letters, digits, '_', '-', '.' and '/' make one, and "
+            "it stays within its release."
+        )
 
 
 def _subfolders(folder: Path, only: str) -> Iterator[tuple[str, Path]]:
@@ -131,10 +182,17 @@ def _subfolders(folder: Path, only: str) -> Iterator[tuple[str, Path]]:
     if any((folder / file).exists() for file in FILES):
         yield folder.name, folder
         return
-    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and any(path.iterdir()))
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and any(path.iterdir())
+    )
     chosen = [path for path in found if fnmatch.fnmatch(path.name, only)]
     if not chosen:
-        raise UserError(f"{folder} holds no SAE{'' if only == '*' else f' named {only}'}; each is a folder of {' and '.join(FILES)}.")
+        raise UserError(
+            f"{folder} holds no SAE{'' if only == '*' else f' named {only}'}; each is a folder of "
+            f"{' and '.join(FILES)}."
+        )
     for path in chosen:
         yield path.name, path
 
@@ -144,12 +202,17 @@ def _registered_names(release: str, only: str) -> list[str]:
 
     known = get_pretrained_saes_directory()
     if release not in known:
-        raise UserError(f"There is no folder {release!r}, and sae-lens knows no release of that name; name a folder or owner/name.")
+        raise UserError(
+            f"There is no folder {release!r}, and sae-lens knows no release of that name; name a "
+            "folder or owner/name."
+        )
     return [name for name in known[release].saes_map if fnmatch.fnmatch(name, only)]
 
 
 def _registered(release: str, sae_id: str) -> Callable[[], folders.Contents]:
-    """Return a reader of an SAE that sae-lens itself knows how to load: its own loader fixes what its files leave out."""
+    """Return a reader of an SAE that sae-lens itself knows how to load: its own loader fixes what
+    its files leave out.
+    """
 
     def read() -> folders.Contents:
         from sae_lens import SAE
@@ -157,17 +220,23 @@ def _registered(release: str, sae_id: str) -> Callable[[], folders.Contents]:
         try:
             sae = SAE.from_pretrained(release, sae_id)
         except Exception as error:
-            raise UserError(f"sae-lens could not load {sae_id} of {release} ({type(error).__name__}: {error}).") from error
+            raise UserError(
+                f"sae-lens could not load {sae_id} of {release} ({type(error).__name__}: {error})."
+            ) from error
         config = {**sae.cfg.to_dict(), "architecture": sae.cfg.architecture()}
-        return folders.Contents(config, {name: value.float() for name, value in sae.state_dict().items()}, [])
+        return folders.Contents(
+            config, {name: value.float() for name, value in sae.state_dict().items()}, []
+        )
 
     return read
 
 
-# One SAE ------------------------------------------------------------------------------------------------------------
+# One SAE ------------------------------------------------------------------------------------------
 
 
-def _report(name: str, read: Callable[[], folders.Contents], activations: Activations | None) -> Report:
+def _report(
+    name: str, read: Callable[[], folders.Contents], activations: Activations | None
+) -> Report:
     """Return the report of one SAE; a refusal is a fault like any other."""
     try:
         if "/" not in name:
@@ -179,12 +248,19 @@ def _report(name: str, read: Callable[[], folders.Contents], activations: Activa
     norms, threshold = weights["W_dec"].norm(dim=1), weights.get("threshold")
     layer = _layer(name, config)
     report = Report(
-        name, architecture=config["architecture"], layer=layer, d_in=config["d_in"], d_sae=config["d_sae"], k=config.get("k"),
-        decoder_norm_low=float(norms.min()), decoder_norm_high=float(norms.max()),
+        name,
+        architecture=config["architecture"],
+        layer=layer,
+        d_in=config["d_in"],
+        d_sae=config["d_sae"],
+        k=config.get("k"),
+        decoder_norm_low=float(norms.min()),
+        decoder_norm_high=float(norms.max()),
         threshold_low=None if threshold is None else float(threshold.min()),
         threshold_high=None if threshold is None else float(threshold.max()),
-        faults=tuple(_weight_faults(weights)), notes=tuple(found.notes),
-    )  # fmt: skip
+        faults=tuple(_weight_faults(weights)),
+        notes=tuple(found.notes),
+    )
     return report if activations is None else _judged(report, found, activations)
 
 
@@ -194,7 +270,15 @@ def _layer(name: str, config: dict[str, Any]) -> int | None:
     hook = re.search(r"blocks\.(\d+)\.", str(metadata.get("hook_name") or ""))
     fields = parsed(name)
     said = metadata.get("hook_layer")
-    return said if isinstance(said, int) else int(hook[1]) if hook else fields.layer if fields else None
+    return (
+        said
+        if isinstance(said, int)
+        else int(hook[1])
+        if hook
+        else fields.layer
+        if fields
+        else None
+    )
 
 
 def _weight_faults(weights: dict[str, Tensor]) -> list[str]:
@@ -203,10 +287,16 @@ def _weight_faults(weights: dict[str, Tensor]) -> list[str]:
     if threshold is not None and not threshold.any():
         faults.append("functionally ReLU: all thresholds are 0")
     elif threshold is not None and (threshold < 0).any():
-        faults.append(f"{int((threshold < 0).sum())} thresholds are below 0, where a latent would code negative values")
+        faults.append(
+            f"{int((threshold < 0).sum())} thresholds are below 0, where a latent would code "
+            "negative values"
+        )
     norms = weights["W_dec"].norm(dim=1)
     if (norms - 1).abs().max() > folders.NORM_TOLERANCE:
-        faults.append(f"decoder rows are not of unit norm ({float(norms.min()):.3g} to {float(norms.max()):.3g})")
+        faults.append(
+            f"decoder rows are not of unit norm ({float(norms.min()):.3g} to "
+            f"{float(norms.max()):.3g})"
+        )
     silent = int((weights["W_enc"].norm(dim=0) == 0).sum())
     if silent:
         faults.append(f"{silent} latents have an encoder of zeros")
@@ -214,9 +304,13 @@ def _weight_faults(weights: dict[str, Tensor]) -> list[str]:
 
 
 def _judged(report: Report, found: folders.Contents, activations: Activations) -> Report:
-    """Add l0, fvu and dead share on the activations of the SAE's layer, and the faults that they show."""
+    """Add l0, fvu and dead share on the activations of the SAE's layer, and the faults that they
+    show.
+    """
     if report.layer is None:
-        return dataclasses.replace(report, faults=(*report.faults, "its layer is not said, so it cannot be judged"))
+        return dataclasses.replace(
+            report, faults=(*report.faults, "its layer is not said, so it cannot be judged")
+        )
     try:
         x = activations(report.layer)
     except UserError as error:
@@ -227,7 +321,10 @@ def _judged(report: Report, found: folders.Contents, activations: Activations) -
     figures = evaluation.quality(folders.built(Path(report.name), found), x)
     faults = list(report.faults)
     if figures["fvu"] >= 1:
-        faults.append(f"fvu {figures['fvu']:.2f}: a constant does as well, as with a wrong layer, model or scaling")
+        faults.append(
+            f"fvu {figures['fvu']:.2f}: a constant does as well, as with a wrong layer, model or "
+            "scaling"
+        )
     elif figures["fvu"] > POOR_FVU:
         faults.append(f"fvu {figures['fvu']:.2f}: it misses more than it explains")
     if figures["dead"] > MANY_DEAD:

@@ -23,22 +23,35 @@ CHUNK = 4096  # tokens encoded at once by quality()
 
 @torch.no_grad()
 def quality(
-    sae: "SAE", tokens: Tensor, is_last: Tensor | np.ndarray | None = None, *, loss_recovered: float | None = None
+    sae: "SAE",
+    tokens: Tensor,
+    is_last: Tensor | np.ndarray | None = None,
+    *,
+    loss_recovered: float | None = None,
 ) -> dict[str, float | int | None]:
     """Return quality figures of an SAE on held-out raw activations [token d_model].
 
-    fvu = squared error / squared distance from the mean of these tokens (1 - explained variance); l0 = active latents per
-    token; dead = share of latents that never fire. The same at the tokens marked by `is_last` [token], with their own mean
-    (a stricter measure: it gives no credit for what all last tokens share). None where fewer than two tokens are left.
-    `loss_recovered` needs the model, so it is measured elsewhere and only passed on.
+    fvu = squared error / squared distance from the mean of these tokens (1 - explained variance);
+    l0 = active latents per token; dead = share of latents that never fire. The same at the tokens
+    marked by `is_last` [token], with their own mean (a stricter measure: it gives no credit for
+    what all last tokens share). None where fewer than two tokens are left. `loss_recovered` needs
+    the model, so it is measured elsewhere and only passed on.
     """
     tokens = checked(tokens)
-    last = torch.zeros(len(tokens), dtype=torch.bool) if is_last is None else torch.as_tensor(np.asarray(is_last), dtype=torch.bool)
+    last = (
+        torch.zeros(len(tokens), dtype=torch.bool)
+        if is_last is None
+        else torch.as_tensor(np.asarray(is_last), dtype=torch.bool)
+    )
     if len(last) != len(tokens):
         raise UserError(f"is_last marks {len(last)} tokens, and there are {len(tokens)}.")
     figures = {"n_tokens": len(tokens), **_figures(sae, tokens)}
     at_last = {"n_tokens": int(last.sum()), **_figures(sae, tokens[last.to(tokens.device)])}
-    return {**figures, **{name + "_last": value for name, value in at_last.items()}, "loss_recovered": loss_recovered}
+    return {
+        **figures,
+        **{name + "_last": value for name, value in at_last.items()},
+        "loss_recovered": loss_recovered,
+    }
 
 
 def _figures(sae: "SAE", tokens: Tensor) -> dict[str, float | None]:
@@ -58,13 +71,22 @@ def _figures(sae: "SAE", tokens: Tensor) -> dict[str, float | None]:
     return {"fvu": fvu, "l0": active / len(tokens), "dead": float((~fired).float().mean())}
 
 
-def held_out(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, **more: Any) -> dict[str, Any]:
+def held_out(
+    sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str, **more: Any
+) -> dict[str, Any]:
     """Return `quality` on the question tokens of one split."""
     rows = question_rows(table, condition, split)
-    return quality(sae, activations[rows], table.set_index("row")["is_last"].loc[rows].to_numpy(copy=True), **more)
+    return quality(
+        sae,
+        activations[rows],
+        table.set_index("row")["is_last"].loc[rows].to_numpy(copy=True),
+        **more,
+    )
 
 
-def fvu_pair(sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str) -> dict[str, float | None]:
+def fvu_pair(
+    sae: "SAE", activations: Tensor, table: pd.DataFrame, condition: str, split: str
+) -> dict[str, float | None]:
     """Return fvu at all and at last question tokens of one split."""
     figures = held_out(sae, activations, table, condition, split)
     return {"fvu": figures["fvu"], "fvu_last": figures["fvu_last"]}
@@ -91,7 +113,9 @@ def errors_by_question(
     error = (tokens - sae.decode(sae.encode(tokens))).square().sum(dim=1)
     spread = (tokens - tokens.mean(dim=0)).square().sum(dim=1)
     sums = pd.DataFrame({"error": error, "spread": spread})
-    return sums.groupby(lines["question_id"].to_numpy()).sum().rename_axis("question_id").reset_index()
+    return (
+        sums.groupby(lines["question_id"].to_numpy()).sum().rename_axis("question_id").reset_index()
+    )
 
 
 def errors_of_tags(trained: Folder, tags: Sequence[str], collected: Folder) -> pd.DataFrame:
@@ -111,7 +135,7 @@ def errors_of_tags(trained: Folder, tags: Sequence[str], collected: Folder) -> p
     return pd.concat(parts, ignore_index=True)
 
 
-# A second route --------------------------------------------------------------------------------------
+# A second route -----------------------------------------------------------------------------------
 
 
 def encode_by_hand(x: Tensor, weights: dict[str, Tensor], k: int | None) -> Tensor:

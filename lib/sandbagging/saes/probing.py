@@ -1,4 +1,6 @@
-"""What latents and dictionaries can tell apart on held-out prompts, at the L0 each has and at one L0 for all; and what one latent is."""
+"""What latents and dictionaries can tell apart on held-out prompts, at the L0 each has and at one
+L0 for all; and what one latent is.
+"""
 
 from collections.abc import Mapping
 
@@ -18,12 +20,16 @@ Codes = Mapping[str, np.ndarray]  # condition -> [prompt latent], questions in o
 
 
 def auroc(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return, for each latent, how often a prompt of `a` has the larger code than one of `b` (ties count half); [prompt latent] each."""
+    """Return, for each latent, how often a prompt of `a` has the larger code than one of `b` (ties
+    count half); [prompt latent] each.
+    """
     return scipy.stats.mannwhitneyu(a, b, axis=0, method="asymptotic").statistic / (len(a) * len(b))
 
 
 def auroc_ci(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
-    """Return the AUROC of one score [prompt] in two conditions of the same questions, with a bootstrap CI95 over questions."""
+    """Return the AUROC of one score [prompt] in two conditions of the same questions, with a
+    bootstrap CI95 over questions.
+    """
     wins = (a[:, None] > b[None, :]) + 0.5 * (a[:, None] == b[None, :])
 
     def of(chosen: np.ndarray, axis: int) -> np.ndarray:
@@ -34,7 +40,12 @@ def auroc_ci(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     if wins.min() == wins.max():
         return Estimate(value, value, value, len(a), "AUROC", method)
     found = scipy.stats.bootstrap(
-        (np.arange(len(a)),), of, n_resamples=N_RESAMPLES, method="percentile", batch=100, rng=np.random.default_rng(seed)
+        (np.arange(len(a)),),
+        of,
+        n_resamples=N_RESAMPLES,
+        method="percentile",
+        batch=100,
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(value, float(found.low), float(found.high), len(a), "AUROC", method)
 
@@ -47,12 +58,16 @@ def at_l0(codes: np.ndarray, l0: int) -> np.ndarray:
     return np.where(codes >= lowest, codes, 0.0)
 
 
-def probe(train: Codes, test: Codes, pair: tuple[str, str], l0: int | None = None, seed: int = 0) -> dict[str, object]:
-    """Return held-out AUROCs for a pair of conditions: of the latent that is best on train, and of a probe over all latents.
+def probe(
+    train: Codes, test: Codes, pair: tuple[str, str], l0: int | None = None, seed: int = 0
+) -> dict[str, object]:
+    """Return held-out AUROCs for a pair of conditions: of the latent that is best on train, and of
+    a probe over all latents.
 
-    The probe scores a prompt by its codes along mean(a) - mean(b) over the train prompts, each latent in units of its spread (a
-    diagonal discriminant, with the median spread of active latents added). `l0` first keeps that many codes of each prompt.
-    Fields: l0, latent, auroc_train, best_latent and all_latents (Estimates), above_09 (latents with a test AUROC beyond 0.9).
+    The probe scores a prompt by its codes along mean(a) - mean(b) over the train prompts, each
+    latent in units of its spread (a diagonal discriminant, with the median spread of active latents
+    added). `l0` first keeps that many codes of each prompt. Fields: l0, latent, auroc_train,
+    best_latent and all_latents (Estimates), above_09 (latents with a test AUROC beyond 0.9).
     """
     a, b = pair
     shrink = (lambda codes: codes) if l0 is None else (lambda codes: at_l0(codes, l0))
@@ -62,8 +77,13 @@ def probe(train: Codes, test: Codes, pair: tuple[str, str], l0: int | None = Non
     sign = 1.0 if on_train[latent] >= 0.5 else -1.0
     spread = np.sqrt((seen[a].var(axis=0) + seen[b].var(axis=0)) / 2)
     if not spread.any():
-        raise UserError("No latent varies over these prompts, so there is nothing to probe; train the SAE longer.")
-    direction = (seen[a].mean(axis=0) - seen[b].mean(axis=0)) / (spread + np.median(spread[spread > 0]))
+        raise UserError(
+            "No latent varies over these prompts, so there is nothing to probe; train the SAE "
+            "longer."
+        )
+    direction = (seen[a].mean(axis=0) - seen[b].mean(axis=0)) / (
+        spread + np.median(spread[spread > 0])
+    )
     return {
         "l0": float((np.concatenate([unseen[a], unseen[b]]) != 0).sum(axis=1).mean()),
         "latent": latent,
@@ -74,9 +94,19 @@ def probe(train: Codes, test: Codes, pair: tuple[str, str], l0: int | None = Non
     }
 
 
-def probing_table(train: Mapping[str, Codes], test: Mapping[str, Codes], pairs: list[tuple[str, str]], seed: int = 0) -> pd.DataFrame:
-    """Return `probe` for every tag and pair, at the L0 each SAE has and at the smallest L0 of all (`matched`), a row each."""
-    own = {tag: float(np.mean([(codes != 0).sum(axis=1).mean() for codes in of_tag.values()])) for tag, of_tag in test.items()}
+def probing_table(
+    train: Mapping[str, Codes],
+    test: Mapping[str, Codes],
+    pairs: list[tuple[str, str]],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return `probe` for every tag and pair, at the L0 each SAE has and at the smallest L0 of all
+    (`matched`), a row each.
+    """
+    own = {
+        tag: float(np.mean([(codes != 0).sum(axis=1).mean() for codes in of_tag.values()]))
+        for tag, of_tag in test.items()
+    }
     smallest = max(1, int(min(own.values())))
     rows = []
     for tag in test:
@@ -84,17 +114,32 @@ def probing_table(train: Mapping[str, Codes], test: Mapping[str, Codes], pairs: 
             for matched, l0 in (("own", None), ("matched", smallest)):
                 found = probe(train[tag], test[tag], (a, b), l0, seed)
                 for kind in ("best_latent", "all_latents"):
-                    numbers = {k: v for k, v in found.items() if k not in ("best_latent", "all_latents")}
-                    rows.append({"tag": tag, "pair": f"{a} vs {b}", "at_l0": matched, "by": kind, **numbers, **found[kind].as_dict()})
+                    numbers = {
+                        k: v for k, v in found.items() if k not in ("best_latent", "all_latents")
+                    }
+                    rows.append(
+                        {
+                            "tag": tag,
+                            "pair": f"{a} vs {b}",
+                            "at_l0": matched,
+                            "by": kind,
+                            **numbers,
+                            **found[kind].as_dict(),
+                        }
+                    )
     return pd.DataFrame(rows)
 
 
 def direct_tokens(model, direction: Tensor, n: int = 8) -> tuple[list[str], list[str]]:
-    """Return the tokens that a direction of the residual stream raises and lowers most on the direct path to the logits.
+    """Return the tokens that a direction of the residual stream raises and lowers most on the
+    direct path to the logits.
 
-    The path past all later blocks: final norm's weight, then unembedding, the norm's own scale left out (it is one factor).
+    The path past all later blocks: final norm's weight, then unembedding, the norm's own scale left
+    out (it is one factor).
     """
-    scale = dict(model.module.named_parameters())[hook_points.NAMES[model.architecture].final_norm + ".weight"]
+    scale = dict(model.module.named_parameters())[
+        hook_points.NAMES[model.architecture].final_norm + ".weight"
+    ]
     effect = hook_points.unembedding(model.module).weight @ (scale * direction.to(scale))
     order = effect.detach().argsort()
     read = lambda ids: [model.tokenizer.decode([i]) for i in ids.tolist()]  # noqa: E731
@@ -107,8 +152,12 @@ def without_latent(x: Tensor, sae, latent: int) -> Tensor:
         return x - sae.encode(x)[:, latent, None] * sae.W_dec[latent]
 
 
-def strongest_prompts(codes: Mapping[str, np.ndarray], latent: int, texts: Mapping[str, list[str]], n: int = 6) -> pd.DataFrame:
-    """Return the prompts on which a latent is largest, over conditions: columns condition, question, code."""
+def strongest_prompts(
+    codes: Mapping[str, np.ndarray], latent: int, texts: Mapping[str, list[str]], n: int = 6
+) -> pd.DataFrame:
+    """Return the prompts on which a latent is largest, over conditions: columns condition,
+    question, code.
+    """
     rows = [
         {"condition": condition, "question": text, "code": float(value)}
         for condition, values in codes.items()

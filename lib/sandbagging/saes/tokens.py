@@ -13,27 +13,44 @@ from sandbagging.saes.recipes import CONDITIONS
 
 
 def select_tokens(
-    table: pd.DataFrame, condition: str, *, split: str = "train", genuine: str = "genuine", sandbag: str = "sandbag"
+    table: pd.DataFrame,
+    condition: str,
+    *,
+    split: str = "train",
+    genuine: str = "genuine",
+    sandbag: str = "sandbag",
 ) -> np.ndarray:
     """Return the rows of the activation tensor that belong to a training condition, in order.
 
-    `table` is tokens.csv.gz. genuine_only takes the prompts of condition `genuine`, sandbagging_only those of `sandbag`,
-    mixed these and the neutral ones. The prefix that all prompts share (question_id "") belongs to the train split alone:
-    held-out figures that counted it would be judged on tokens seen in training. Raises UserError if nothing is left.
+    `table` is tokens.csv.gz. genuine_only takes the prompts of condition `genuine`,
+    sandbagging_only those of `sandbag`, mixed these and the neutral ones. The prefix that all
+    prompts share (question_id "") belongs to the train split alone: held-out figures that counted
+    it would be judged on tokens seen in training. Raises UserError if nothing is left.
     """
-    wanted = {"genuine_only": {genuine}, "sandbagging_only": {sandbag}, "mixed": {genuine, sandbag, "neutral"}}
+    wanted = {
+        "genuine_only": {genuine},
+        "sandbagging_only": {sandbag},
+        "mixed": {genuine, sandbag, "neutral"},
+    }
     if condition not in wanted:
-        raise UserError(f"No training condition {condition!r}; choose one of {', '.join(CONDITIONS)}.")
+        raise UserError(
+            f"No training condition {condition!r}; choose one of {', '.join(CONDITIONS)}."
+        )
     chosen = table["condition"].isin(wanted[condition]) & (table["split"] == split)
     if split != "train":
         chosen &= table["question_id"].fillna("") != ""
     if not chosen.any():
-        raise UserError(f"No tokens of condition {condition!r} in split {split!r}; collect activations for it first.")
+        raise UserError(
+            f"No tokens of condition {condition!r} in split {split!r}; collect activations for it "
+            "first."
+        )
     return np.sort(table.loc[chosen, "row"].to_numpy())
 
 
 def input_scale(activations: Tensor) -> float:
-    """Return the one factor that brings the mean norm of `activations` [token d_model] to sqrt(d_model)."""
+    """Return the one factor that brings the mean norm of `activations` [token d_model] to
+    sqrt(d_model).
+    """
     tokens = checked(activations)
     mean_norm = float(tokens.norm(dim=1).double().mean())
     if mean_norm == 0:
@@ -44,8 +61,9 @@ def input_scale(activations: Tensor) -> float:
 def training_data(activations: Tensor, scale: float | None = None) -> tuple[Tensor, float]:
     """Return a scaled float32 copy of `activations` [token d_model], and the factor.
 
-    Without `scale` the factor is measured on these activations. SAEs of one layer are compared with each other, so give
-    all of them the factor of that layer's whole training set. Raises UserError for fewer than two tokens, NaN or infinity.
+    Without `scale` the factor is measured on these activations. SAEs of one layer are compared with
+    each other, so give all of them the factor of that layer's whole training set. Raises UserError
+    for fewer than two tokens, NaN or infinity.
     """
     if scale is None:
         scale = input_scale(activations)
@@ -55,55 +73,93 @@ def training_data(activations: Tensor, scale: float | None = None) -> tuple[Tens
 def checked(activations: Tensor) -> Tensor:
     """Return `activations` as float32, or raise UserError where no SAE can be trained on them."""
     if activations.ndim != 2:
-        raise UserError(f"Activations must be [token d_model]; these have the shape {list(activations.shape)}.")
+        raise UserError(
+            f"Activations must be [token d_model]; these have the shape {list(activations.shape)}."
+        )
     if len(activations) < 2:
-        raise UserError(f"{len(activations)} activation(s) are too few to train on; collect at least two tokens.")
+        raise UserError(
+            f"{len(activations)} activation(s) are too few to train on; collect at least two "
+            "tokens."
+        )
     tokens = activations.float()
     if not torch.isfinite(tokens).all():
         bad = int((~torch.isfinite(tokens)).any(dim=1).sum())
-        raise UserError(f"{bad} of {len(tokens)} activations hold NaN or infinity; collect them again before training.")
+        raise UserError(
+            f"{bad} of {len(tokens)} activations hold NaN or infinity; collect them again before "
+            "training."
+        )
     return tokens
 
 
 def question_rows(table: pd.DataFrame, condition: str, split: str) -> np.ndarray:
-    """Return `select_tokens` without the shared prefixes: their tokens are the same in both splits, so they are never held out."""
+    """Return `select_tokens` without the shared prefixes: their tokens are the same in both splits,
+    so they are never held out.
+    """
     rows = select_tokens(table, condition, split=split)
     of_question = table.set_index("row")["question_id"].fillna("") != ""
     return rows[of_question.loc[rows].to_numpy()]
 
 
-def last_tokens(activations: Tensor, table: pd.DataFrame, split: str, conditions: Sequence[str]) -> dict[str, Tensor]:
-    """Return {condition: resid_post [question d_model]} at the last prompt tokens of one split, questions in one order throughout.
+def last_tokens(
+    activations: Tensor, table: pd.DataFrame, split: str, conditions: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return {condition: resid_post [question d_model]} at the last prompt tokens of one split,
+    questions in one order throughout.
 
-    Raises UserError where the conditions do not hold the same questions, since nothing could be paired.
+    Raises UserError where the conditions do not hold the same questions, since nothing could be
+    paired.
     """
     last = table[table["is_last"] & (table["split"] == split)].sort_values("question_id")
     parts = {condition: last[last["condition"] == condition] for condition in conditions}
     rows = {condition: part["row"].to_numpy(copy=True) for condition, part in parts.items()}
     asked = {tuple(part["question_id"]) for part in parts.values()}
     if len(asked) != 1 or not asked.pop():
-        raise UserError(f"The conditions of split {split!r} do not hold the same questions; run notebook 01_collect_activations again.")
+        raise UserError(
+            f"The conditions of split {split!r} do not hold the same questions; run notebook "
+            "01_collect_activations again."
+        )
     return {condition: activations[index] for condition, index in rows.items()}
 
 
-def along_mean_difference(train: dict[str, Tensor], test: dict[str, Tensor], pair: tuple[str, str]) -> dict[str, np.ndarray]:
-    """Return {condition: test tokens [question 1] along the unit vector mean(train a) - mean(train b)}: separation without any SAE."""
+def along_mean_difference(
+    train: dict[str, Tensor], test: dict[str, Tensor], pair: tuple[str, str]
+) -> dict[str, np.ndarray]:
+    """Return {condition: test tokens [question 1] along the unit vector mean(train a) - mean(train
+    b)}: separation without any SAE.
+    """
     direction = train[pair[0]].mean(dim=0) - train[pair[1]].mean(dim=0)
     direction = direction / direction.norm()
-    return {condition: (test[condition] @ direction)[:, None].double().numpy() for condition in pair}
+    return {
+        condition: (test[condition] @ direction)[:, None].double().numpy() for condition in pair
+    }
 
 
-def cue_rows(records: pd.DataFrame, table: pd.DataFrame, *, cue_of: str = "sandbag", seen_in: str = "genuine") -> np.ndarray:
-    """Return the rows of the prefix that all `seen_in` prompts share where the last words of a `cue_of` prompt stand.
+def cue_rows(
+    records: pd.DataFrame, table: pd.DataFrame, *, cue_of: str = "sandbag", seen_in: str = "genuine"
+) -> np.ndarray:
+    """Return the rows of the prefix that all `seen_in` prompts share where the last words of a
+    `cue_of` prompt stand.
 
-    With demonstrations that show both kinds of answer, "Incorrect answer:" stands in genuine prompts too, where nobody asks for
-    a wrong one. `records` is prompts.jsonl. The cue is compared by token ids, back to the first token in which it differs
-    from that of `seen_in`; the result is empty where the framing has no such place.
+    With demonstrations that show both kinds of answer, "Incorrect answer:" stands in genuine
+    prompts too, where nobody asks for a wrong one. `records` is prompts.jsonl. The cue is compared
+    by token ids, back to the first token in which it differs from that of `seen_in`; the result is
+    empty where the framing has no such place.
     """
-    train = records[records["split"] == "train"].drop_duplicates("condition").set_index("condition")["prompt_token_ids"]
+    train = (
+        records[records["split"] == "train"]
+        .drop_duplicates("condition")
+        .set_index("condition")["prompt_token_ids"]
+    )
     cue, text = train[cue_of], train[seen_in]
-    shared = next((i for i, (a, b) in enumerate(zip(reversed(cue), reversed(text), strict=False)) if a != b), len(cue) - 1)
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(reversed(cue), reversed(text), strict=False)) if a != b),
+        len(cue) - 1,
+    )
     width = shared + 1
     found = [p for p in range(width - 1, len(text)) if text[p - width + 1 : p + 1] == cue[-width:]]
-    prefix = (table["split"] == "train") & (table["condition"] == seen_in) & (table["question_id"].fillna("") == "")
+    prefix = (
+        (table["split"] == "train")
+        & (table["condition"] == seen_in)
+        & (table["question_id"].fillna("") == "")
+    )
     return table.loc[prefix & table["position"].isin(found), "row"].to_numpy(copy=True)

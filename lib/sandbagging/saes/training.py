@@ -1,12 +1,16 @@
-"""Training: SAEs of one shape that read the same tokens, side by side, step for step what sae_lens.SAETrainer does.
+"""Training: SAEs of one shape that read the same tokens, side by side, step for step what
+sae_lens.SAETrainer does.
 
 1. A `Stack` holds the parameters of all its SAEs with a leading axis `sae`.
 2. The loss and its gradients come from gradients.py.
-3. Each SAE's gradient is clipped by its own norm; the factor rides along in the one pass of torch's fused Adam.
-4. Decoder rows are kept at unit norm, if wished: gradient projected before the update, rows renormalised after it.
+3. Each SAE's gradient is clipped by its own norm; the factor rides along in the one pass of torch's
+   fused Adam.
+4. Decoder rows are kept at unit norm, if wished: gradient projected before the update, rows
+   renormalised after it.
 
-With unit_norm=False every number is sae-lens's, up to the rounding of float32; with the Gaussian kernel the loss is the card's.
-sae-lens takes ten seconds to import, so it is imported inside the functions that need it.
+With unit_norm=False every number is sae-lens's, up to the rounding of float32; with the Gaussian
+kernel the loss is the card's. sae-lens takes ten seconds to import, so it is imported inside the
+functions that need it.
 """
 
 import dataclasses
@@ -34,7 +38,7 @@ TRANSPOSED = ("W_enc",)  # [latent d_in] here, so that a latent is a row; sae-le
 CHECKPOINT_SECONDS = 30.0
 
 
-# From recipes to trained SAEs ---------------------------------------------------------------------------------------
+# From recipes to trained SAEs ---------------------------------------------------------------------
 
 
 def train(recipe: Recipe, tokens: Tensor, **settings: Any) -> tuple["TrainingSAE", pd.DataFrame]:
@@ -50,17 +54,22 @@ def train_together(
     history_every: int = 50,
     checkpoint: Path | None = None,
 ) -> list[tuple["TrainingSAE", pd.DataFrame]]:
-    """Train SAEs that differ in k alone on scaled tokens [token d_in]; return each, and its history (step, loss, fvu, l0).
+    """Train SAEs that differ in k alone on scaled tokens [token d_in]; return each, and its history
+    (step, loss, fvu, l0).
 
-    loss is that of the batch before its update, l0 the active latents per token, fvu the squared error over the squared distance
-    from the training mean, both on that batch. `progress(done, total)` counts steps. With a `checkpoint` file a killed training
-    goes on where it was. The results read scaled tokens: see fold_scaling. Raises UserError for unusable tokens, a checkpoint of
-    other recipes, or a loss that stops being finite.
+    loss is that of the batch before its update, l0 the active latents per token, fvu the squared
+    error over the squared distance from the training mean, both on that batch. `progress(done,
+    total)` counts steps. With a `checkpoint` file a killed training goes on where it was. The
+    results read scaled tokens: see fold_scaling. Raises UserError for unusable tokens, a checkpoint
+    of other recipes, or a loss that stops being finite.
     """
     tokens = checked(tokens)
     first = recipes[0]
     if tokens.shape[1] != first.d_in:
-        raise UserError(f"The recipe is for activations of width {first.d_in}, and these have width {tokens.shape[1]}.")
+        raise UserError(
+            f"The recipe is for activations of width {first.d_in}, and these have width "
+            f"{tokens.shape[1]}."
+        )
     total, mean = total_steps(first, len(tokens)), tokens.mean(dim=0)
     stack = new_stack(recipes, total, mean)
     history = _resume(checkpoint, recipes, stack)
@@ -77,7 +86,10 @@ def train_together(
             _save_checkpoint(checkpoint, recipes, stack, history)
             saved = time.monotonic()
     lines = pd.DataFrame(history)
-    return [(sae, lines[lines["sae"] == i].drop(columns="sae").reset_index(drop=True)) for i, sae in enumerate(stack.saes())]
+    return [
+        (sae, lines[lines["sae"] == i].drop(columns="sae").reset_index(drop=True))
+        for i, sae in enumerate(stack.saes())
+    ]
 
 
 def groups(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
@@ -94,17 +106,29 @@ def _but_k(recipe: Recipe) -> tuple:
 
 def total_steps(recipe: Recipe, n_tokens: int) -> int:
     """Return the number of optimiser steps that `recipe` takes on `n_tokens`."""
-    return recipe.steps if recipe.steps is not None else recipe.epochs * max(1, n_tokens // recipe.batch)
+    return (
+        recipe.steps
+        if recipe.steps is not None
+        else recipe.epochs * max(1, n_tokens // recipe.batch)
+    )
 
 
 def new_stack(recipes: Sequence[Recipe], total: int, mean: Tensor) -> "Stack":
-    """Return freshly initialised SAEs of recipes that differ in k alone; `total` steps set the warm-up, `mean` [d_in] the decoder bias."""
+    """Return freshly initialised SAEs of recipes that differ in k alone; `total` steps set the
+    warm-up, `mean` [d_in] the decoder bias.
+    """
     first = recipes[0]
     if any(_but_k(recipe) != _but_k(first) for recipe in recipes):
         raise UserError("SAEs that train together must have recipes that differ in k alone.")
     saes = [new_sae(recipe, total, mean) for recipe in recipes]
-    return Stack(saes, lr=first.lr, clip=first.clip, dead_after=first.dead_after, unit_norm=first.unit_norm_decoder,
-                 bf16=first.matmul == "bfloat16", **_card_loss(first, total))  # fmt: skip
+    return Stack(
+        saes,
+        lr=first.lr,
+        clip=first.clip,
+        dead_after=first.dead_after,
+        unit_norm=first.unit_norm_decoder,
+        **_card_loss(first, total),
+    )
 
 
 def _card_loss(recipe: Recipe, total: int) -> dict[str, Any]:
@@ -113,14 +137,24 @@ def _card_loss(recipe: Recipe, total: int) -> dict[str, Any]:
         return {}
     l1 = recipe.l1 * recipe.d_in
     warm_up = {"l1": (l1, int(recipe.warm_up * total))}
-    return {"kernel": "gaussian", "l0": 0.0, "l1": l1, "lowest_threshold": recipe.lowest_threshold, "warm_up": warm_up}
+    return {
+        "kernel": "gaussian",
+        "l0": 0.0,
+        "l1": l1,
+        "lowest_threshold": recipe.lowest_threshold,
+        "warm_up": warm_up,
+    }
 
 
 def new_sae(recipe: Recipe, total: int, mean: Tensor) -> "TrainingSAE":
-    """Return sae-lens's training SAE for `recipe`, seeded, its decoder bias at `mean` [d_in]; `total` steps set the warm-up."""
+    """Return sae-lens's training SAE for `recipe`, seeded, its decoder bias at `mean` [d_in];
+    `total` steps set the warm-up.
+    """
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
         torch.manual_seed(recipe.seed)
-        sae = {"topk": _topk, "jumprelu": _jumprelu, "gated": _gated}[recipe.architecture](recipe, total)
+        sae = {"topk": _topk, "jumprelu": _jumprelu, "gated": _gated}[recipe.architecture](
+            recipe, total
+        )
     sae.b_dec.data.copy_(mean)
     return sae.to(mean.device)
 
@@ -169,7 +203,9 @@ def _gated(recipe: Recipe, total: int) -> "TrainingSAE":
 
 
 def _batches(recipe: Recipe, n_tokens: int, total: int, skip: int = 0) -> Iterator[Tensor]:
-    """Yield the batches of rows from step `skip` to `total`: each epoch is a new seeded order, its incomplete last batch left out."""
+    """Yield the batches of rows from step `skip` to `total`: each epoch is a new seeded order, its
+    incomplete last batch left out.
+    """
     generator = torch.Generator().manual_seed(recipe.seed)
     size = min(recipe.batch, n_tokens)
     done = 0
@@ -183,27 +219,40 @@ def _batches(recipe: Recipe, n_tokens: int, total: int, skip: int = 0) -> Iterat
             done += 1
 
 
-def _figures(recipes: Sequence[Recipe], step: int, done: gradients.Pass, batch: Tensor, mean: Tensor) -> list[dict[str, float]]:
+def _figures(
+    recipes: Sequence[Recipe], step: int, done: gradients.Pass, batch: Tensor, mean: Tensor
+) -> list[dict[str, float]]:
     """Return one line of history for each SAE; raises UserError where the loss is not finite."""
     spread = (batch - mean).square().sum()
     fvu = (done.error.square().sum(dim=(1, 2)) / spread).tolist()
     l0 = done.active.sum(dim=2).mean(dim=1).tolist()
-    lines = [{"sae": i, "step": step, "loss": loss, "fvu": fvu[i], "l0": l0[i]} for i, loss in enumerate(done.loss.tolist())]
+    lines = [
+        {"sae": i, "step": step, "loss": loss, "fvu": fvu[i], "l0": l0[i]}
+        for i, loss in enumerate(done.loss.tolist())
+    ]
     for recipe, line in zip(recipes, lines, strict=True):
         if not math.isfinite(line["loss"]):
-            raise UserError(f"Training of {tag(recipe)} diverged at step {step}; lower the learning rate (lr = {recipe.lr}).")
+            raise UserError(
+                f"Training of {tag(recipe)} diverged at step {step}; lower the learning rate (lr "
+                f"= {recipe.lr})."
+            )
     return lines
 
 
-# Checkpoints --------------------------------------------------------------------------------------------------------
+# Checkpoints --------------------------------------------------------------------------------------
 
 
-def _save_checkpoint(path: Path, recipes: Sequence[Recipe], stack: "Stack", history: list[dict[str, float]]) -> None:
+def _save_checkpoint(
+    path: Path, recipes: Sequence[Recipe], stack: "Stack", history: list[dict[str, float]]
+) -> None:
     """Write the whole state of a training, whole or not at all."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    told = {"recipes": json.dumps([dataclasses.asdict(recipe) for recipe in recipes]), "history": json.dumps(history)}
+    told = {
+        "recipes": json.dumps([dataclasses.asdict(recipe) for recipe in recipes]),
+        "history": json.dumps(history),
+    }
     with atomic_path(path) as temporary:
         try:
             save_file(stack.state(), temporary, told)
@@ -212,7 +261,9 @@ def _save_checkpoint(path: Path, recipes: Sequence[Recipe], stack: "Stack", hist
 
 
 def _resume(path: Path | None, recipes: Sequence[Recipe], stack: "Stack") -> list[dict[str, float]]:
-    """Load a checkpoint into `stack`, if there is one, and return its history; raises UserError if it is of other recipes."""
+    """Load a checkpoint into `stack`, if there is one, and return its history; raises UserError if
+    it is of other recipes.
+    """
     if path is None or not path.exists():
         return []
     from safetensors import SafetensorError, safe_open
@@ -222,11 +273,16 @@ def _resume(path: Path | None, recipes: Sequence[Recipe], stack: "Stack") -> lis
             told, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
         before, history = json.loads(told["recipes"]), json.loads(told["history"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"The checkpoint {path} is damaged; delete it, and training starts anew.") from None
+        raise UserError(
+            f"The checkpoint {path} is damaged; delete it, and training starts anew."
+        ) from None
     now = [dataclasses.asdict(recipe) for recipe in recipes]
     if before != now:
         differ = difference(before, now)
-        raise UserError(f"{path} is the checkpoint of another training ({differ}); go on with those settings, or delete it.")
+        raise UserError(
+            f"{path} is the checkpoint of another training ({differ}); go on with those settings, "
+            "or delete it."
+        )
     stack.restore(state)
     return history
 
@@ -235,23 +291,38 @@ def difference(before: list[dict], now: list[dict]) -> str:
     """Return which hyperparameters differ, with both values."""
     if len(before) != len(now):
         return f"{len(before)} SAEs there, {len(now)} now"
-    differ = {name: (a.get(name), b.get(name)) for a, b in zip(before, now, strict=True) for name in a | b if a.get(name) != b.get(name)}
-    return ", ".join(f"{name} = {there} there, {here} now" for name, (there, here) in differ.items())
+    differ = {
+        name: (a.get(name), b.get(name))
+        for a, b in zip(before, now, strict=True)
+        for name in a | b
+        if a.get(name) != b.get(name)
+    }
+    return ", ".join(
+        f"{name} = {there} there, {here} now" for name, (there, here) in differ.items()
+    )
 
 
-# Steps --------------------------------------------------------------------------------------------------------------
+# Steps --------------------------------------------------------------------------------------------
 
 
 class Stack:
     """SAEs of one shape and one loss, trained side by side on the same or on their own tokens.
 
-    `saes` are sae-lens training SAEs (TopK, JumpReLU with the step penalty, gated); their configurations hold the
-    hyperparameters of the loss, and `loss` overrides settings of it. `dead_after` counts steps. Raises UserError where they
-    differ in more than k.
+    `saes` are sae-lens training SAEs (TopK, JumpReLU with the step penalty, gated); their
+    configurations hold the hyperparameters of the loss, and `loss` overrides settings of it.
+    `dead_after` counts steps. Raises UserError where they differ in more than k.
     """
 
-    def __init__(self, saes: Sequence["TrainingSAE"], *, lr: float = 3e-4, clip: float = 1.0, dead_after: int = 1000,
-                 unit_norm: bool = True, **loss: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        saes: Sequence["TrainingSAE"],
+        *,
+        lr: float = 3e-4,
+        clip: float = 1.0,
+        dead_after: int = 1000,
+        unit_norm: bool = True,
+        **loss: Any,
+    ) -> None:
         self.originals = list(saes)
         self.settings = _settings(self.originals, loss)
         self.run = gradients.PASSES[saes[0].cfg.architecture()]
@@ -259,7 +330,8 @@ class Stack:
         self.w = {name: _stacked(self.originals, name) for name, _ in saes[0].named_parameters()}
         self.since_fired = torch.zeros(self.w["W_dec"].shape[:2], device=self.w["W_dec"].device)
         self.done = 0
-        # glibc hands memory back unless it has seen a block of this size freed, and new pages for every gradient are slow.
+        # glibc hands memory back unless it has seen a block of this size freed, and new pages for
+        # every gradient are slow.
         torch.empty(7_000_000)
         self._project()
         self.optimizers = [self._optimizer(i, lr) for i in range(len(self.originals))]
@@ -275,9 +347,13 @@ class Stack:
 
     @torch.no_grad()
     def step(self, batch: Tensor) -> gradients.Pass:
-        """Take one optimiser step on scaled tokens [token d_in] or [sae token d_in]; return what the batch gave before it."""
+        """Take one optimiser step on scaled tokens [token d_in] or [sae token d_in]; return what
+        the batch gave before it.
+        """
         x = batch.expand(len(self.originals), *batch.shape[-2:])
-        settings = self.settings | {name: _warmed(*value, self.done) for name, value in self.settings["warm_up"].items()}
+        settings = self.settings | {
+            name: _warmed(*value, self.done) for name, value in self.settings["warm_up"].items()
+        }
         done = self.run(self.w, x, settings, self.since_fired > self.dead_after)
         if self.unit_norm:
             along = torch.linalg.vecdot(done.grad["W_dec"], self.w["W_dec"]).unsqueeze(2)
@@ -290,14 +366,17 @@ class Stack:
         return done
 
     def _update(self, grad: gradients.Weights) -> None:
-        """Clip each SAE's gradient by its norm and take the step of Adam, which divides by the factor as under mixed precision."""
+        """Clip each SAE's gradient by its norm and take the step of Adam, which divides by the
+        factor as under mixed precision.
+        """
         for i, optimizer in enumerate(self.optimizers):
             parts = {name: value[i] for name, value in grad.items()}
             norm = sum(torch.dot(part.flatten(), part.flatten()) for part in parts.values()).sqrt()
             scale = ((norm + 1e-6) / self.clip).clamp(min=1)
             for name, parameter in zip(self.w, optimizer.state, strict=True):
                 parameter.grad = parts[name]
-            optimizer.grad_scale = scale if scale.is_cuda or scale > 1 else None  # a factor of 1 costs a pass; a GPU is not asked
+            # a factor of 1 costs a pass; a GPU is not asked
+            optimizer.grad_scale = scale if scale.is_cuda or scale > 1 else None
             optimizer.step()
 
     def _project(self) -> None:
@@ -345,33 +424,73 @@ def _stacked(saes: Sequence["TrainingSAE"], name: str) -> Tensor:
 
 
 def _settings(saes: Sequence["TrainingSAE"], loss: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the loss: those of the SAEs' configurations, and what `loss` overrides."""
+    """Return the settings of the loss: those of the SAEs' configurations, and what `loss`
+    overrides.
+    """
     read = [_settings_of(sae) for sae in saes]
     shared = [{name: value for name, value in one.items() if name != "k"} for one in read]
     if any(one != shared[0] for one in shared):
-        raise UserError("SAEs that train together must have one architecture, shape and loss; only k may differ.")
+        raise UserError(
+            "SAEs that train together must have one architecture, shape and loss; only k may "
+            "differ."
+        )
     unknown = set(loss) - set(shared[0])
     if unknown:
-        raise UserError(f"The loss of {shared[0]['architecture']} SAEs has no setting {', '.join(sorted(unknown))}.")
-    warm_up = loss.get("warm_up", {name: value for name, value in shared[0]["warm_up"].items() if name not in loss})
+        raise UserError(
+            f"The loss of {shared[0]['architecture']} SAEs has no setting "
+            f"{', '.join(sorted(unknown))}."
+        )
+    warm_up = loss.get(
+        "warm_up", {name: value for name, value in shared[0]["warm_up"].items() if name not in loss}
+    )
     return {**shared[0], "k": [one["k"] for one in read], **loss, "warm_up": warm_up}
 
 
 def _settings_of(sae: "TrainingSAE") -> dict[str, Any]:
     cfg = sae.cfg
-    settings = {"architecture": cfg.architecture(), "shape": (cfg.d_in, cfg.d_sae), "k": None, "warm_up": {}, "bf16": False}
+    settings = {
+        "architecture": cfg.architecture(),
+        "shape": (cfg.d_in, cfg.d_sae),
+        "k": None,
+        "warm_up": {},
+    }
     if not cfg.apply_b_dec_to_input or cfg.normalize_activations != "none":
-        raise UserError("Only SAEs whose encoder reads x - b_dec, unnormalised, can be trained here.")
+        raise UserError(
+            "Only SAEs whose encoder reads x - b_dec, unnormalised, can be trained here."
+        )
     if settings["architecture"] == "topk":
-        return {**settings, "k": cfg.k, "rescale": cfg.rescale_acts_by_decoder_norm, "aux_coefficient": cfg.aux_loss_coefficient}
+        return {
+            **settings,
+            "k": cfg.k,
+            "rescale": cfg.rescale_acts_by_decoder_norm,
+            "aux_coefficient": cfg.aux_loss_coefficient,
+        }
     if settings["architecture"] == "gated":
-        return {**settings, "l1": cfg.l1_coefficient, "warm_up": {"l1": (cfg.l1_coefficient, cfg.l1_warm_up_steps)}}
+        return {
+            **settings,
+            "l1": cfg.l1_coefficient,
+            "warm_up": {"l1": (cfg.l1_coefficient, cfg.l1_warm_up_steps)},
+        }
     if settings["architecture"] != "jumprelu":
-        raise UserError(f"No training step for architecture {settings['architecture']!r}; there is one for {', '.join(gradients.PASSES)}.")
-    if cfg.jumprelu_sparsity_loss_mode != "step" or cfg.pre_act_loss_coefficient is not None or cfg.jumprelu_ste_to_input:
-        raise UserError("Only JumpReLU SAEs with the step penalty and without extras can be trained here.")
+        raise UserError(
+            f"No training step for architecture {settings['architecture']!r}; there is one for "
+            f"{', '.join(gradients.PASSES)}."
+        )
+    if (
+        cfg.jumprelu_sparsity_loss_mode != "step"
+        or cfg.pre_act_loss_coefficient is not None
+        or cfg.jumprelu_ste_to_input
+    ):
+        raise UserError(
+            "Only JumpReLU SAEs with the step penalty and without extras can be trained here."
+        )
     warm_up = {"l0": (cfg.l0_coefficient, cfg.l0_warm_up_steps)}
-    more = {"bandwidth": cfg.jumprelu_bandwidth, "kernel": "rectangle", "l0": cfg.l0_coefficient, "l1": 0.0}
+    more = {
+        "bandwidth": cfg.jumprelu_bandwidth,
+        "kernel": "rectangle",
+        "l0": cfg.l0_coefficient,
+        "l1": 0.0,
+    }
     return {**settings, **more, "lowest_threshold": 0.0, "warm_up": warm_up}
 
 

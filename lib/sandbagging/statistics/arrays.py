@@ -33,7 +33,8 @@ def pair(first, second, name: str, other: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = vector(first, name), vector(second, other)
     if len(x) != len(y):
         raise UserError(
-            f"{name} has {len(x)} questions and {other} has {len(y)}: a paired effect needs the same "
+            f"{name} has {len(x)} questions and {other} has {len(y)}: a paired effect needs the "
+            "same "
             "questions in the same order."
         )
     return x, y
