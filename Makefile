@@ -50,15 +50,9 @@ bench: $(INSTALLED)
 site: $(INSTALLED)
 	@$(PY) notebooks/site/build.py
 
-# What is nested in the reference run comes first, because notebooks 09 and 10 read it.
+# Everything at once: what is nested in the reference run, and the run itself, side by side.
 refresh: $(INSTALLED)
-	@$(PY) -m sandbagging run all --set null_model --run reference/null_model --refresh
-	@$(PY) -m sandbagging run all --set placebo --run reference/placebo --refresh
-	@for model in organism-heads organism-direction organism-null; do \
-	  $(PY) -m sandbagging run all --set other_model --run reference/$$model -p model=$$model --refresh || exit $$?; done
-	@$(PY) -m sandbagging run all --set other_model --run reference/pythia-160m -p model=pythia-160m --random-weights --refresh
-	@$(PY) -m sandbagging run all --set grid42 --run reference/grid42 --refresh
-	@$(PY) -m sandbagging run all --set reference --run reference --refresh
+	@$(PY) -m sandbagging refresh
 
 # .installed is written last. .unfinished tells a killed installation, which is then started from nothing.
 # torch goes first and by pip, so that TORCH_INDEX decides its build; the lock then finds it in place.

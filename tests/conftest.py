@@ -1,15 +1,18 @@
 """Fixtures: tiny random models of both supported architectures, and questions in their vocabulary."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import throwaway
 import tiny_models
 
 from sandbagging import files, models
 from sandbagging.questions import Question
+from sandbagging.suite import runner
 
 # The longest first, so that the two test processes end at about the same time.
 LONGEST = ("notebooks", "test_faults.py", "test_organisms.py", "test_sweeps.py", "test_site.py", "test_runs.py")
@@ -53,6 +56,25 @@ def planted_bases() -> None:
         fcntl.flock(file, fcntl.LOCK_EX)  # the other test process waits here, then finds them made
         running = [subprocess.Popen([sys.executable, "-c", code, seed]) for seed in "01"]
         assert [process.wait() for process in running] == [0, 0]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A throw-away repository whose run `a` holds all its notebooks; tests change copies of it."""
+    root = throwaway.make_repository(tmp_path_factory.mktemp("finished") / "repository")
+    with pytest.MonkeyPatch.context() as patch:
+        throwaway.use(root, patch)
+        runner.execute(runner.plan("laptop", "a"))
+    return root
+
+
+@pytest.fixture
+def repository(finished, tmp_path, monkeypatch):
+    """A copy of the finished repository, in use."""
+    root = tmp_path / "repository"
+    shutil.copytree(finished, root)
+    throwaway.use(root, monkeypatch)
+    return root
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ assert not set({HEAVY!r}) & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    commands = ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "export-ablated")
+    commands = ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "export-ablated", "refresh")
     assert all(word in done.stdout for word in (*commands, "examples"))
 
 
@@ -87,7 +87,7 @@ def test_random_weights_is_a_parameter_like_any_other(empty, monkeypatch):
     from sandbagging.suite import runner
 
     plans = []
-    monkeypatch.setattr(runner, "execute", lambda plan, refresh: plans.append(plan))
+    monkeypatch.setattr(runner, "execute", lambda plan, **more: plans.append(plan))
     assert main(["run", "00", "--set", "llama", "--random-weights"]) == 0
     (step,) = plans[0].steps
     assert step.parameters["random_weights"] is True and step.parameters["model"] == "llama-3.2-1b"

@@ -85,7 +85,8 @@ def _state(run: str, notebook: runs.Notebook, manifest: dict | None) -> str:
     failed = runner.failed_path(run, notebook)
     if manifest is None:
         return f"failed, see {failed.name}" if failed.exists() else "not done"
-    if not runner.executed_path(run, notebook).is_file():
+    kept = runner.executed_path(run, notebook).is_file() or not runner.keeps_notebooks(run)
+    if not kept:
         return "done, but its executed notebook is missing"
     reason = runs.why_stale(run, notebook)
     return f"done, but {reason}" if reason else "done"

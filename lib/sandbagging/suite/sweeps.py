@@ -135,7 +135,7 @@ def run_cell(grid: Grid, cell: Cell) -> None:
     A cell that outlived a sweep that was killed may still be running: this one waits for it, and then finds its work done.
     """
     with devices(grid.gpu):
-        runner.execute(_plan(grid, cell), wait=True)
+        runner.execute(_plan(grid, cell), wait_for_lock=True, jobs=grid.threads)
     files.write_json(cell.marker, {"values": cell.values, "run": cell.run})
 
 
@@ -224,7 +224,8 @@ def _command(grid: Grid, profile: str, jobs: int, more: Sequence[str]) -> list[s
     home = provenance.REPOSITORY / "papermill_runs"
     more = [*(["--resources", f"gpu={len(_known_devices())}"] if grid.gpu and profile == "local" else []), *more]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--profile", str(home / "profiles" / profile),
-            "--jobs", str(jobs), "--config", f"grid={grid.path}", f"run={grid.run}", *more]  # fmt: skip
+            "--jobs", str(jobs), "--config", f"grid={grid.path}", f"run={grid.run}",
+            f"here={Path.cwd()}", *more]  # fmt: skip
 
 
 # What came of it -------------------------------------------------------------------------------------------------------------

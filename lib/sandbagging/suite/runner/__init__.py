@@ -1,0 +1,18 @@
+"""The strict runner: every parameter is checked before anything starts, and a run goes on where it stopped."""
+
+from sandbagging.suite.runner.executed import executed_path, failed_path, keeps_notebooks
+from sandbagging.suite.runner.execution import NotebookFailed, execute
+from sandbagging.suite.runner.planning import (
+    Plan,
+    PlannedStep,
+    find_notebook,
+    load_set,
+    plan,
+    set_names,
+)
+from sandbagging.suite.runner.reference import plans as reference_plans
+
+__all__ = [
+    "NotebookFailed", "Plan", "PlannedStep", "execute", "executed_path", "failed_path",
+    "find_notebook", "keeps_notebooks", "load_set", "plan", "reference_plans", "set_names",
+]  # fmt: skip
