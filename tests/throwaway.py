@@ -14,8 +14,6 @@ import pytest
 from sandbagging import provenance
 
 LIBRARY = provenance.PACKAGE
-COPIED = ("__init__.py", "__main__.py", "errors.py", "files.py", "provenance.py", "progress.py")
-
 METRICS = '''
 """A stand-in module."""
 from sandbagging import circuits_math
@@ -70,10 +68,8 @@ def write_notebook(path: Path, parameters: str, cells: list[str]) -> None:
 
 def make_repository(root: Path) -> Path:
     package = root / "lib" / "sandbagging"
-    (package / "data").mkdir(parents=True)
-    shutil.copytree(LIBRARY / "suite", package / "suite", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in COPIED:
-        shutil.copy(LIBRARY / name, package / name)
+    shutil.copytree(LIBRARY, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    (package / "data").mkdir()
     (package / "metrics.py").write_text(METRICS)
     (package / "circuits_math.py").write_text(CIRCUITS_MATH)
     (package / "circuits.py").write_text(CIRCUITS)
