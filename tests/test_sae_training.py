@@ -7,7 +7,7 @@ from sandbagging import saes
 from sandbagging.errors import UserError
 from sandbagging.saes import gradients, training
 from sandbagging.saes.gradients import Dense, Sparse
-from sandbagging.saes.training import Stack
+from sandbagging.saes.stack import Stack
 
 D_IN, D_SAE, BATCH = 16, 64, 32
 PEERS = {"topk": "TopKTrainingSAE", "jumprelu": "JumpReLUTrainingSAE", "gated": "GatedTrainingSAE"}

@@ -32,6 +32,7 @@ from sandbagging.saes.recipes import (
     short_tag,
     tag,
 )
+from sandbagging.saes.stack import Stack
 from sandbagging.saes.tags import chosen, load_tags
 from sandbagging.saes.tokens import (
     along_mean_difference,
@@ -42,7 +43,7 @@ from sandbagging.saes.tokens import (
     select_tokens,
     training_data,
 )
-from sandbagging.saes.training import Stack, new_sae, new_stack, total_steps, train, train_together
+from sandbagging.saes.training import new_sae, new_stack, total_steps, train, train_together
 
 __all__ = [
     "ARCHITECTURES",

@@ -19,7 +19,7 @@ from sandbagging.errors import UserError
 from sandbagging.files import Folder, read_csv, write_csv, write_json
 from sandbagging.progress import Progress
 from sandbagging.questions import Question
-from sandbagging.saes import folders, training
+from sandbagging.saes import checkpoints, folders, training
 from sandbagging.saes.evaluation import fvu_pair, held_out
 from sandbagging.saes.recipes import Recipe, tag
 from sandbagging.saes.tokens import input_scale, select_tokens, training_data
@@ -199,7 +199,7 @@ def _finished(folder: Path, recipe: Recipe) -> bool:
     before, now = json.loads(path.read_text())["recipe"], dataclasses.asdict(recipe)
     if before != now:
         raise UserError(
-            f"{folder} was trained with other settings ({training.difference([before], [now])}); "
+            f"{folder} was trained with other settings ({checkpoints.difference([before], [now])}); "
             "use those, or another folder."
         )
     return True
