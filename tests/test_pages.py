@@ -1,4 +1,4 @@
-"""The pages read as prose and call the library: rules on their sources, none of which runs a page."""
+"""The pages read as prose and call the library: rules on their sources; no page is run."""
 
 import ast
 import re
@@ -60,7 +60,7 @@ def called(node: ast.Call) -> str:
 
 
 def prose_in(code: str) -> list[str]:
-    """Return what in a cell's code builds prose: text shown as a page, and texts as long as a sentence."""
+    """Return what in a cell's code builds prose: shown text, and texts as long as a sentence."""
     tree = ast.parse(code)
     found = [
         f"{called(node)}(...)"

@@ -15,7 +15,7 @@ COLUMNS = ["tag", "layer", "pair", "d", *NUMBERS, "n_excluded", "null_d_max"]
 CARD_SHARE = 22 / 27  # of the card's pairs, JumpReLU has the larger d_max in so many
 RESPONDS = 0.1  # of its d_z on sandbag prompts that a latent must reach on placebo prompts
 
-# TopK beside JumpReLU ------------------------------------------------------------------------------
+# TopK beside JumpReLU -----------------------------------------------------------------------------
 
 
 def matched(separation: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def ratios(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def leads(detectors: pd.DataFrame, quality: pd.DataFrame, pair: str) -> Mapping[tuple, float]:
-    """Return {(detector, L0): mean AUROC of JumpReLU minus that of TopK} on one pair of conditions."""
+    """Return {(detector, L0): mean AUROC of JumpReLU minus that of TopK} on one pair."""
     architecture = detectors["tag"].map(quality.set_index("tag")["architecture"])
     rows = detectors.assign(architecture=architecture)[detectors["pair"] == pair]
     mean = rows.groupby(["by", "at_l0", "architecture"])["value"].mean().unstack()
@@ -94,7 +94,7 @@ def along_means(separation: pd.DataFrame) -> pd.Series:
 
 
 def means_as_sharp(separation: pd.DataFrame, pair: str) -> int:
-    """Return in how many SAEs the difference of means separates a pair as well as the best latent."""
+    """Return in how many SAEs the difference of means is as sharp as the best latent."""
     rows = _by_latents(separation)
     rows = rows[rows["pair"] == pair]
     means = along_means(separation)[pair].reindex(rows["layer"]).to_numpy()
@@ -120,7 +120,9 @@ def chosen_rows(chosen: Mapping[str, Chosen]) -> pd.DataFrame:
         for pair in pairs
         for tag, c in chosen.items()
     ]
-    return pd.DataFrame(rows, columns=["tag", "pair", "value", "low", "high", "n", "unit", "method"])
+    return pd.DataFrame(
+        rows, columns=["tag", "pair", "value", "low", "high", "n", "unit", "method"]
+    )
 
 
 def chosen_table(chosen: Mapping[str, Chosen]) -> pd.DataFrame:
@@ -144,7 +146,7 @@ def clear_of_zero(chosen: Mapping[str, Chosen], pair: str) -> set[str]:
 
 
 def responding(chosen: Mapping[str, Chosen], pair: str, also: str) -> set[str]:
-    """Return the tags clear of 0 on both pairs, with |d_z| on `also` at least a tenth of that on `pair`."""
+    """Return the tags clear of 0 on both pairs, on `also` by at least RESPONDS of the other."""
     both = clear_of_zero(chosen, pair) & clear_of_zero(chosen, also)
     d = {tag: [abs(chosen[tag].on_test[p].value) for p in (pair, also)] for tag in both}
     return {tag for tag, (first, second) in d.items() if second >= RESPONDS * first}

@@ -1,7 +1,7 @@
-"""What separates two conditions at the last prompt token, measured from stored activations and SAEs.
+"""What separates two conditions at the last prompt token, measured from what 01 and 02 stored.
 
-`resid` is the folder of what notebook 01 wrote (one file a layer, and tokens.csv.gz), `trained` that
-of notebook 02 (one SAELens folder a tag). A pair is two conditions of the same questions.
+`collected` is the folder of what notebook 01 wrote (a file a layer, and tokens.csv.gz), `trained`
+that of notebook 02 (a SAELens folder a tag). A pair is two conditions of the same questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ class Chosen(NamedTuple):
 
 
 def last_codes(
-    resid: Folder, trained: Folder, tag: str, conditions: Sequence[str], split: str = "test"
+    collected: Folder, trained: Folder, tag: str, conditions: Sequence[str], split: str = "test"
 ) -> Codes:
     """Return one SAE's codes at the last prompt token, {condition: [prompt latent]}."""
     layer = parse_tag(tag).layer
-    x = _last_tokens(resid, [layer], conditions)[split][layer]
+    x = _last_tokens(collected, [layer], conditions)[split][layer]
     sae = folders.load(trained / tag)
     return {condition: sae.encode(value).numpy() for condition, value in x.items()}
 
 
 def separation(
-    resid: Folder,
+    collected: Folder,
     trained: Folder,
     tags: Sequence[str],
     pairs: Pairs,
@@ -57,7 +57,7 @@ def separation(
     Behind them, under the tags diff_means_L..., stands the difference of means over train prompts:
     one direction of the residual stream, so that nothing competes with it (s0 = 0).
     """
-    x = _last_tokens(resid, _layers(tags), _conditions(pairs))
+    x = _last_tokens(collected, _layers(tags), _conditions(pairs))
     tables = []
     for done, tag in enumerate(tags):
         layer = parse_tag(tag).layer
@@ -75,10 +75,10 @@ def separation(
 
 
 def chosen_latents(
-    resid: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
+    collected: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
 ) -> dict[str, Chosen]:
-    """Return each SAE's best latent on the first pair of train prompts, and what it does on test."""
-    x = _last_tokens(resid, _layers(tags), _conditions(pairs))
+    """Return each SAE's best latent on the first pair of train prompts, and its d_z on test."""
+    x = _last_tokens(collected, _layers(tags), _conditions(pairs))
     found = {}
     for tag in tags:
         of_layer = {split: x[split][parse_tag(tag).layer] for split in SPLITS}
@@ -89,24 +89,24 @@ def chosen_latents(
 
 
 def words_of_the_cue(
-    resid: Folder, trained: Folder, latents: Mapping[str, int], prompts: Folder
+    collected: Folder, trained: Folder, latents: Mapping[str, int], prompts: Folder
 ) -> tuple[pd.DataFrame, int]:
-    """Return what latents {tag: latent} say where genuine prompts hold a sandbag prompt's last words.
+    """Return what latents {tag: latent} say where genuine prompts hold a sandbag prompt's cue.
 
-    prompts: the folder of prompts.jsonl. Columns: tag; sandbag and genuine (mean code at the last
-    token of test prompts); words in genuine (mean code at the words); share (where the third lies
-    between genuine, 0, and sandbag, 1; NaN where that is not defined). The second value counts these
-    places.
+    The cue is its last words; prompts: the folder of prompts.jsonl. Columns: tag; sandbag and
+    genuine (mean code at the last token of test prompts); words in genuine (mean code at the
+    words); share (where the third lies between genuine, 0, and sandbag, 1; NaN where that is not
+    defined). The second value counts these places.
     """
-    x = _last_tokens(resid, _layers(latents), ("genuine", "sandbag"))["test"]
-    table = files.read_csv(resid / "tokens.csv.gz")
+    x = _last_tokens(collected, _layers(latents), ("genuine", "sandbag"))["test"]
+    table = files.read_csv(collected / "tokens.csv.gz")
     places = tokens.cue_rows(pd.read_json(prompts / "prompts.jsonl", lines=True), table)
     rows = []
     for tag, latent in latents.items():
         layer = parse_tag(tag).layer
         sae = folders.load(trained / tag)
         codes = _codes(sae, x[layer])
-        at_words = sae.encode(activations.load(resid.path, layer)[places])[:, latent]
+        at_words = sae.encode(activations.load(collected, layer)[places])[:, latent]
         means = {c: codes[c][:, latent].mean() for c in ("sandbag", "genuine")}
         rows.append({"tag": tag, **means, "words in genuine": at_words.mean().item()})
     found = pd.DataFrame(rows, columns=["tag", "sandbag", "genuine", "words in genuine"])
@@ -116,10 +116,10 @@ def words_of_the_cue(
 
 
 def detectors(
-    resid: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
+    collected: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
 ) -> pd.DataFrame:
-    """Return `probing.probing_table` of SAEs: fitted on train questions, judged on test questions."""
-    x = _last_tokens(resid, _layers(tags), _conditions(pairs))
+    """Return `probing.probing_table` of SAEs: fitted on train, judged on test questions."""
+    x = _last_tokens(collected, _layers(tags), _conditions(pairs))
     codes: dict[str, dict[str, Codes]] = {split: {} for split in SPLITS}
     for tag in tags:
         sae = folders.load(trained / tag)
@@ -129,11 +129,11 @@ def detectors(
 
 
 def _last_tokens(
-    resid: Folder, layers: Sequence[int], conditions: Sequence[str]
+    collected: Folder, layers: Sequence[int], conditions: Sequence[str]
 ) -> dict[str, dict[int, dict[str, Tensor]]]:
-    """Return resid_post at the last prompt token by split, layer and condition, [prompt d_model]."""
-    table = files.read_csv(resid / "tokens.csv.gz")
-    stored = {layer: activations.load(resid.path, layer) for layer in layers}
+    """Return resid_post at the last token by split, layer and condition, [prompt d_model]."""
+    table = files.read_csv(collected / "tokens.csv.gz")
+    stored = {layer: activations.load(collected, layer) for layer in layers}
     return {
         split: {
             layer: tokens.last_tokens(value, table, split, conditions)

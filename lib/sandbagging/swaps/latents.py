@@ -1,4 +1,4 @@
-"""One latent: which tokens it writes towards, and what happens to the answer when it is taken out."""
+"""One latent: what it writes towards, and what happens to the answer when it is taken out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
