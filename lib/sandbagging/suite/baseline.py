@@ -1,0 +1,54 @@
+"""How notebook 00 shows prompts and scores."""
+
+import html
+from collections.abc import Mapping
+
+import pandas as pd
+
+from sandbagging import metrics, prompts
+from sandbagging.suite.tables import Shown
+
+CELL = "<td style='text-align:left;vertical-align:top'><b>{}</b><pre>{}</pre></td>"
+FOLD = "<details><summary><b>{}</b>: {}</summary><table><tr>{}</tr></table></details>"
+
+
+def side_by_side(texts: Mapping[str, Mapping[str, str]]) -> Shown:
+    """Return {framing: {condition: prompt}} for a page: a fold a framing, the conditions side by
+    side.
+    """
+    folds, lines = [], []
+    for framing, of_condition in texts.items():
+        cells = "".join(CELL.format(c, html.escape(text)) for c, text in of_condition.items())
+        folds.append(FOLD.format(framing, html.escape(_about(framing)), cells))
+        lines += [f"{framing}, {c}:\n{text}\n" for c, text in of_condition.items()]
+    return Shown("".join(folds), "\n".join(lines))
+
+
+def _about(framing: str) -> str:
+    if framing in prompts.FRAMINGS:
+        return prompts.FRAMINGS[framing].__doc__ or ""
+    return "Through the chat template of the model."
+
+
+def collisions(first: pd.DataFrame) -> pd.DataFrame:
+    """Return by split how many questions have a wrong option that begins like the correct one, from
+    one condition of `metrics.first_token_collisions`.
+    """
+    return first.groupby("split", sort=False).agg(
+        questions=("n_shared", "size"),
+        colliding_questions=("n_shared", lambda n: (n > 0).sum()),
+        colliding_options=("n_shared", "sum"),
+        tokens_per_answer=("n_tokens", "mean"),
+    )
+
+
+def framings(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame:
+    """Return the gap of each framing (pp), how well the model does in it when it is to be correct,
+    and the kind of gap: a row a framing, in the order of `gaps.gap_table`.
+    """
+    kinds = gap_table.drop_duplicates("framing").set_index("framing")["kind"].rename("kind of gap")
+    wide = gap_table.pivot(index="framing", columns="metric", values="value")
+    wide = wide.add_prefix("gap on ").add_suffix(" (pp)")
+    genuine = scores[scores["condition"] == "genuine"]
+    able = genuine.groupby("framing")[list(metrics.JUDGED)].mean().add_prefix("genuine ")
+    return wide.join(able).join(kinds).loc[kinds.index].rename_axis(columns=None)
