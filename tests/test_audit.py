@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sandbagging import saes
 from sandbagging.errors import UserError
-from sandbagging.saes import audit
+from sandbagging.saes import audit, finding
 from sandbagging.suite import cli as __main__
 
 D_IN, D_SAE = 16, 64
@@ -131,7 +131,7 @@ def test_another_width_is_a_fault_and_a_missing_layer_a_note(sound):
 @pytest.mark.parametrize("name", ["../x", "/etc", "a/../b", "..", "a\\b", "a\0b", "", ".hidden", "a//b"])
 def test_names_that_lead_out_of_a_release_are_refused(sound, name):
     with pytest.raises(UserError, match="no name of an SAE"):
-        audit.load(str(sound), name)
+        finding.load(str(sound), name)
 
 
 @pytest.mark.parametrize("source", ["owner/../name", "nowhere/at/all", "a b/c"])
@@ -174,7 +174,7 @@ def offline_hub(sound, tmp_path, monkeypatch):
 def test_a_release_in_the_hub_cache_is_read_without_a_network(offline_hub, sound):
     found = verdicts("owner/release")
     assert set(found) == {path.name for path in sound.iterdir()}
-    sae = audit.load("owner/release", "v4_tiny_topk_k8_L3_mixed", d_in=D_IN)
+    sae = finding.load("owner/release", "v4_tiny_topk_k8_L3_mixed", d_in=D_IN)
     assert sae.cfg.k == 8
     with pytest.raises(UserError, match="could not be fetched"):
         audit.audit("owner/another")
