@@ -202,3 +202,24 @@ def test_small_pictures_look_the_same():
     # Of 255 steps; where lines cross, single pixels may move by more.
     assert np.abs(difference).mean() < 1 and (np.abs(difference) > 32).mean() < 0.001
     assert runs.small_png(drawn.getvalue()) == small
+
+
+# What plain papermill hands over -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "meant"),
+    [("n_test", "5", 5), ("speed", "1e-3", 0.001), ("layers", "[1]", [1]), ("label", "7", "7")],
+)
+def test_a_text_is_what_it_means_in_the_notebook_too(repository, name, text, meant):
+    names = {"run": "a", "n_test": 3, "speed": 0.5, "label": "x", "layers": [1]} | {name: text}
+    step = runs.begin("00_baseline", names)
+    assert step.parameters[name] == names[name] == meant
+    assert type(names[name]) is type(meant)
+
+
+def test_a_text_of_no_meaning_is_one_sentence(repository):
+    names = {"run": "a", "n_test": 3, "speed": 0.5, "label": "x", "layers": "*_topk_*"}
+    with pytest.raises(UserError, match=r"layers \(given\) must be list\[int\], but '\*_topk_\*'"):
+        runs.begin("00_baseline", names)
+    assert runs.read_manifest("a", "00_baseline") is not None, "nothing was touched"

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ import pandas as pd
 
 from sandbagging import files, provenance
 from sandbagging.errors import UserError
+from sandbagging.suite import parameters
 from sandbagging.suite.runs import manifests, places, readings
-from sandbagging.suite.runs.cells import declared_names
 from sandbagging.suite.runs.pictures import small_png
 from sandbagging.suite.runs.places import MANIFEST, SCRATCH, STORED, run_folder
 from sandbagging.suite.runs.staleness import library_hashes, user_file_hashes
@@ -236,7 +236,7 @@ class Step:
             return None
 
 
-def begin(artefact: str, names: Mapping[str, Any]) -> Step:
+def begin(artefact: str, names: MutableMapping[str, Any]) -> Step:
     """Start a notebook's step: check its inputs, clear its folder, return the Step to write through.
 
     names: the notebook's own (`globals()`), of which `run` and the declared parameters are taken.
@@ -249,28 +249,28 @@ def begin(artefact: str, names: Mapping[str, Any]) -> Step:
     refuse_reference(run)
     _refuse_locked(run)
     _refuse_orphan()
-    parameters = _parameters(notebook, names)
+    given = _parameters(notebook, names)
     inputs = {name: manifests.checked_manifest(run, name) for name in notebook.reads}
     _clear(folder)
     readings.register()
-    return Step(artefact, run, parameters, inputs)
+    return Step(artefact, run, given, inputs)
 
 
-def _parameters(notebook: places.Notebook, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the declared parameters as plain values."""
-    declared = declared_names(places.notebook_path(notebook))
+def _parameters(notebook: places.Notebook, names: MutableMapping[str, Any]) -> dict[str, Any]:
+    """Return the declared parameters, each in its type.
+
+    Plain papermill hands over text: what a text means ("false", "[1]") takes its place in `names`.
+    """
+    declared = parameters.declared(places.notebook_path(notebook))
     missing = [name for name in declared if name not in names]
     if missing:
         raise UserError(
             f"{notebook.name} declares {', '.join(missing)}, and no cell has given a value; "
             "run its parameters cell first."
         )
-    try:
-        return json.loads(json.dumps({name: names[name] for name in declared}, allow_nan=False))
-    except (TypeError, ValueError):
-        raise UserError(
-            f"The parameters of {notebook.name} must be plain numbers, strings, lists and mappings."
-        ) from None
+    values = parameters.checked(declared, {name: names[name] for name in declared})
+    names.update(values)
+    return values
 
 
 def _clear(folder: Path) -> None:
