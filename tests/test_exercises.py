@@ -3,17 +3,17 @@
 import ast
 import json
 import math
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
 
-from sandbagging import metrics
+from sandbagging import metrics, provenance
 from sandbagging.errors import UserError
 from sandbagging.suite import exercises
 from sandbagging.suite.cli import main
+from sandbagging.suite.exercises import on_a_model
 
 NAMES = ["1_score_an_answer", "2_find_the_residual_stream", "3_ablate_a_head", "4_shuffle_the_labels", "5_catch_a_fake", "6_bootstrap",
          "7_see_it_memorise"]  # fmt: skip
@@ -159,9 +159,9 @@ def guessed(config, head):
      (dict(columns=right, weights=True), "were left changed"), (dict(columns=lambda c, h: slice(0, 0)), "nothing was ablated")],
 )  # fmt: skip
 def test_ablation_mistakes(tiny_llama, ids, capsys, made, words):
-    before = exercises._logits(tiny_llama, torch.tensor([ids]))
+    before = on_a_model._logits(tiny_llama, torch.tensor([ids]))
     assert not exercises.check_ablation(make_ablation(**made), tiny_llama, ids) and words in said(capsys)
-    assert torch.equal(before, exercises._logits(tiny_llama, torch.tensor([ids])))  # the check cleans up behind the learner
+    assert torch.equal(before, on_a_model._logits(tiny_llama, torch.tensor([ids])))  # the check cleans up behind the learner
 
 
 def test_ablation_solution(tiny_llama, ids):
@@ -302,7 +302,7 @@ def test_unknown_exercise_suggests_the_nearest(capsys):
 def test_every_exercise_runs_with_its_solution_from_top_to_bottom(name, monkeypatch):
     from nbclient import NotebookClient
 
-    monkeypatch.setenv("PYTHONPATH", str(Path(exercises.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(provenance.PACKAGE.parent))
     notebook = nbformat.read(exercises.find(name), as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(exercises.folder())}}).execute()
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
