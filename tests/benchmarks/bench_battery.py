@@ -81,7 +81,7 @@ def our_logprobs(model, g: Given) -> Tensor:
     """log p of every option under TIMED, [intervention question option], on the way that `sites.effects_at` takes."""
     (at,) = sites.find_sites(model, g.asked, FRAMING, [LAYER])
     new = replacements(at, g)
-    edited = edits.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.run]
+    edited = edits.replace_rows(at.resid, at.rows, torch.stack([new[key] for key in TIMED]))[:, at.part.index]
     final, _ = hook_points.forward(model, at.part, start=(LAYER + 1, edited), stored=at.stored)
     return metrics.answer_logprobs(model, at.part, final).total
 

@@ -128,7 +128,7 @@ def forward(
     mask in place of tree attention (slower, the same numbers). Returns the residual stream after
     the final norm [batch token d_model] and the values read.
     """
-    if model.remote and pack.run is not None:
+    if model.remote and pack.index is not None:
         return _part_of_whole(model, pack, edits or {}, reads, start, stored)
     edits, saved, first = edits or {}, {}, 0
     if start is not None:
@@ -180,8 +180,8 @@ def _part_of_whole(
     """
     first, resid = start
     whole = stored[first - 1].expand(len(resid), -1, -1).clone()
-    whole[:, pack.run] = resid.to(whole)
-    at = pack.run
+    whole[:, pack.index] = resid.to(whole)
+    at = pack.index
 
     def on_part(edit: Edit) -> Edit:
         def edited(value: Tensor) -> Tensor:

@@ -44,27 +44,27 @@ class Pack:
     n_options: int
     whole: "Pack | None" = None  # of a part: the pack it belongs to
     # of a part: [token] index in the whole pack of each token that is run
-    run: Tensor | None = None
+    index: Tensor | None = None
 
-    def part(self, run: Tensor) -> "Pack":
-        """Return the pack cut down to the tokens `run` (ascending indices), which must hold every
+    def part(self, index: Tensor) -> "Pack":
+        """Return the pack cut down to the tokens `index` (ascending indices), which must hold every
         token that is read.
         """
         place = torch.full((self.n_tokens,), -1)
-        place[run] = torch.arange(len(run))
+        place[index] = torch.arange(len(index))
         if (place[self.read_at] < 0).any():
             raise ValueError("a part must run every token that its targets are read at")
         return replace(
             self,
-            input_ids=self.input_ids[run],
-            position_ids=self.position_ids[run],
-            block=self.block[run],
-            branch=self.branch[run],
-            n_prefix=int((run < self.n_prefix).sum()),
+            input_ids=self.input_ids[index],
+            position_ids=self.position_ids[index],
+            block=self.block[index],
+            branch=self.branch[index],
+            n_prefix=int((index < self.n_prefix).sum()),
             last=place[self.last],
             read_at=place[self.read_at],
             whole=self,
-            run=run,
+            index=index,
         )
 
     def trunk(self) -> Tensor:

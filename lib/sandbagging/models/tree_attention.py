@@ -45,7 +45,7 @@ class Tree:
     queries: Tensor
     visible: Tensor  # [block query_slot key_slot] bool
     slot_of: Tensor  # [token run behind the prefix] its place in the flattened block x query_slot
-    run: Tensor | None  # [token run] its index in the whole pack, None if all are run
+    index: Tensor | None  # [token run] its index in the whole pack, None if all are run
     # filled by a whole run if `store`, read by a run of a part
     stored: KeysValues = field(default_factory=dict)
     store: bool = False
@@ -62,7 +62,7 @@ def tree_of(
     """
     whole = pack.whole or pack
     n = whole.n_prefix
-    run = torch.arange(whole.n_tokens) if pack.run is None else pack.run
+    run = torch.arange(whole.n_tokens) if pack.index is None else pack.index
     behind = run[run >= n] - n
     keys, key_branch, _ = _slots(
         whole.block[n:], whole.branch[n:], torch.arange(whole.n_tokens - n)
@@ -81,7 +81,7 @@ def tree_of(
         queries.to(device),
         visible.to(device),
         slot_of.to(device),
-        None if pack.run is None else run.to(device),
+        None if pack.index is None else run.to(device),
         {} if stored is None else stored,
         store,
     )
@@ -122,9 +122,9 @@ def tree_attention(
         )
     if tree.store:
         tree.stored[module.layer_idx] = (key, value)
-    if tree.run is not None:
+    if tree.index is not None:
         key, value = (
-            _completed(new, old, tree.run)
+            _completed(new, old, tree.index)
             for new, old in zip((key, value), tree.stored[module.layer_idx], strict=True)
         )
     n = tree.n_prefix_run

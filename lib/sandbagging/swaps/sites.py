@@ -127,7 +127,7 @@ def effects_at(
     that leave x as it was not at all. Columns: question_id, condition, layer, tag, position,
     error_term, intervention, seed, metric, baseline, value.
     """
-    reached = site.part.run.to(site.resid.device)
+    reached = site.part.index.to(site.resid.device)
     size = max(1, TOKENS_AT_ONCE // site.part.n_tokens)
     distinct, which = _distinct([site.x, *new.values()])
     values = {m: [site.baseline[m]] for m in metrics.JUDGED}
