@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sandbagging import statistics
+from sandbagging import files, statistics
 from sandbagging.saes.recipes import DEFAULT_K
 from sandbagging.saes.separation import Chosen
 from sandbagging.statistics import Estimate
@@ -25,7 +25,8 @@ def matched(separation: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     is another architecture, and left out. separation: the rows of one pair of conditions.
     """
     default = quality[(quality["k"] == DEFAULT_K) | quality["k"].isna()]
-    rows = separation.merge(default[["tag", "architecture", "condition"]], on="tag")
+    rows = separation[separation["tag"].isin(default["tag"])]
+    rows = files.joined(rows, default[["tag", "architecture", "condition"]], "tag", "many_to_one")
     rows = rows.assign(d_max=rows["d_max"].abs())
     keys = ["d", "layer", "condition"]
     wide = rows.pivot(index=keys, columns="architecture", values=list(NUMBERS))
