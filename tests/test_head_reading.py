@@ -6,8 +6,8 @@ import torch
 
 from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
+from sandbagging.heads import estimates, sweep
 from sandbagging.heads import reading as head_reading
-from sandbagging.heads import sweep
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 
@@ -66,7 +66,9 @@ def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questio
 
 
 def test_logit_table_has_both_sides_and_their_difference(tiny_llama, tiny_questions):
-    rows = head_reading.logit_table(tiny_llama, tiny_questions, ["sandbag"], FRAMING, [(2, 1)])
+    pushes = head_reading.logit_pushes(tiny_llama, tiny_questions, ["sandbag"], FRAMING, [(2, 1)])
+    rows = estimates.logit_table(pushes)
+    assert (rows["n"] == len(tiny_questions)).all()
     table = rows.set_index("to")["value"]
     assert table["correct - wrong"] == pytest.approx(table["correct"] - table["wrong"])
     assert list(table.index) == ["correct", "wrong", "correct - wrong"]
@@ -81,7 +83,8 @@ def test_a_head_that_does_not_exist_is_refused(tiny_llama):
 def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(tiny, tiny_questions, framing):
     """The second route: one whole forward call a prompt, and each token's region read off the text, word by word."""
     heads, asked = [(1, 2), (3, 0)], tiny_questions[:3]
-    table = head_reading.attention_by_region(tiny, asked, ["genuine", "neutral"], framing, heads)
+    shares = head_reading.attention_shares(tiny, asked, ["genuine", "neutral"], framing, heads)
+    table = estimates.attention_by_region(shares)
     assert np.allclose(table.groupby(["head", "condition"])["value"].sum(), 1, atol=1e-5)
     for condition in ("genuine", "neutral"):
         sums = []

@@ -1,6 +1,6 @@
 """Effects of sets of heads as estimates with a CI95 over questions, and as tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -272,3 +272,37 @@ def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFr
             found = estimate(of_way.of(heads, metric), metric, seed)
             rows.append({"replacement": way, "tokens": tokens, "metric": metric, **_columns(found)})
     return pd.DataFrame(rows)
+
+
+def attention_by_region(shares: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return `reading.attention_shares` as means: rows head, condition, region, value, low, high, n.
+
+    value is a share with CI95 over questions; `tokens` is the mean number of tokens of the region.
+    """
+    rows = []
+    for (condition, region, head), part in _groups(shares, "condition", "region", "head"):
+        share = statistics.mean_ci(part["share"].to_numpy(), unit="share", seed=seed)
+        where = {"head": head, "condition": condition, "region": region}
+        rows.append(where | _interval(share) | {"tokens": float(part["tokens"].mean())})
+    return pd.DataFrame(rows)
+
+
+def logit_table(pushes: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return `reading.logit_pushes` as means: head, condition, to, value, low, high, n.
+
+    value is in nats, with CI95 over questions.
+    """
+    rows = []
+    for (condition, head, to), part in _groups(pushes, "condition", "head", "to"):
+        push = statistics.mean_ci(part["value"].to_numpy(), unit="nats", seed=seed)
+        rows.append({"head": head, "condition": condition, "to": to} | _interval(push))
+    return pd.DataFrame(rows)
+
+
+def _groups(table: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, pd.DataFrame]]:
+    """Yield the parts of a table by some columns, in order of their first rows."""
+    yield from table.groupby(list(keys), sort=False)
+
+
+def _interval(mean: Estimate) -> dict:
+    return {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}

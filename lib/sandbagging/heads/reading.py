@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import metrics, prompts, statistics
+from sandbagging import metrics, prompts
 from sandbagging.heads import interventions
 from sandbagging.heads.head import Head, check
 from sandbagging.models import Model, hook_points, packing
@@ -99,37 +99,33 @@ def token_regions(model: Model, text: str, question: Question, framing: str) -> 
     return np.array(["sink", *names[1:]])
 
 
-def attention_by_region(
+def attention_shares(
     model: Model,
-    questions: Sequence[Question],
+    asked: Sequence[Question],
     conditions: Sequence[str],
     framing: str,
     heads: Sequence[Head],
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return the share of each head's attention from the last prompt token on each part of the
-    prompt.
+    """Return the share of each head's attention from the last prompt token on each part of a prompt.
 
-    Rows head, condition, region (of REGIONS), value, low, high (CI95 over questions), n and tokens,
-    the mean number of tokens of the region. Raises UserError where a prompt lacks its question's
-    text.
+    Rows head, condition, region (of REGIONS), question_id, share (0 to 1) and tokens, how many the
+    region has. Raises UserError where a prompt lacks its question's text.
     """
-    rows = []
+    tables = []
     for condition in conditions:
-        asked = [(q, *metrics.encode(model, q, condition, framing)) for q in questions]
-        weights = attention_from_last(model, [item for _, _, item in asked], heads, progress)
-        places = [token_regions(model, text, q, framing) for q, text, _ in asked]
+        prompted = [(q, *metrics.encode(model, q, condition, framing)) for q in asked]
+        weights = attention_from_last(model, [item for _, _, item in prompted], heads, progress)
+        places = [token_regions(model, text, q, framing) for q, text, _ in prompted]
         pairs = list(zip(weights, places, strict=True))
         for region in REGIONS:
             mass = np.array([w[:, at == region].sum(1) for w, at in pairs])  # [question head]
-            tokens = float(np.mean([(at == region).sum() for at in places]))
+            tokens = [int((at == region).sum()) for at in places]
             for head, shares in zip(heads, mass.T, strict=True):
-                share = statistics.mean_ci(shares, unit="share", seed=seed)
-                numbers = {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
                 where = {"head": str(Head(*head)), "condition": condition, "region": region}
-                rows.append(where | numbers | {"tokens": tokens})
-    return pd.DataFrame(rows)
+                own = {"question_id": [q.id for q in asked], "share": shares, "tokens": tokens}
+                tables.append(pd.DataFrame({**where, **own}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def head_writes(model: Model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
@@ -170,41 +166,30 @@ def logit_attribution(model: Model, pack: Pack, heads: Sequence[Head]) -> dict[H
     }
 
 
-def logit_table(
+def logit_pushes(
     model: Model,
     asked: Sequence[Question],
     conditions: Sequence[str],
     framing: str,
     heads: Sequence[Head],
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Return, per head and condition, its mean push on logits of first answer tokens, in nats with
-    CI95 over questions.
+    """Return each head's push on the logits of the options' first tokens, in nats, by question.
 
     Rows head, condition, to ("correct", "wrong" (mean of the wrong options) or "correct - wrong"),
-    value, low, high, n. An option that shares its first token with the correct one cannot be told
+    question_id, value. An option that shares its first token with the correct one cannot be told
     from it here.
     """
-    rows = []
+    tables = []
     for condition in conditions:
         pack = metrics.prepare(model, asked, condition, framing)
         for head, pushed in logit_attribution(model, pack, heads).items():
             sides = {"correct": pushed[:, 0], "wrong": pushed[:, 1:].mean(1)}
             sides["correct - wrong"] = sides["correct"] - sides["wrong"]
             for to, values in sides.items():
-                found = statistics.mean_ci(values, unit="nats", seed=seed)
-                rows.append(
-                    {
-                        "head": str(Head(*head)),
-                        "condition": condition,
-                        "to": to,
-                        "value": found.value,
-                        "low": found.low,
-                        "high": found.high,
-                        "n": found.n,
-                    }
-                )
-    return pd.DataFrame(rows)
+                where = {"head": str(Head(*head)), "condition": condition, "to": to}
+                own = {"question_id": pack.question_ids, "value": values}
+                tables.append(pd.DataFrame({**where, **own}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def pattern_table(

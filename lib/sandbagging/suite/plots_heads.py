@@ -41,7 +41,7 @@ def _visible(text: str) -> str:
 
 @plots.styled
 def logits(table: pd.DataFrame) -> Figure:
-    """What each head adds to the logits of correct and wrong answers, in nats with CI95; columns as `head_reading.logit_table`."""
+    """What each head adds to the logits of correct and wrong answers, in nats with CI95; columns as `estimates.logit_table`."""
     parts = [("correct", BLUE, "o"), ("wrong", VERMILION, "v"), ("correct - wrong", INK, "D")]
     conditions, heads = list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["head"]))
     fig, axes = plt.subplots(1, len(conditions), figsize=(WIDTH, 1.4 + 0.45 * len(heads)), squeeze=False, sharey=True, sharex=True)
