@@ -21,9 +21,15 @@ USES = {
 }
 # What is no prose: code, addresses, comments and the page's title, which names what the page explains.
 NO_PROSE = re.compile(
-    r"^```.*?^```|^# .*?$|<!-- (?!term:).*?-->|\]\([^)]*\)|https?://\S+|`[^`]*(?:/|sandbagging |\.)[^`]*`",
-    re.M | re.S,
+    r"^```.*?^```|^# .*?$|<!-- (?!term:).*?-->|\]\([^)]*\)|https?://\S+", re.M | re.S
 )
+SPAN = re.compile(r"`[^`\n]+`")
+
+
+def prose(text: str) -> str:
+    """Return a text without what is no prose; code spans that hold a path or a command go too."""
+    text = NO_PROSE.sub(" ", text)
+    return SPAN.sub(lambda span: " " if re.search(r"[/.]|sandbagging ", span[0]) else span[0], text)
 
 
 def terms() -> list[str]:
@@ -40,7 +46,7 @@ def story() -> str:
     for notebook in runs.NOTEBOOKS:
         path = runs.notebook_path(notebook)
         pages.append(f"«{path.stem}»\n" + runs.notebook_words(path).replace("%%reading\n", ""))
-    return NO_PROSE.sub(" ", "\n\n".join(pages))
+    return prose("\n\n".join(pages))
 
 
 def use_of(term: str) -> re.Pattern[str]:
@@ -97,4 +103,5 @@ def test_a_use_is_told_from_other_words(term, used, spared):
 
 def test_addresses_code_and_titles_are_no_prose():
     text = "# 04 · E6\n[x](gate)\n```\ngate\n```\n`runs/gate` <!-- gate -->\nhttps://gate.org/gate\n"
-    assert not first_use("gate", NO_PROSE.sub(" ", text))
+    assert not first_use("gate", prose(text))
+    assert first_use("gate", prose("`x` and the gate of `a/b` and `c`"))

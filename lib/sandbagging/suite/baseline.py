@@ -1,23 +1,33 @@
 """How notebook 00 shows prompts and scores."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from sandbagging import metrics, prompts
+from sandbagging.models import Model
+from sandbagging.questions import Question
 from sandbagging.suite.tables import Shown
 
 CELL = "<td style='text-align:left;vertical-align:top'><b>{}</b><pre>{}</pre></td>"
 FOLD = "<details><summary><b>{}</b>: {}</summary><table><tr>{}</tr></table></details>"
 
 
-def side_by_side(texts: Mapping[str, Mapping[str, str]]) -> Shown:
+def texts(
+    model: Model, question: Question, framings: Iterable[str], conditions: Iterable[str]
+) -> dict[str, dict[str, str]]:
+    """Return {framing: {condition: prompt}} of one question."""
+    render, tokenizer = prompts.render, model.tokenizer
+    return {f: {c: render(question, c, f, tokenizer) for c in conditions} for f in framings}
+
+
+def side_by_side(prompts_of: Mapping[str, Mapping[str, str]]) -> Shown:
     """Return {framing: {condition: prompt}} for a page: a fold a framing, the conditions side by
     side.
     """
     folds, lines = [], []
-    for framing, of_condition in texts.items():
+    for framing, of_condition in prompts_of.items():
         cells = "".join(CELL.format(c, html.escape(text)) for c, text in of_condition.items())
         folds.append(FOLD.format(framing, html.escape(_about(framing)), cells))
         lines += [f"{framing}, {c}:\n{text}\n" for c, text in of_condition.items()]
