@@ -20,13 +20,17 @@ WEIGHTS = "sae_weights.safetensors"
 def activations():
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(64, D_IN, generator=generator), dim=1)
-    on = (torch.rand(600, 64, generator=generator) < 0.06) * torch.rand(600, 64, generator=generator).add(0.2)
+    on = (torch.rand(600, 64, generator=generator) < 0.06) * torch.rand(
+        600, 64, generator=generator
+    ).add(0.2)
     return 40 * on @ directions + 25 * torch.randn(D_IN, generator=generator)
 
 
 @pytest.fixture(scope="module")
 def sound(activations, tmp_path_factory):
-    """One sound SAE of each architecture, trained for real, and the pre-fix JumpReLU: threshold at 0 and stuck there."""
+    """One sound SAE of each architecture, trained for real, and the pre-fix JumpReLU: threshold at
+    0 and stuck there.
+    """
     folder = tmp_path_factory.mktemp("sound")
     tokens, scale = saes.training_data(activations)
     made = {
@@ -44,7 +48,12 @@ def sound(activations, tmp_path_factory):
 
 
 def verdicts(folder, activations=None, **more):
-    return {r.name: r for r in audit.audit(folder, activations=activations and (lambda layer: activations[0]), **more)}
+    return {
+        r.name: r
+        for r in audit.audit(
+            folder, activations=activations and (lambda layer: activations[0]), **more
+        )
+    }
 
 
 def test_sound_saes_are_spared_and_the_pre_fix_one_is_not(sound, activations):
@@ -53,12 +62,21 @@ def test_sound_saes_are_spared_and_the_pre_fix_one_is_not(sound, activations):
         assert found[name].verdict == "sound", found[name]
     assert found["prefix"].faults == ("functionally ReLU: all thresholds are 0",)
     topk = found["v4_tiny_topk_k8_L3_mixed"]
-    assert (topk.architecture, topk.layer, topk.d_in, topk.d_sae, topk.k, topk.n_tokens) == ("topk", 3, D_IN, D_SAE, 8, 600)
+    assert (topk.architecture, topk.layer, topk.d_in, topk.d_sae, topk.k, topk.n_tokens) == (
+        "topk",
+        3,
+        D_IN,
+        D_SAE,
+        8,
+        600,
+    )
     assert topk.l0 <= 8 and topk.fvu < 0.5 and topk.decoder_norm_high == pytest.approx(1, abs=1e-4)
     assert found["v4_tiny_jumprelu_L3_mixed"].threshold_low > 0
 
 
-def specimen(sound, folder, name, source="v4_tiny_topk_k8_L3_mixed", config=None, weights=None, raw=None):
+def specimen(
+    sound, folder, name, source="v4_tiny_topk_k8_L3_mixed", config=None, weights=None, raw=None
+):
     """A copy of a sound SAE with one fault."""
     path = folder / name
     path.mkdir()
@@ -83,22 +101,45 @@ def stretched(w):
 
 JUMP = "v4_tiny_jumprelu_L3_mixed"
 SPECIMENS = {
-    "zero_thresholds": (dict(source=JUMP, weights=lambda w: {"threshold": 0 * w["threshold"]}), "functionally ReLU"),
-    "negative_threshold": (dict(source=JUMP, weights=lambda w: {"threshold": w["threshold"] - 2 * w["threshold"].min()}), "below 0"),
+    "zero_thresholds": (
+        dict(source=JUMP, weights=lambda w: {"threshold": 0 * w["threshold"]}),
+        "functionally ReLU",
+    ),
+    "negative_threshold": (
+        dict(
+            source=JUMP, weights=lambda w: {"threshold": w["threshold"] - 2 * w["threshold"].min()}
+        ),
+        "below 0",
+    ),
     "long_rows": (
         dict(source=JUMP, weights=stretched),
         "not of unit norm",
     ),
-    "dead": (dict(weights=lambda w: {"b_enc": torch.where(torch.arange(D_SAE) < 40, -1e6, w["b_enc"])}), "never fire"),
-    "empty_encoder": (dict(weights=lambda w: {"W_enc": w["W_enc"] * (torch.arange(D_SAE) > 2)}), "3 latents have an encoder of zeros"),
-    "unscaled": (dict(weights=lambda w: {"W_enc": 3 * w["W_enc"], "b_enc": 3 * w["b_enc"]}), "constant does as well"),
+    "dead": (
+        dict(weights=lambda w: {"b_enc": torch.where(torch.arange(D_SAE) < 40, -1e6, w["b_enc"])}),
+        "never fire",
+    ),
+    "empty_encoder": (
+        dict(weights=lambda w: {"W_enc": w["W_enc"] * (torch.arange(D_SAE) > 2)}),
+        "3 latents have an encoder of zeros",
+    ),
+    "unscaled": (
+        dict(weights=lambda w: {"W_enc": 3 * w["W_enc"], "b_enc": 3 * w["b_enc"]}),
+        "constant does as well",
+    ),
     "no_k": (dict(config={"k": None}), "does not say k"),
     "no_architecture": (dict(config={"architecture": None}), "does not say architecture"),
     "batchtopk": (dict(config={"architecture": "batchtopk"}), "for training only"),
-    "normalised": (dict(config={"normalize_activations": "expected_average_only_in"}), "normalised"),
+    "normalised": (
+        dict(config={"normalize_activations": "expected_average_only_in"}),
+        "normalised",
+    ),
     "wrong_shape": (dict(config={"d_sae": 32}), "shape"),
     "not_a_number": (dict(weights=lambda w: {"b_dec": w["b_dec"] * float("nan")}), "NaN"),
-    "truncated": (dict(raw=lambda path: (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:500])), "truncated"),
+    "truncated": (
+        dict(raw=lambda path: (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:500])),
+        "truncated",
+    ),
     "no_weights": (dict(raw=lambda path: (path / WEIGHTS).unlink()), "missing"),
     "pickled": (dict(raw=pickled), "could run code"),
     "not_json": (dict(raw=lambda path: (path / "cfg.json").write_text("{")), "not readable JSON"),
@@ -113,7 +154,10 @@ def test_a_folder_of_specimens_is_flagged_fault_by_fault(sound, activations, tmp
     assert found.pop("sound").verdict == "sound"
     assert set(found) == set(SPECIMENS)
     for name, (_, reason) in SPECIMENS.items():
-        assert len(found[name].faults) == 1 and reason in found[name].verdict, (name, found[name].faults)
+        assert len(found[name].faults) == 1 and reason in found[name].verdict, (
+            name,
+            found[name].faults,
+        )
 
 
 def test_another_width_is_a_fault_and_a_missing_layer_a_note(sound):
@@ -125,10 +169,15 @@ def test_another_width_is_a_fault_and_a_missing_layer_a_note(sound):
 
     report = audit.audit(sound, activations=nothing, only="*topk*")[0]
     assert report.faults == () and "Layer 3 was not collected" in report.notes[0]
-    assert verdicts(sound, only="*topk*")["v4_tiny_topk_k8_L3_mixed"].verdict == "sound as far as weights show"
+    assert (
+        verdicts(sound, only="*topk*")["v4_tiny_topk_k8_L3_mixed"].verdict
+        == "sound as far as weights show"
+    )
 
 
-@pytest.mark.parametrize("name", ["../x", "/etc", "a/../b", "..", "a\\b", "a\0b", "", ".hidden", "a//b"])
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc", "a/../b", "..", "a\\b", "a\0b", "", ".hidden", "a//b"]
+)
 def test_names_that_lead_out_of_a_release_are_refused(sound, name):
     with pytest.raises(UserError, match="no name of an SAE"):
         finding.load(str(sound), name)
@@ -185,10 +234,16 @@ def test_command_prints_the_table_and_writes_json(sound, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "functionally ReLU" in printed and "v4_tiny_gated_L3_mixed" in printed
     told = {r["name"]: r for r in json.loads((tmp_path / "a.json").read_text())}
-    assert told["prefix"]["verdict"].startswith("functionally ReLU") and told["v4_tiny_topk_k8_L3_mixed"]["k"] == 8
+    assert (
+        told["prefix"]["verdict"].startswith("functionally ReLU")
+        and told["v4_tiny_topk_k8_L3_mixed"]["k"] == 8
+    )
     assert __main__.main(["audit", str(tmp_path / "nowhere" / "deeper")]) == 2
     specimen(sound, tmp_path, "open", config={"apply_b_dec_to_input": None})
-    assert __main__.main(["audit", str(tmp_path / "open"), "--given", "apply_b_dec_to_input=true"]) == 0
+    assert (
+        __main__.main(["audit", str(tmp_path / "open"), "--given", "apply_b_dec_to_input=true"])
+        == 0
+    )
     assert "sound as far as weights show" in capsys.readouterr().out
 
 
@@ -199,8 +254,14 @@ def test_a_release_that_sae_lens_knows_is_read_by_its_own_loader(sound, monkeypa
     class Release:
         saes_map = {"blocks.3.hook_resid_post": "x", "blocks.4.hook_resid_post": "y"}
 
-    monkeypatch.setattr(pretrained_saes_directory, "get_pretrained_saes_directory", lambda: {"known-release": Release})
+    monkeypatch.setattr(
+        pretrained_saes_directory,
+        "get_pretrained_saes_directory",
+        lambda: {"known-release": Release},
+    )
     made = sae_lens.SAE.load_from_disk(sound / "v4_tiny_topk_k8_L3_mixed")
     monkeypatch.setattr(sae_lens.SAE, "from_pretrained", lambda release, sae_id: made)
     found = audit.audit("known-release", only="*.3.*")
-    assert [(r.name, r.architecture, r.k, r.layer, r.faults) for r in found] == [("blocks.3.hook_resid_post", "topk", 8, 3, ())]
+    assert [(r.name, r.architecture, r.k, r.layer, r.faults) for r in found] == [
+        ("blocks.3.hook_resid_post", "topk", 8, 3, ())
+    ]

@@ -1,4 +1,6 @@
-"""The head sweep against slower routes, its sign on a model made by hand, and the rules that judge heads and circuits."""
+"""The head sweep against slower routes, its sign on a model made by hand, and the rules that judge
+heads and circuits.
+"""
 
 from math import exp, sqrt
 
@@ -27,15 +29,22 @@ def made_up(change: np.ndarray, sets=None) -> Effects:
     sets = sets or [((0, i),) for i in range(len(change))]
     baseline = np.full(change.shape[1], 0.2)
     ids = tuple(f"q{i}" for i in range(change.shape[1]))
-    return Effects(sets, ids, dict.fromkeys(metrics.JUDGED, baseline), {name: baseline + change for name in metrics.JUDGED})
+    return Effects(
+        sets,
+        ids,
+        dict.fromkeys(metrics.JUDGED, baseline),
+        {name: baseline + change for name in metrics.JUDGED},
+    )
 
 
 def gate_of(gap_pp: float, is_open: bool = True) -> gaps.Gate:
     gap = Estimate(gap_pp, gap_pp - 1, gap_pp + 1, 50, "pp")
-    return gaps.Gate(is_open, gap, gap, 0.8, "open: for the test" if is_open else "closed: for the test")
+    return gaps.Gate(
+        is_open, gap, gap, 0.8, "open: for the test" if is_open else "closed: for the test"
+    )
 
 
-# The fast route ---------------------------------------------------------------------------------------------------------
+# The fast route -----------------------------------------------------------------------------------
 
 
 SETS = [((3, 1),), ((0, 2),), ((2, 0), (1, 3)), ((3, 0), (3, 2)), ((1, 1),), ((0, 0), (3, 3))]
@@ -62,18 +71,29 @@ def test_the_baseline_is_the_unedited_model_before_and_after(tiny, tiny_question
     first, second = sweep.ablate_sets(tiny, pack, SETS), sweep.ablate_sets(tiny, pack, SETS)
     after = metrics.measure(tiny, pack, metrics.JUDGED)
     for name in metrics.JUDGED:
-        assert np.array_equal(first.baseline[name], before[name][0]) and np.array_equal(before[name], after[name])
+        assert np.array_equal(first.baseline[name], before[name][0]) and np.array_equal(
+            before[name], after[name]
+        )
         assert np.array_equal(first.value[name], second.value[name])
 
 
 def test_progress_counts_every_set(tiny_llama, tiny_questions):
     seen = []
-    sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:2]), sweep.all_heads(tiny_llama),
-                         progress=lambda label, done, total: seen.append((label, done, total)), label="sweep")  # fmt: skip
-    assert seen[-1] == ("sweep", 16, 16) and [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+    sweep.ablate_sets(
+        tiny_llama,
+        pack_of(tiny_llama, tiny_questions[:2]),
+        sweep.all_heads(tiny_llama),
+        progress=lambda label, done, total: seen.append((label, done, total)),
+        label="sweep",
+    )
+    assert seen[-1] == ("sweep", 16, 16) and [done for _, done, _ in seen] == sorted(
+        done for _, done, _ in seen
+    )
 
 
-def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, tiny_questions, tmp_path, monkeypatch):
+def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(
+    tiny_llama, tiny_questions, tmp_path, monkeypatch
+):
     pack, heads = pack_of(tiny_llama, tiny_questions), sweep.all_heads(tiny_llama)
     whole = sweep.ablate_sets(tiny_llama, pack, heads)
 
@@ -83,14 +103,21 @@ def test_an_interrupted_sweep_goes_on_at_the_layer_where_it_stopped(tiny_llama, 
 
     with pytest.raises(KeyboardInterrupt):
         sweep.ablate_sets(tiny_llama, pack, heads, keep=tmp_path, progress=stop)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads_L00.npz", "heads_L01.npz"]  # 4 heads a layer; the third was cut off
+    # 4 heads a layer; the third was cut off
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads_L00.npz", "heads_L01.npz"]
     ran = []
     real = hook_points.forward
-    monkeypatch.setattr(hook_points, "forward", lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k))
+    monkeypatch.setattr(
+        hook_points,
+        "forward",
+        lambda *a, **k: ran.append(k.get("start") and k["start"][0]) or real(*a, **k),
+    )
     again = sweep.ablate_sets(tiny_llama, pack, heads, keep=tmp_path)
     assert set(ran) == {None, 2, 3}  # the clean run, and the layers that were missing
     for name in metrics.JUDGED:
-        assert np.array_equal(again.value[name], whole.value[name]) and np.array_equal(again.baseline[name], whole.baseline[name])
+        assert np.array_equal(again.value[name], whole.value[name]) and np.array_equal(
+            again.baseline[name], whole.baseline[name]
+        )
 
 
 def test_a_head_that_does_not_exist_is_refused(tiny_llama, tiny_questions):
@@ -115,14 +142,16 @@ def test_replacements_are_compared_on_the_same_heads(tiny_llama, tiny_questions)
     assert rows["effect_pp"].nunique() == len(rows)
 
 
-# The sign -----------------------------------------------------------------------------------------------------------------
+# The sign -----------------------------------------------------------------------------------------
 
 
 def model_with_a_suppressor(model, head=1, push=1.0, weight=0.4, wrong=0):
-    """Rebuild the tiny Llama so that one head of layer 2 alone writes anything, and all it does is to push token `wrong`.
+    """Rebuild the tiny Llama so that one head of layer 2 alone writes anything, and all it does is
+    to push token `wrong`.
 
-    Every token is embedded as e_0, so attention averages equal values and z is 1 wherever it attends.
-    The head adds push * e_1 to the residual stream; the unembedding reads e_1 for the wrong token, so without the head all logits are 0.
+    Every token is embedded as e_0, so attention averages equal values and z is 1 wherever it
+    attends. The head adds push * e_1 to the residual stream; the unembedding reads e_1 for the
+    wrong token, so without the head all logits are 0.
     """
     module, d = model.module, model.d_model
     for name, parameter in module.named_parameters():
@@ -135,13 +164,23 @@ def model_with_a_suppressor(model, head=1, push=1.0, weight=0.4, wrong=0):
     module.lm_head.weight.data[wrong, 1] = weight
     vocabulary = module.config.vocab_size
     logit = weight * push / sqrt((1 + push**2) / d)
-    return 1 / (vocabulary - 1 + exp(logit)), 1 / vocabulary  # p(another token) with and without the head
+    # p(another token) with and without the head
+    return 1 / (vocabulary - 1 + exp(logit)), 1 / vocabulary
 
 
-def test_ablating_a_head_that_lowers_p_correct_by_a_known_amount_gives_that_positive_effect(tiny_llama, tiny_questions):
+def test_ablating_a_head_that_lowers_p_correct_by_a_known_amount_gives_that_positive_effect(
+    tiny_llama, tiny_questions
+):
     with_head, without_head = model_with_a_suppressor(tiny_llama)
-    effects = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions), sweep.all_heads(tiny_llama))
-    length = np.array([len(tiny_llama.tokenizer(" " + q.correct, add_special_tokens=False).input_ids) for q in tiny_questions])
+    effects = sweep.ablate_sets(
+        tiny_llama, pack_of(tiny_llama, tiny_questions), sweep.all_heads(tiny_llama)
+    )
+    length = np.array(
+        [
+            len(tiny_llama.tokenizer(" " + q.correct, add_special_tokens=False).input_ids)
+            for q in tiny_questions
+        ]
+    )
     expected = without_head**length - with_head**length
     np.testing.assert_allclose(effects.of([(2, 1)]), expected, rtol=1e-3)
     assert (expected > 0).all() and selection.top(effects, 1) == ((2, 1),)
@@ -149,22 +188,32 @@ def test_ablating_a_head_that_lowers_p_correct_by_a_known_amount_gives_that_posi
     assert np.abs(effects.effect()[others]).max() < 1e-6
 
 
-def test_a_sandbagging_head_has_the_opposite_sign_when_it_pushes_the_right_token(tiny_llama, tiny_questions):
-    question = [q for q in tiny_questions if q.correct == "dog"] * 1 + [q for q in tiny_questions if q.correct == "sand"]
-    model_with_a_suppressor(tiny_llama, wrong=tiny_llama.tokenizer(" dog", add_special_tokens=False).input_ids[0])
+def test_a_sandbagging_head_has_the_opposite_sign_when_it_pushes_the_right_token(
+    tiny_llama, tiny_questions
+):
+    question = [q for q in tiny_questions if q.correct == "dog"] * 1 + [
+        q for q in tiny_questions if q.correct == "sand"
+    ]
+    model_with_a_suppressor(
+        tiny_llama, wrong=tiny_llama.tokenizer(" dog", add_special_tokens=False).input_ids[0]
+    )
     effects = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, question), [((2, 1),)])
     right, other = effects.of([(2, 1)])
     assert right < 0 < other
 
 
-# Choosing heads -------------------------------------------------------------------------------------------------------------
+# Choosing heads -----------------------------------------------------------------------------------
 
 
 def test_top_ranks_by_the_mean_effect_and_by_the_difference():
     sandbag = made_up(np.array([[0.1, 0.1], [0.3, 0.3], [0.2, 0.2]]))
     genuine = made_up(np.array([[0.0, 0.0], [0.3, 0.3], [0.1, 0.0]]))
     assert selection.top(sandbag, 2) == ((0, 1), (0, 2))
-    assert selection.top(sandbag, 2, minus=genuine) == selection.top(estimates.difference(sandbag, genuine), 2) == ((0, 2), (0, 0))
+    assert (
+        selection.top(sandbag, 2, minus=genuine)
+        == selection.top(estimates.difference(sandbag, genuine), 2)
+        == ((0, 2), (0, 0))
+    )
     for n in (0, 4):
         with pytest.raises(UserError, match="between 1 and 3"):
             selection.top(sandbag, n)
@@ -178,17 +227,21 @@ def test_a_difference_needs_the_same_questions():
 def test_found_needs_max_t_and_the_floor_and_an_open_gate():
     rng, lost = np.random.default_rng(0), 0.05 + 0.4 * np.tile([1.0, -1.0], 20)
     small = rng.normal(0, 0.0005, 40)
-    change = np.array([
-        0.05 + small,                   # strong and steady: the one to find
-        0.002 + small,                  # steady, but below the floor of 1 pp: significant is not enough
-        lost,                           # as large, lost in noise: max-T must refuse it
-        rng.normal(0, 0.01, 40),        # nothing
-    ])  # fmt: skip
+    change = np.array(
+        [
+            0.05 + small,  # strong and steady: the one to find
+            # steady, but below the floor of 1 pp: significant is not enough
+            0.002 + small,
+            lost,  # as large, lost in noise: max-T must refuse it
+            rng.normal(0, 0.01, 40),  # nothing
+        ]
+    )
     table = selection.find(made_up(change), gate_of(8))
     assert table["found"].tolist() == [True, False, False, False]
     assert table["p_max_t"][1] <= 0.05 < table["p_max_t"][2]
     assert not selection.find(made_up(change), gate_of(8, is_open=False))["found"].any()
-    assert not selection.find(made_up(change), gate_of(60))["found"].any()  # the floor is 10 % of a gap of 60 pp: 6 pp
+    # the floor is 10 % of a gap of 60 pp: 6 pp
+    assert not selection.find(made_up(change), gate_of(60))["found"].any()
 
 
 def test_found_finds_nothing_among_noise():
@@ -197,28 +250,35 @@ def test_found_finds_nothing_among_noise():
 
 
 def test_the_floor_is_one_pp_or_a_tenth_of_the_gap():
-    assert selection.floor_pp(gate_of(5).gap_p_full) == 1 and selection.floor_pp(gate_of(30).gap_p_full) == pytest.approx(3)
+    assert selection.floor_pp(gate_of(5).gap_p_full) == 1 and selection.floor_pp(
+        gate_of(30).gap_p_full
+    ) == pytest.approx(3)
     assert selection.floor_pp(gate_of(-30).gap_p_full) == 1
 
 
 @pytest.mark.parametrize(
     ("full", "choice", "still", "kind"),
-    [((1, 3), (-0.2, 0.2), True, "format"), ((1, 3), (0.5, 2), False, "choice"), ((1, 3), (-2, 2), False, "cannot be said"),
-     ((-1, 3), (-0.2, 0.2), True, "cannot be said")],
-)  # fmt: skip
+    [
+        ((1, 3), (-0.2, 0.2), True, "format"),
+        ((1, 3), (0.5, 2), False, "choice"),
+        ((1, 3), (-2, 2), False, "cannot be said"),
+        ((-1, 3), (-0.2, 0.2), True, "cannot be said"),
+    ],
+)
 def test_kinds_of_effect(full, choice, still, kind):
     as_estimate = [Estimate(sum(ends) / 2, *ends, 40, "pp") for ends in (full, choice)]
     assert selection.kind_of_effect(*as_estimate, still) == kind
 
 
-# The winner's curse -----------------------------------------------------------------------------------------------------------
+# The winner's curse -------------------------------------------------------------------------------
 
 
 def test_winners_look_better_where_they_were_chosen():
     noise = np.random.default_rng(2).normal(0, 0.1, (100, 40))
     table = selection.winners_curse(made_up(noise), [1, 5, 20]).set_index("n_selected_on")
     assert (table["in_sample"] > table["out_of_sample"] + 1).all()
-    assert table["in_sample"].is_monotonic_decreasing  # the fewer questions, the stronger the illusion
+    # the fewer questions, the stronger the illusion
+    assert table["in_sample"].is_monotonic_decreasing
     assert table["out_of_sample"].abs().max() < 3
 
 
@@ -230,17 +290,23 @@ def test_without_noise_there_is_no_curse():
 
 
 def test_stability_under_noise_is_that_of_chance():
-    shared = selection.stability(made_up(np.random.default_rng(3).normal(size=(100, 40))), 10, repeats=300)
+    shared = selection.stability(
+        made_up(np.random.default_rng(3).normal(size=(100, 40))), 10, repeats=300
+    )
     assert shared.mean() == pytest.approx(10 * 10 / 100, abs=0.4)
 
 
 def test_sizes_leave_as_many_to_judge_on():
-    assert selection.sizes_that_fit(40) == [1, 5, 10, 20] and selection.sizes_that_fit(4) == [1] and selection.sizes_that_fit(80)[-1] == 40
+    assert (
+        selection.sizes_that_fit(40) == [1, 5, 10, 20]
+        and selection.sizes_that_fit(4) == [1]
+        and selection.sizes_that_fit(80)[-1] == 40
+    )
     with pytest.raises(UserError, match="sweep more questions"):
         selection.winners_curse(made_up(np.zeros((8, 4))), [4])
 
 
-# Random sets and subsets ----------------------------------------------------------------------------------------------------------
+# Random sets and subsets --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["uniform", "same_layer"])
@@ -248,7 +314,11 @@ def test_draws_exclude_the_chosen_heads_and_depend_on_the_seed_alone(tiny_llama,
     chosen = [(0, 1), (2, 3), (2, 0)]
     sets = circuits.random_sets(tiny_llama, chosen, 50, kind, seed=4)
     assert len(sets) == 50 and all(len(set(s)) == 3 and not set(s) & set(chosen) for s in sets)
-    assert sets == circuits.random_sets(tiny_llama, chosen, 50, kind, seed=4) != circuits.random_sets(tiny_llama, chosen, 50, kind, seed=5)
+    assert (
+        sets
+        == circuits.random_sets(tiny_llama, chosen, 50, kind, seed=4)
+        != circuits.random_sets(tiny_llama, chosen, 50, kind, seed=5)
+    )
 
 
 def test_same_layer_draws_keep_the_layers(tiny_llama):
@@ -262,15 +332,24 @@ def test_too_few_heads_to_draw_from_is_one_sentence(tiny_llama):
     with pytest.raises(UserError, match="too few other heads"):
         circuits.random_sets(tiny_llama, [(1, 0), (1, 1), (1, 2)], 2, "same_layer")
     with pytest.raises(UserError, match="too few heads left"):
-        circuits.random_sets(tiny_llama, [(layer, h) for layer in range(4) for h in range(3)], 2, "uniform")
+        circuits.random_sets(
+            tiny_llama, [(layer, h) for layer in range(4) for h in range(3)], 2, "uniform"
+        )
 
 
 def test_against_random_shows_effect_and_gap_apart():
     joint = np.full(30, 0.02)
     draws = np.random.default_rng(5).normal(-0.03, 0.01, (99, 1)).repeat(30, axis=1)
     found = circuits.against_random(joint, draws)
-    assert found["gap"].value == pytest.approx(100 * (0.02 - draws.mean())) and found["gap"].value > 2  # random heads hurt
-    assert found["rank_p"] == found["smallest_rank_p"] == 0.01 and found["z"] > 3 and found["mean"].high < 0
+    # random heads hurt
+    assert (
+        found["gap"].value == pytest.approx(100 * (0.02 - draws.mean())) and found["gap"].value > 2
+    )
+    assert (
+        found["rank_p"] == found["smallest_rank_p"] == 0.01
+        and found["z"] > 3
+        and found["mean"].high < 0
+    )
 
 
 def test_all_subsets_but_the_empty_one():
@@ -284,7 +363,10 @@ def test_all_subsets_but_the_empty_one():
 def test_best_subset_and_shapley_values_of_a_known_game():
     """Two heads do the same job worth 0.2, the third adds 0.1, whoever is there."""
     heads = [(0, 0), (0, 1), (1, 0)]
-    worth = {s: 0.2 * bool({(0, 0), (0, 1)} & set(s)) + 0.1 * ((1, 0) in s) for s in circuits.subsets(heads)}
+    worth = {
+        s: 0.2 * bool({(0, 0), (0, 1)} & set(s)) + 0.1 * ((1, 0) in s)
+        for s in circuits.subsets(heads)
+    }
     effects = made_up(np.array([[v] * 4 for v in worth.values()]), list(worth))
     shares = circuits.shapley(effects, heads)
     assert shares == pytest.approx({(0, 0): 10, (0, 1): 10, (1, 0): 10})
@@ -292,20 +374,46 @@ def test_best_subset_and_shapley_values_of_a_known_game():
     assert sum(shares.values()) == pytest.approx(100 * effects.of(heads).mean())
 
 
-# Tables -------------------------------------------------------------------------------------------------------------------------------
+# Tables -------------------------------------------------------------------------------------------
 
 
 def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
-    effects = made_up(np.arange(12).reshape(4, 3) / 100, [((0, 1),), ((2, 0),), ((0, 1), (2, 0)), ((0, 1), (2, 0), (3, 1))])
+    effects = made_up(
+        np.arange(12).reshape(4, 3) / 100,
+        [((0, 1),), ((2, 0),), ((0, 1), (2, 0)), ((0, 1), (2, 0), (3, 1))],
+    )
     table = estimates.by_question(effects, "sandbag", joint=[(3, 1), (2, 0), (0, 1)])
-    assert list(table) == ["question_id", "condition", "intervention", "metric", "baseline", "value"] and len(table) == 4 * 3 * 2
-    assert list(dict.fromkeys(table["intervention"])) == ["single:L0H1", "single:L2H0", "subset:L0H1+L2H0", "joint"]
+    assert (
+        list(table) == ["question_id", "condition", "intervention", "metric", "baseline", "value"]
+        and len(table) == 4 * 3 * 2
+    )
+    assert list(dict.fromkeys(table["intervention"])) == [
+        "single:L0H1",
+        "single:L2H0",
+        "subset:L0H1+L2H0",
+        "joint",
+    ]
     joint = table[(table["intervention"] == "joint") & (table["metric"] == "p_full")]
     assert (joint["value"] - joint["baseline"]).tolist() == pytest.approx([0.09, 0.10, 0.11])
     rows = estimates.condition_rows({"sandbag": effects, "neutral": effects}, [(0, 1)])
-    assert list(rows) == ["condition", "metric", "effect_pp", "low", "high", "n"] and rows["effect_pp"].tolist() == pytest.approx([1.0] * 4)
-    assert list(estimates.subsets_table(effects)) == ["heads", "metric", "effect_pp", "low", "high", "n"]
-    assert list(estimates.draws_table(effects, "uniform")) == ["kind", "index", "heads", "metric", "effect_pp"]
+    assert list(rows) == ["condition", "metric", "effect_pp", "low", "high", "n"] and rows[
+        "effect_pp"
+    ].tolist() == pytest.approx([1.0] * 4)
+    assert list(estimates.subsets_table(effects)) == [
+        "heads",
+        "metric",
+        "effect_pp",
+        "low",
+        "high",
+        "n",
+    ]
+    assert list(estimates.draws_table(effects, "uniform")) == [
+        "kind",
+        "index",
+        "heads",
+        "metric",
+        "effect_pp",
+    ]
 
 
 def test_logodds_are_told_in_nats():
@@ -316,10 +424,12 @@ def test_logodds_are_told_in_nats():
 
 def test_a_blank_question_keeps_its_options(tiny_questions):
     blank = sweep.without_question(tiny_questions)
-    assert {q.question for q in blank} == {""} and [q.options for q in blank] == [q.options for q in tiny_questions]
+    assert {q.question for q in blank} == {""} and [q.options for q in blank] == [
+        q.options for q in tiny_questions
+    ]
 
 
-# The rule for a circuit -----------------------------------------------------------------------------------------------------------------
+# The rule for a circuit ---------------------------------------------------------------------------
 
 
 def joint_of(value, low, high) -> Estimate:
@@ -334,7 +444,8 @@ def test_a_true_circuit_survives():
 @pytest.mark.parametrize(
     ("joint", "rank_p", "gate", "why"),
     [
-        (joint_of(6, 4, 8), 0.01, gate_of(12, is_open=False), "no sandbagging to explain"),  # a null model, however large the effect
+        # a null model, however large the effect
+        (joint_of(6, 4, 8), 0.01, gate_of(12, is_open=False), "no sandbagging to explain"),
         (joint_of(2, 0.4, 4), 0.01, gate_of(12), "does not clear"),
         (joint_of(-6, -8, -4), 0.99, gate_of(12), "does not clear"),
         (joint_of(6, 4, 8), 0.2, gate_of(12), "random sets"),
@@ -346,15 +457,21 @@ def test_a_fake_circuit_does_not_survive(joint, rank_p, gate, why):
 
 
 def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
-    """The whole chain on a model that knows nothing: five heads chosen on some questions, judged on others, gate computed."""
+    """The whole chain on a model that knows nothing: five heads chosen on some questions, judged on
+    others, gate computed.
+    """
     scores = [metrics.score(tiny_llama, tiny_questions, c, FRAMING) for c in ("genuine", "sandbag")]
     import pandas as pd
 
     gate = gaps.gate(pd.concat(scores))
-    swept = sweep.ablate_sets(tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama))
+    swept = sweep.ablate_sets(
+        tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama)
+    )
     chosen, judge = selection.top(swept, 3), pack_of(tiny_llama, tiny_questions[6:])
     joint = sweep.ablate_sets(tiny_llama, judge, [chosen]).of(chosen)
-    draws = sweep.ablate_sets(tiny_llama, judge, circuits.random_sets(tiny_llama, chosen, 19, "uniform"))
+    draws = sweep.ablate_sets(
+        tiny_llama, judge, circuits.random_sets(tiny_llama, chosen, 19, "uniform")
+    )
     random = circuits.against_random(joint, draws.effect())
     assert circuits.survives(estimates.estimate(joint), random["rank_p"], gate)[0] is False
     assert not selection.find(swept, gate)["found"].any()

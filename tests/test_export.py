@@ -42,16 +42,21 @@ def test_plain_transformers_reads_it_and_only_the_columns_differ(source, tmp_pat
     export.export_ablated(str(source), HEADS, tmp_path / "out")
     before, after = (AutoModelForCausalLM.from_pretrained(f) for f in (source, tmp_path / "out"))
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("What barks?").input_ids
-    changed = {name: (p != after.get_parameter(name)).nonzero()[:, 1].unique().tolist()
-               for name, p in before.named_parameters() if not torch.equal(p, after.get_parameter(name))}  # fmt: skip
+    changed = {
+        name: (p != after.get_parameter(name)).nonzero()[:, 1].unique().tolist()
+        for name, p in before.named_parameters()
+        if not torch.equal(p, after.get_parameter(name))
+    }
     d_head = models.load(str(source)).d_head
     assert {int(name.split("layers.")[1][0]): columns for name, columns in changed.items()} == {
-        layer: list(range(head * d_head, (head + 1) * d_head)) for layer, head in HEADS}  # fmt: skip
+        layer: list(range(head * d_head, (head + 1) * d_head)) for layer, head in HEADS
+    }
 
 
 def test_the_log_counts_what_was_zeroed(folder, tmp_path):
     model = models.load(str(folder))
-    model.module.model.layers[1].self_attn.o_proj.weight.data[0, 36:40] = 0  # four weights of L1H3 are zero already
+    # four weights of L1H3 are zero already
+    model.module.model.layers[1].self_attn.o_proj.weight.data[0, 36:40] = 0
     model.module.save_pretrained(folder)
     log = export.export_ablated(str(folder), HEADS, tmp_path / "out")
     assert log == json.loads((tmp_path / "out" / "ablation_log.json").read_text())
@@ -61,7 +66,12 @@ def test_the_log_counts_what_was_zeroed(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("heads", "message"), [([(9, 0)], "L9H0 does not exist"), ([], "No head is named"), ([(1, 1), (1, 1)], "named twice")]
+    ("heads", "message"),
+    [
+        ([(9, 0)], "L9H0 does not exist"),
+        ([], "No head is named"),
+        ([(1, 1), (1, 1)], "named twice"),
+    ],
 )
 def test_wrong_heads_leave_nothing_behind(folder, tmp_path, heads, message):
     with pytest.raises(UserError, match=message):
@@ -83,9 +93,19 @@ def test_too_little_disk_is_told_before_writing(folder, tmp_path, monkeypatch):
 
 def test_command_line(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    assert command_line.main(["export-ablated", str(out), "--model", str(folder), "--heads", "L1H3", "L2H0"]) == 0
+    assert (
+        command_line.main(
+            ["export-ablated", str(out), "--model", str(folder), "--heads", "L1H3", "L2H0"]
+        )
+        == 0
+    )
     assert "768 weights" in capsys.readouterr().out and (out / "model.safetensors").exists()
-    assert command_line.main(["export-ablated", str(tmp_path / "b"), "--model", str(folder), "--heads", "17.6"]) == 2
+    assert (
+        command_line.main(
+            ["export-ablated", str(tmp_path / "b"), "--model", str(folder), "--heads", "17.6"]
+        )
+        == 2
+    )
     assert "write heads as L17H6" in capsys.readouterr().err
 
 

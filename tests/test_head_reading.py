@@ -23,20 +23,28 @@ def test_attention_patterns_are_causal_weights_that_make_z(tiny, tiny_questions)
         torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
         assert weights.triu(1).abs().max() == 0
         _, saved = hook_points.forward(tiny, pack, reads=[HookPoint("z", layer)])
-        z = saved[HookPoint("z", layer)][0, : len(item.prompt), head * tiny.d_head : (head + 1) * tiny.d_head]
-        torch.testing.assert_close(weights @ values(tiny, item.prompt, layer, head), z, rtol=1e-3, atol=1e-4)
+        z = saved[HookPoint("z", layer)][
+            0, : len(item.prompt), head * tiny.d_head : (head + 1) * tiny.d_head
+        ]
+        torch.testing.assert_close(
+            weights @ values(tiny, item.prompt, layer, head), z, rtol=1e-3, atol=1e-4
+        )
     assert tiny.module.config._attn_implementation == "tree"
 
 
 def values(model, ids, layer, head) -> torch.Tensor:
-    """The value vectors that a query head reads, [key d_head], by a plain hook on the projection."""
+    """The value vectors that a query head reads, [key d_head], by a plain hook on the
+    projection.
+    """
     caught = {}
     if model.architecture == "llama":
         attention = model.module.model.layers[layer].self_attn
         handle = attention.v_proj.register_forward_hook(lambda m, i, out: caught.update(v=out[0]))
     else:
         attention = model.module.gpt_neox.layers[layer].attention
-        handle = attention.query_key_value.register_forward_hook(lambda m, i, out: caught.update(v=out[0]))
+        handle = attention.query_key_value.register_forward_hook(
+            lambda m, i, out: caught.update(v=out[0])
+        )
     with torch.no_grad():
         model.module(torch.tensor([ids]))
     handle.remove()
@@ -47,20 +55,31 @@ def values(model, ids, layer, head) -> torch.Tensor:
 
 
 def test_logit_attributions_of_all_parts_add_up_to_the_logits(tiny, tiny_questions):
-    """All heads, plus everything else in the stream sent through the same frozen norm, give the logits of the model."""
+    """All heads, plus everything else in the stream sent through the same frozen norm, give the
+    logits of the model.
+    """
     pack = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING)
     every = [s[0] for s in sweep.all_heads(tiny)]
     pushed = head_reading.logit_attribution(tiny, pack, every)
-    final, saved = hook_points.forward(tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)])
+    final, saved = hook_points.forward(
+        tiny, pack, reads=[HookPoint("resid_post", tiny.n_layers - 1)]
+    )
     stream = saved[HookPoint("resid_post", tiny.n_layers - 1)][0, pack.last]
     heads = sum(head_reading.head_writes(tiny, pack, every).values())
     whole = hook_points.through_frozen_norm(tiny, stream, stream)
-    bias = getattr(tiny.module.gpt_neox.final_layer_norm, "bias", 0) if tiny.architecture == "gpt_neox" else 0
+    bias = (
+        getattr(tiny.module.gpt_neox.final_layer_norm, "bias", 0)
+        if tiny.architecture == "gpt_neox"
+        else 0
+    )
     torch.testing.assert_close(whole + bias, final[0, pack.last], rtol=1e-4, atol=1e-4)
     logits = hook_points.unembedding(tiny.module)(final[0, pack.last])
     rest = hook_points.unembedding(tiny.module)(whole - heads + bias)
     for i, question in enumerate(tiny_questions):
-        tokens = [tiny.tokenizer(" " + option, add_special_tokens=False).input_ids[0] for option in question.options]
+        tokens = [
+            tiny.tokenizer(" " + option, add_special_tokens=False).input_ids[0]
+            for option in question.options
+        ]
         total = sum(p[i] for p in pushed.values()) + rest[i, tokens].detach().numpy()
         np.testing.assert_allclose(total, logits[i, tokens].detach().numpy(), rtol=1e-3, atol=1e-3)
 
@@ -80,8 +99,12 @@ def test_a_head_that_does_not_exist_is_refused(tiny_llama):
 
 
 @pytest.mark.parametrize("framing", ["instr_contrast", "instr_pref"])
-def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(tiny, tiny_questions, framing):
-    """The second route: one whole forward call a prompt, and each token's region read off the text, word by word."""
+def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(
+    tiny, tiny_questions, framing
+):
+    """The second route: one whole forward call a prompt, and each token's region read off the text,
+    word by word.
+    """
     heads, asked = [(1, 2), (3, 0)], tiny_questions[:3]
     shares = head_reading.attention_shares(tiny, asked, ["genuine", "neutral"], framing, heads)
     table = estimates.attention_by_region(shares)
@@ -95,7 +118,9 @@ def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(tiny,
             first = len(tiny.tokenizer(before).input_ids)
             last = len(tiny.tokenizer(text[: text.rindex("\n")]).input_ids)
             sums.append([weights[0], weights[max(first, 1) : last].sum(), weights[last:].sum()])
-        rows = table[(table["head"] == "L1H2") & (table["condition"] == condition)].set_index("region")["value"]
+        rows = table[(table["head"] == "L1H2") & (table["condition"] == condition)].set_index(
+            "region"
+        )["value"]
         assert np.allclose(rows[["sink", "question", "cue"]], np.mean(sums, axis=0), atol=1e-5)
 
 
@@ -104,10 +129,17 @@ def test_regions_of_a_prompt_cut_at_known_places(tiny_questions):
     cut = {}
     for framing in ("instr_contrast", "contrast", "instr_pref"):
         text = prompts.render(question, "sandbag", framing)
-        cut[framing] = {region: text[a:b] for region, (a, b) in prompts.regions(text, question).items()}
+        cut[framing] = {
+            region: text[a:b] for region, (a, b) in prompts.regions(text, question).items()
+        }
         assert "".join(cut[framing].values()) == text
-        assert cut[framing]["question"] == "Question: What barks?\n" and cut[framing]["cue"] == "Incorrect answer:"
-    assert cut["instr_contrast"]["instruction"] == "Answer each question incorrectly on purpose.\n\n"
+        assert (
+            cut[framing]["question"] == "Question: What barks?\n"
+            and cut[framing]["cue"] == "Incorrect answer:"
+        )
+    assert (
+        cut["instr_contrast"]["instruction"] == "Answer each question incorrectly on purpose.\n\n"
+    )
     assert cut["contrast"]["instruction"] == "" and cut["instr_pref"]["demonstrations"] == ""
     assert cut["contrast"]["demonstrations"].startswith("Question: Which insect")
     with pytest.raises(UserError, match="word by word"):

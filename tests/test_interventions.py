@@ -27,7 +27,7 @@ def same(first: dict, second: dict) -> bool:
     return all(np.array_equal(first[name], second[name]) for name in first)
 
 
-# Two routes to the same numbers ---------------------------------------------------------------------------------------
+# Two routes to the same numbers -------------------------------------------------------------------
 
 
 def test_hook_ablation_equals_edited_weights_bit_for_bit(tiny, tiny_questions):
@@ -56,14 +56,18 @@ def test_all_heads_of_a_layer_zeroed_is_attention_zeroed_up_to_its_bias(tiny, ti
 
 def test_width_of_the_output_projection_is_query_heads_times_d_head(tiny):
     for layer in range(tiny.n_layers):
-        assert hook_points.output_projection(tiny.module, layer).in_features == tiny.n_heads * tiny.d_head
+        assert (
+            hook_points.output_projection(tiny.module, layer).in_features
+            == tiny.n_heads * tiny.d_head
+        )
 
 
 def test_heads_are_wider_than_d_model_divided_by_heads(tiny_llama):
-    assert (tiny_llama.d_head, tiny_llama.n_kv_heads, tiny_llama.n_heads) == (12, 2, 4)  # the case that a guess gets wrong
+    # the case that a guess gets wrong
+    assert (tiny_llama.d_head, tiny_llama.n_kv_heads, tiny_llama.n_heads) == (12, 2, 4)
 
 
-# What an edit touches ---------------------------------------------------------------------------------------------------
+# What an edit touches -----------------------------------------------------------------------------
 
 
 def test_only_the_columns_of_the_head_differ(tiny):
@@ -79,7 +83,9 @@ def test_only_the_columns_of_the_head_differ(tiny):
 def test_the_ablated_model_runs_with_zero_in_these_columns_at_all_positions(tiny, tiny_questions):
     pack, point = pack_of(tiny, tiny_questions), HookPoint("z", 2)
     _, clean = hook_points.forward(tiny, pack, reads=[point])
-    _, seen = hook_points.forward(tiny, pack, reads=[point], edits=interventions.ablate_heads(tiny, [(2, 1)]))
+    _, seen = hook_points.forward(
+        tiny, pack, reads=[point], edits=interventions.ablate_heads(tiny, [(2, 1)])
+    )
     columns = interventions.head_columns(tiny, 1)
     others = [i for i in range(tiny.n_heads * tiny.d_head) if not columns.start <= i < columns.stop]
     assert (seen[point][..., columns] == 0).all() and (clean[point][..., columns] != 0).any()
@@ -104,7 +110,11 @@ def test_nothing_is_left_behind_after_an_exception_inside_an_edit(tiny, tiny_que
         raise ArithmeticError("inside the edit")
 
     with pytest.raises(Exception, match="inside the edit"):
-        metrics.measure(tiny, pack, edits={**interventions.ablate_heads(tiny, [(0, 0)]), HookPoint("z", 2): fails})
+        metrics.measure(
+            tiny,
+            pack,
+            edits={**interventions.ablate_heads(tiny, [(0, 0)]), HookPoint("z", 2): fails},
+        )
     assert same(before, metrics.measure(tiny, pack))
 
 
@@ -117,7 +127,7 @@ def test_weights_come_back_after_an_exception(tiny):
     assert torch.equal(weight, before)
 
 
-# Mean and resample ------------------------------------------------------------------------------------------------------
+# Mean and resample --------------------------------------------------------------------------------
 
 
 def test_a_bank_holds_z_of_the_question_tokens(tiny, tiny_questions):
@@ -143,7 +153,11 @@ def test_mean_and_resample_take_their_values_from_the_bank(tiny):
 def test_a_mean_over_identical_tokens_changes_nothing(tiny_llama):
     z = torch.randn(1, 1, 48).expand(1, 5, 48)
     bank = {0: z[0]}
-    assert torch.allclose(interventions.ablate_heads(tiny_llama, [(0, 1)], "mean", bank)[HookPoint("z", 0)](z), z, atol=1e-6)
+    assert torch.allclose(
+        interventions.ablate_heads(tiny_llama, [(0, 1)], "mean", bank)[HookPoint("z", 0)](z),
+        z,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("replacement", ["mean", "resample"])
@@ -157,14 +171,23 @@ def test_an_unknown_replacement_is_refused(tiny_llama):
         interventions.ablate_heads(tiny_llama, [(0, 0)], "median")
 
 
-# Names of heads -----------------------------------------------------------------------------------------------------------
+# Names of heads -----------------------------------------------------------------------------------
 
 
 def test_heads_are_read_from_names_and_pairs():
     expected = [(17, 6), (2, 0)]
-    for given in ("L17H6 L2H0", "L17H6,L2H0", "L17H6+L2H0", ["L17H6", "L2H0"], [[17, 6], [2, 0]], expected):
+    for given in (
+        "L17H6 L2H0",
+        "L17H6,L2H0",
+        "L17H6+L2H0",
+        ["L17H6", "L2H0"],
+        [[17, 6], [2, 0]],
+        expected,
+    ):
         assert parse(given) == expected
-    assert [str(head) for head in parse(expected)] == ["L17H6", "L2H0"] and join(expected) == "L17H6+L2H0"
+    assert [str(head) for head in parse(expected)] == ["L17H6", "L2H0"] and join(
+        expected
+    ) == "L17H6+L2H0"
     assert json.dumps(parse("L17H6")) == "[[17, 6]]"
 
 
@@ -174,13 +197,16 @@ def test_what_is_no_head_is_refused(given):
         parse(given)
 
 
-@pytest.mark.parametrize(("heads", "words"), [([(4, 0)], "layers 0 to 3"), ([(0, 4)], "query heads 0 to 3"), ([(1, 1), (1, 1)], "twice")])
+@pytest.mark.parametrize(
+    ("heads", "words"),
+    [([(4, 0)], "layers 0 to 3"), ([(0, 4)], "query heads 0 to 3"), ([(1, 1), (1, 1)], "twice")],
+)
 def test_heads_that_do_not_exist_are_refused(tiny, heads, words):
     with pytest.raises(UserError, match=words):
         check(tiny, heads)
 
 
-# The residual stream --------------------------------------------------------------------------------------------------------
+# The residual stream ------------------------------------------------------------------------------
 
 
 class HalvingSae:
@@ -203,7 +229,9 @@ def test_swapping_in_the_own_code_with_the_error_term_changes_nothing():
 def test_a_swap_keeps_or_drops_the_error_term():
     x, code = torch.randn(3, 8), torch.randn(4)
     kept, dropped = (edits.swap_code(x, HalvingSae(), code, keep) for keep in (True, False))
-    assert torch.allclose(kept[:, ::2], code.expand(3, -1), atol=1e-6) and torch.equal(kept[:, 1::2], x[:, 1::2])
+    assert torch.allclose(kept[:, ::2], code.expand(3, -1), atol=1e-6) and torch.equal(
+        kept[:, 1::2], x[:, 1::2]
+    )
     assert torch.equal(dropped[:, ::2], code.expand(3, -1)) and (dropped[:, 1::2] == 0).all()
     assert torch.equal(edits.identity(x, HalvingSae())[:, ::2], x[:, ::2])
 
@@ -212,14 +240,18 @@ def test_noise_has_the_norm_it_is_given_row_by_row():
     x, norm = torch.randn(4, 16), torch.tensor([0.0, 1.0, 2.5, 40.0])
     noisy = edits.add_noise(x, norm, seed=3)
     assert torch.allclose((noisy - x).norm(dim=-1), norm, rtol=1e-5, atol=1e-5)
-    assert torch.equal(noisy, edits.add_noise(x, norm, seed=3)) and not torch.equal(noisy, edits.add_noise(x, norm, seed=4))
+    assert torch.equal(noisy, edits.add_noise(x, norm, seed=3)) and not torch.equal(
+        noisy, edits.add_noise(x, norm, seed=4)
+    )
 
 
 def test_replacing_rows_leaves_the_rest_and_the_argument_alone():
     resid, values = torch.randn(1, 6, 8), torch.randn(3, 2, 8)
     before = resid.clone()
     edited = edits.replace_rows(resid, torch.tensor([1, 4]), values)
-    assert torch.equal(edited[:, [1, 4]], values) and torch.equal(edited[:, [0, 2, 3, 5]], resid[:, [0, 2, 3, 5]].expand(3, -1, -1))
+    assert torch.equal(edited[:, [1, 4]], values) and torch.equal(
+        edited[:, [0, 2, 3, 5]], resid[:, [0, 2, 3, 5]].expand(3, -1, -1)
+    )
     assert torch.equal(resid, before)
 
 

@@ -1,4 +1,6 @@
-"""A release: every SAE read with its guards, loadable by sae-lens, and uploaded only when told to."""
+"""A release: every SAE read with its guards, loadable by sae-lens, and uploaded only when told
+to.
+"""
 
 import json
 import shutil
@@ -20,15 +22,33 @@ def trained(tmp_path_factory):
     """Three tags of a tiny model trained from activations to folders."""
     folder = tmp_path_factory.mktemp("run") / "02_saes"
     lines = [
-        {"split": split, "condition": condition, "question_id": f"{split}-{token // 6}", "position": token % 6, "is_last": token % 6 == 5}
-        for split in ("train", "test") for condition in ("genuine", "sandbag", "neutral") for token in range(36)
-    ]  # fmt: skip
+        {
+            "split": split,
+            "condition": condition,
+            "question_id": f"{split}-{token // 6}",
+            "position": token % 6,
+            "is_last": token % 6 == 5,
+        }
+        for split in ("train", "test")
+        for condition in ("genuine", "sandbag", "neutral")
+        for token in range(36)
+    ]
     table = pd.DataFrame(lines).assign(row=np.arange(len(lines)))
-    resid = torch.randn(len(table), D_IN, generator=torch.Generator().manual_seed(0)) @ torch.randn(D_IN, D_IN).abs()
-    recipes = [saes.parse_tag(f"v4_tiny_{arch}_L3_mixed").recipe(D_IN, steps=20, batch=32, lr=3e-3) for arch in
-               ("topk_k8", "jumprelu", "gated")]  # fmt: skip
+    resid = (
+        torch.randn(len(table), D_IN, generator=torch.Generator().manual_seed(0))
+        @ torch.randn(D_IN, D_IN).abs()
+    )
+    recipes = [
+        saes.parse_tag(f"v4_tiny_{arch}_L3_mixed").recipe(D_IN, steps=20, batch=32, lr=3e-3)
+        for arch in ("topk_k8", "jumprelu", "gated")
+    ]
     source = saes.Source(
-        {3: resid}, table, {3: saes.input_scale(resid)}, "smollm2-135m-instruct", "questions", metadata={"commit": "abc123"}
+        {3: resid},
+        table,
+        {3: saes.input_scale(resid)},
+        "smollm2-135m-instruct",
+        "questions",
+        metadata={"commit": "abc123"},
     )
     saes.train_tags(recipes, source, folder)
     return folder
@@ -36,20 +56,35 @@ def trained(tmp_path_factory):
 
 def test_a_release_holds_every_tag_and_a_readme_that_says_what_was_measured(trained, tmp_path):
     tags = release.release(trained, tmp_path / "out", repository="me/saes")
-    assert tags == ["v4_tiny_gated_L3_mixed", "v4_tiny_jumprelu_L3_mixed", "v4_tiny_topk_k8_L3_mixed"]
+    assert tags == [
+        "v4_tiny_gated_L3_mixed",
+        "v4_tiny_jumprelu_L3_mixed",
+        "v4_tiny_topk_k8_L3_mixed",
+    ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", *tags]
-    assert sorted(path.name for path in (tmp_path / "out" / tags[0]).iterdir()) == sorted(release.FILES)
+    assert sorted(path.name for path in (tmp_path / "out" / tags[0]).iterdir()) == sorted(
+        release.FILES
+    )
     text = (tmp_path / "out" / "README.md").read_text()
     front = text.split("---")[1]
-    for line in ("library_name: saelens", "base_model: HuggingFaceTB/SmolLM2-135M-Instruct", "license: mit"):
+    for line in (
+        "library_name: saelens",
+        "base_model: HuggingFaceTB/SmolLM2-135M-Instruct",
+        "license: mit",
+    ):
         assert line in front
     for tag in tags:
         figures = json.loads((trained / tag / "metrics.json").read_text())
-        assert f"| {tag} | {figures['l0']:.3f} | {figures['fvu']:.3f} | {figures['dead']:.3f} | – |" in text
+        assert (
+            f"| {tag} | {figures['l0']:.3f} | {figures['fvu']:.3f} | {figures['dead']:.3f} | – |"
+            in text
+        )
     assert 'SAE.from_pretrained("me/saes"' in text and "abc123" in text
 
 
-def test_sae_lens_loads_a_release_from_disk_and_through_the_hub_cache(trained, tmp_path, monkeypatch):
+def test_sae_lens_loads_a_release_from_disk_and_through_the_hub_cache(
+    trained, tmp_path, monkeypatch
+):
     from huggingface_hub import constants
     from sae_lens import SAE
 
@@ -63,9 +98,14 @@ def test_sae_lens_loads_a_release_from_disk_and_through_the_hub_cache(trained, t
     x = torch.randn(50, D_IN)
     for tag in tags:
         ours = saes.load(tmp_path / "out" / tag)
-        for theirs in (SAE.load_from_disk(tmp_path / "out" / tag), SAE.from_pretrained("me/saes", tag)):
+        for theirs in (
+            SAE.load_from_disk(tmp_path / "out" / tag),
+            SAE.from_pretrained("me/saes", tag),
+        ):
             torch.testing.assert_close(theirs.encode(x), ours.encode(x), rtol=0, atol=1e-6)
-            torch.testing.assert_close(theirs.decode(theirs.encode(x)), ours.decode(ours.encode(x)), rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                theirs.decode(theirs.encode(x)), ours.decode(ours.encode(x)), rtol=0, atol=1e-6
+            )
             assert theirs.cfg.metadata.hook_name == "blocks.3.hook_resid_post"
 
 

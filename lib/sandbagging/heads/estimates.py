@@ -275,7 +275,7 @@ def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFr
 
 
 def attention_by_region(shares: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return `reading.attention_shares` as means: rows head, condition, region, value, low, high, n.
+    """Return the means of `reading.attention_shares`: head, condition, region, value, low, high, n.
 
     value is a share with CI95 over questions; `tokens` is the mean number of tokens of the region.
     """

@@ -107,7 +107,7 @@ def attention_shares(
     heads: Sequence[Head],
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return the share of each head's attention from the last prompt token on each part of a prompt.
+    """Return each head's attention from the last prompt token to the parts of a prompt, as shares.
 
     Rows head, condition, region (of REGIONS), question_id, share (0 to 1) and tokens, how many the
     region has. Raises UserError where a prompt lacks its question's text.

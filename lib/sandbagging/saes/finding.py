@@ -1,4 +1,4 @@
-"""Published SAEs by name: those of a folder, of a release on the hub, or of one that sae-lens knows.
+"""Published SAEs by name: of a folder, of a release on the hub, or of one that sae-lens knows.
 
 No code is loaded: settings come from cfg.json, weights from safetensors.
 """

@@ -198,9 +198,9 @@ def _finished(folder: Path, recipe: Recipe) -> bool:
         return False
     before, now = json.loads(path.read_text())["recipe"], dataclasses.asdict(recipe)
     if before != now:
+        differ = checkpoints.difference([before], [now])
         raise UserError(
-            f"{folder} was trained with other settings ({checkpoints.difference([before], [now])}); "
-            "use those, or another folder."
+            f"{folder} was trained with other settings ({differ}); use those, or another folder."
         )
     return True
 

@@ -129,10 +129,10 @@ def parse_tag(name: str, known: Sequence[str] = ()) -> TagFields:
     raise UserError(f"There is no SAE tag {name!r}; the nearest is {nearest!r}.")
 
 
-def short_tag(tag: str) -> str:
+def short_tag(name: str) -> str:
     """Return a tag without the model's name: v4_smollm2_topk_L7_mixed is "L7 topk mixed"."""
-    fields = parse_tag(tag)
-    return f"L{fields.layer} {tag.split('_', 2)[2].replace(f'_L{fields.layer}_', ' ', 1)}"
+    fields = parse_tag(name)
+    return f"L{fields.layer} {name.split('_', 2)[2].replace(f'_L{fields.layer}_', ' ', 1)}"
 
 
 def card_tags(model: str, layers: Sequence[int]) -> list[str]:

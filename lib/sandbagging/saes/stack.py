@@ -1,6 +1,6 @@
-"""A `Stack`: SAEs of one shape that train side by side, step for step what sae_lens.SAETrainer does.
+"""SAEs of one shape that train side by side, step for step what sae_lens.SAETrainer does.
 
-1. It holds the parameters of all its SAEs with a leading axis `sae`.
+1. A `Stack` holds the parameters of all its SAEs with a leading axis `sae`.
 2. The loss and its gradients come from gradients.py.
 3. Each SAE's gradient is clipped by its own norm; the factor rides along in the one pass of torch's
    fused Adam.
