@@ -205,9 +205,11 @@ def test_gaussian_l0_gradient_is_the_slope_of_the_smoothed_count():
     """The expected count under Gaussian noise of the kernel's width is Phi((pre - threshold) /
     width): finite differences agree.
     """
-    smoothed = lambda threshold: torch.special.ndtr(
-        torch.tensor((0.7 - threshold) / 0.4, dtype=torch.float64)
-    ).item()  # noqa: E731
+
+    def smoothed(threshold: float) -> float:
+        distance = torch.tensor((0.7 - threshold) / 0.4, dtype=torch.float64)
+        return torch.special.ndtr(distance).item()
+
     slope = (smoothed(0.5 + 1e-5) - smoothed(0.5 - 1e-5)) / 2e-5
     with_l0, without = (one_latent("gaussian", l0, 0.0)[1]["threshold"] for l0 in (1.0, 0.0))
     assert with_l0 - without == pytest.approx(slope, rel=1e-4)
