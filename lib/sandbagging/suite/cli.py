@@ -236,10 +236,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _refresh(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import reports, runner
+    from sandbagging.suite import reports, runner, stale
 
     _remeasure(arguments)
     runner.execute(*runner.reference_plans(), refresh=True, jobs=arguments.jobs)
+    stale.write("reference")
     print("\n" + reports.headline("reference"))
 
 
