@@ -1,12 +1,14 @@
 """Sets of heads: random ones to compare with, all subsets, shares, and the rule of survival."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sandbagging import gaps, statistics
 from sandbagging.errors import UserError
+from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
@@ -14,6 +16,7 @@ from sandbagging.statistics import Estimate
 
 # a circuit survives with CI low above 0.5 pp and rank p at most 0.05
 SURVIVES_PP, SURVIVES_P = 0.5, 0.05
+KINDS = ("uniform", "same_layer")  # of random sets
 MOST_HEADS = 8  # of which all subsets are run: 2^8 - 1 = 255 of them
 
 
@@ -25,7 +28,7 @@ def random_sets(
     `kind` "uniform" draws from all heads; "same_layer" gives every chosen head a stand-in from its
     own layer. Raises UserError where a layer has too few other heads.
     """
-    rng = np.random.default_rng([seed, {"uniform": 0, "same_layer": 1}[kind]])
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
     others = {
         layer: [Head(layer, h) for h in range(model.n_heads) if (layer, h) not in chosen]
         for layer in range(model.n_layers)
@@ -60,6 +63,13 @@ def random_sets(
     ]
 
 
+def random_sets_of_each_kind(
+    model: Model, chosen: Sequence[Head], n: int, seed: int = 0
+) -> dict[str, list[Heads]]:
+    """Return {kind: n random sets} of the kinds of `random_sets`."""
+    return {kind: random_sets(model, chosen, n, kind, seed) for kind in KINDS}
+
+
 def against_random(joint: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict:
     """Return how a joint effect [question] stands among those of random sets [draw question].
 
@@ -83,6 +93,13 @@ def against_random(joint: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict:
     }
 
 
+def against_random_of_each_kind(
+    joint: np.ndarray, drawn: Mapping[str, Effects], seed: int = 0
+) -> dict[str, dict]:
+    """Return {kind: `against_random`} of a joint effect [question]."""
+    return {kind: against_random(joint, of.effect(), seed) for kind, of in drawn.items()}
+
+
 def subsets(heads: Sequence[Head]) -> list[Heads]:
     """Return all subsets of the heads but the empty one, smallest first; raises UserError for more
     than eight heads.
@@ -99,9 +116,34 @@ def subsets(heads: Sequence[Head]) -> list[Heads]:
     ]
 
 
+def singles_and_all(heads: Sequence[Head]) -> list[Heads]:
+    """Return each head alone, and then all of them together."""
+    alone = [(head,) for head in heads]
+    return [*alone, tuple(heads)] if len(heads) > 1 else alone
+
+
 def best_subset(effects: Effects, size: int) -> Heads:
     """Return the set of `size` heads with the largest mean effect among those that were run."""
     return max((s for s in effects.sets if len(s) == size), key=lambda s: effects.of(s).mean())
+
+
+class Best(NamedTuple):
+    """The best heads of a set, chosen on train questions and judged on test questions."""
+
+    heads: Heads
+    train: Estimate  # its effect on the questions that chose it
+    test: Estimate
+    rest: Estimate  # what all heads together give more than it, on test
+
+
+def best_on_train(
+    on_train: Effects, on_test: Effects, joint: Heads, size: int = 3, seed: int = 0
+) -> Best:
+    """Return the best `size` heads of a set (or all of them, if they are fewer)."""
+    best = best_subset(on_train, min(size, len(joint)))
+    train, test = (estimates.estimate(of.of(best), seed=seed) for of in (on_train, on_test))
+    rest = estimates.estimate(on_test.of(joint) - on_test.of(best), seed=seed)
+    return Best(best, train, test, rest)
 
 
 def shapley(effects: Effects, heads: Sequence[Head]) -> dict[Head, float]:

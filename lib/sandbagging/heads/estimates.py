@@ -39,6 +39,13 @@ def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -
     )
 
 
+def scores_without(
+    effects: Effects, heads: Iterable[Head], metric: str = metrics.PRIMARY
+) -> np.ndarray:
+    """Return a metric [question] with one of the sets replaced."""
+    return effects.value[metric][effects.sets.index(tuple(sorted(heads)))]
+
+
 def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
     """Return the mean effect of ablating one of the heads on p_full, in pp with CI95 over
     questions.
@@ -82,6 +89,23 @@ def specific_portion(
     heads = tuple(heads)
     change = effects["sandbag"].of(heads, metric) - effects[minus].of(heads, metric)
     return estimate(change, metric, seed)
+
+
+def specific_portions(
+    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+) -> dict[str, Estimate]:
+    """Return {condition subtracted: specific portion on p_full}, for neutral and genuine."""
+    heads = tuple(heads)
+    others = ("neutral", "genuine")
+    return {other: specific_portion(effects, heads, other, seed=seed) for other in others}
+
+
+def fraction_restored(
+    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+) -> Estimate:
+    """Return effect on sandbag prompts / sandbagging gap, on p_full, with CI95 over questions."""
+    genuine, sandbag = (effects[c].baseline[metrics.PRIMARY] for c in ("genuine", "sandbag"))
+    return statistics.ratio_ci(effects["sandbag"].of(heads), genuine - sandbag, seed=seed)
 
 
 def portions_table(
@@ -136,13 +160,21 @@ def by_question(
     return pd.concat(tables, ignore_index=True)
 
 
-def by_question_and_condition(
+def all_by_question(
     effects: Mapping[str, Effects],
     joint: Iterable[Head] = (),
     names: Sequence[str] = metrics.JUDGED,
 ) -> pd.DataFrame:
     """Return the rows of `by_question` of all conditions."""
     return pd.concat([by_question(of, c, joint, names) for c, of in effects.items()])
+
+
+def joint_by_question(
+    effects: Mapping[str, Effects], joint: Iterable[Head], names: Sequence[str] = metrics.JUDGED
+) -> pd.DataFrame:
+    """Return the rows of `by_question` of all conditions, of all heads together alone."""
+    rows = all_by_question(effects, joint, names)
+    return rows[rows["intervention"] == "joint"]
 
 
 def effects_table(
@@ -258,6 +290,11 @@ def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def draws_tables(drawn: Mapping[str, Effects]) -> pd.DataFrame:
+    """Return the rows of `draws_table` of all kinds of random sets."""
+    return pd.concat([draws_table(of, kind) for kind, of in drawn.items()])
+
+
 def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFrame:
     """Return `sweep.compare_replacements` as rows replacement, tokens, metric, effect_pp, low,
     high, n.
@@ -306,3 +343,9 @@ def _groups(table: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, pd.DataFra
 
 def _interval(mean: Estimate) -> dict:
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+
+
+def looked_at_most(table: pd.DataFrame, condition: str = "sandbag") -> pd.DataFrame:
+    """Return of `attention_by_region` the region with the largest share, a row a head."""
+    rows = table[table["condition"] == condition]
+    return rows.loc[rows.groupby("head", sort=False)["value"].idxmax()]

@@ -51,3 +51,10 @@ def check(model: Model, heads: Sequence[Sequence[int]]) -> None:
             )
     if len(set(heads)) < len(heads):
         raise UserError(f"A head is named twice in {join(heads, ' ')}; name each once.")
+
+
+def as_set(model: Model, names: str | Iterable) -> Heads:
+    """Return the heads that are named, as one set in order; UserError as in `parse` and `check`."""
+    heads = tuple(sorted(parse(names)))
+    check(model, heads)
+    return heads

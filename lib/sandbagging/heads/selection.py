@@ -68,6 +68,12 @@ def find(
     )
 
 
+def heads_found(verdicts: pd.DataFrame) -> list[Head]:
+    """Return the heads that `find` found, in the order of the model."""
+    rows = verdicts[verdicts["found"]]
+    return [Head(int(r.layer), int(r.head)) for r in rows.itertuples()]
+
+
 def kinds_of_effect(
     sandbag: Effects,
     genuine: Effects,
@@ -145,15 +151,20 @@ def stability(effects: Effects, n_chosen: int = 5, repeats: int = 200, seed: int
 
 
 def winners_curse(
-    effects: Effects, sizes: Sequence[int], n_chosen: int = 5, repeats: int = 200, seed: int = 0
+    effects: Effects,
+    sizes: Sequence[int] = (),
+    n_chosen: int = 5,
+    repeats: int = 200,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return, per number of questions selected on, the chosen heads' mean single effect in sample
     and on the other questions, in pp.
 
     Columns n_selected_on, in_sample, out_of_sample and the 2.5 and 97.5 percentiles of both over
-    random selections.
+    random selections. Without `sizes`, those that fit.
     """
     change = 100 * effects.effect()
+    sizes = sizes or sizes_that_fit(change.shape[1])
     rng = np.random.default_rng(seed)
     rows = []
     for size in sizes:

@@ -257,6 +257,26 @@ def sweep_conditions(
     return effects
 
 
+def sweep_named_sets(
+    model: Model,
+    asked: Sequence[Question],
+    condition: str,
+    framing: str,
+    named: Mapping[str, Sequence[Heads]],
+    *,
+    keep: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Effects]:
+    """Return {name: effects} of zeroing sets of heads that are named by what they have in common,
+    such as how they were drawn.
+    """
+    pack = metrics.prepare(model, asked, condition, framing)
+    return {
+        name: ablate_sets(model, pack, sets, keep=keep, progress=progress, label=name)
+        for name, sets in named.items()
+    }
+
+
 def compare_replacements(
     model: Model,
     asked: Sequence[Question],

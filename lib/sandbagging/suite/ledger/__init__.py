@@ -11,7 +11,7 @@ No model is loaded here.
 """
 
 from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, specificity_cells
-from sandbagging.suite.ledger.card import ALIASES, SLIPS, published, same_model, slips
+from sandbagging.suite.ledger.card import ALIASES, SLIPS, beside, published, same_model, slips
 from sandbagging.suite.ledger.figure import headline_figure
 from sandbagging.suite.ledger.headline import headline, headline_markdown, null_lines
 from sandbagging.suite.ledger.measured import Measurement, measurements
@@ -43,7 +43,7 @@ from sandbagging.suite.ledger.table import (
 
 __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "GROUPS", "NOT_REPLICATED", "NOT_TESTABLE",
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS",
-           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "comparable", "difference",
+           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "beside", "comparable", "difference",
            "findings", "shown", "headline", "headline_figure", "headline_markdown",
            "heads_verdict", "joint_by_question", "measurements", "null_lines", "published",
            "rows", "same_model", "slips", "specificity_cells", "tally", "verdict",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 import yaml
 
 from sandbagging.provenance import PACKAGE
+from sandbagging.statistics import Estimate
 
 PUBLISHED = PACKAGE / "data" / "published.yaml"
 # Claims whose figures do not add up or can be read in two ways.
@@ -43,3 +46,18 @@ def slips() -> pd.DataFrame:
     columns = ("claim", "section", "value", "note")
     table = pd.DataFrame([{name: entries[claim][name] for name in columns} for claim in SLIPS])
     return table.assign(value=[f"{value:g}" for value in table["value"]])
+
+
+def beside(ours: Mapping[str, Estimate], name: str) -> pd.DataFrame:
+    """Return published figures beside a run's own, as text; name: the run's model.
+
+    Columns claim, section, Llama-3.2-1B (card), here: NAME.
+    """
+    entries = {entry["claim"]: entry for entry in published()}
+    rows = []
+    for claim, estimate in ours.items():
+        entry = entries[claim]
+        theirs = f"{entry['value']} {entry['unit']}"
+        row = {"claim": claim, "section": entry["section"], "Llama-3.2-1B (card)": theirs}
+        rows.append(row | {f"here: {name}": str(estimate)})
+    return pd.DataFrame(rows)

@@ -18,6 +18,11 @@ FILTERS = {
     "signed": lambda x, n=2: f"{x:+.{n}f}",
     "count": lambda x: f"{int(x):,}",
     "listed": lambda items, none="none": ", ".join(map(str, items)) or none,
+    "ci": lambda e: f"{e:ci}",  # an Estimate without its n
+    "shared": lambda items, others: len(set(items) & set(others)),
+    "counted": lambda n, one, more: f"{n} {one if n == 1 else more}",
+    # behind a closed gate every verdict says so
+    "mark": lambda gate: "" if gate.open else " *(Gate closed: no sandbagging to explain.)*",
 }
 
 
