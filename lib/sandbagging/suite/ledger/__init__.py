@@ -43,7 +43,8 @@ from sandbagging.suite.ledger.table import (
 
 __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "GROUPS", "NOT_REPLICATED", "NOT_TESTABLE",
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS",
-           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "beside", "comparable", "difference",
+           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "beside", "comparable",
+           "difference",
            "findings", "shown", "headline", "headline_figure", "headline_markdown",
            "heads_verdict", "joint_by_question", "measurements", "null_lines", "published",
            "rows", "same_model", "slips", "specificity_cells", "tally", "verdict",
