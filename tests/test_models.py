@@ -218,6 +218,25 @@ def test_a_head_that_repeats_the_embedding_is_no_other_model(folder, tiny_questi
     assert models.load(source).weights == "real"
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"name": 7}, "named by text or a path"),
+        ({"dtype": "float99"}, "choose one of float32"),
+        ({"device": "gpu"}, "choose auto, cpu or cuda"),
+        ({"remote": "yes"}, "False, True or 'local'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_anything_is_fetched(given, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        models.load(**given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_may_be_a_path(folder):
+    assert models.load(folder).name == str(folder)
+
+
 # Which weights they are -----------------------------------------------------------------------------
 
 

@@ -304,12 +304,12 @@ def per_question(scores: pd.DataFrame, condition: str, metric: str = PRIMARY) ->
 
 def _pooled(scores: pd.DataFrame) -> str:
     """Return which column has to be chosen from before effects are paired by question."""
-    texts = [name for name in ("framing", "heads", "split") if name in scores]
-    for name in texts:
+    plurals = {"framing": "framings", "heads": "heads", "split": "splits"}
+    for name in (name for name in plurals if name in scores):
         values = list(dict.fromkeys(scores[name]))
         if len(values) > 1:
             return (
-                f"The table pools the {name}s {', '.join(map(repr, values))}, so its questions "
+                f"The table pools the {plurals[name]} {', '.join(map(repr, values))}, so its questions "
                 f"stand in it more than once; take one, as in table[table[{name!r}] == "
                 f"{values[0]!r}]."
             )

@@ -18,10 +18,14 @@ class Head(NamedTuple):
     def parse(cls, item: str | Sequence[int]) -> "Head":
         """Return the head that "L17H6" or [17, 6] names; raises UserError for anything else."""
         match = re.fullmatch(r"L(\d+)H(\d+)", item) if isinstance(item, str) else None
-        numbers = match.groups() if match else item
-        if isinstance(numbers, str) or not isinstance(numbers, Sequence) or len(numbers) != 2:
+        try:
+            given = [int(number) for number in match.groups()] if match else list(item)
+            layer, number = (int(part) for part in given)
+        except (TypeError, ValueError):
+            given = None
+        if given is None or given != [layer, number]:
             raise UserError(f"{item!r} is no head; write heads as L17H6 or [17, 6].")
-        return cls(int(numbers[0]), int(numbers[1]))
+        return cls(layer, number)
 
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +15,8 @@ from sandbagging.models.registry import EMBEDDED, REGISTRY
 
 # Beside the weights: activations of one batch, and logits.
 WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 SHOWN = 3  # tensors that a sentence names
 
 
@@ -34,6 +37,23 @@ def check_architecture(name: str, architecture: str) -> None:
             f"Model {name!r} has the architecture {architecture!r}; supported are "
             f"{', '.join(NAMES)}."
         )
+
+
+def check_settings(name: Any, dtype: Any, device: Any, remote: Any) -> None:
+    """Raise UserError for what is no name, no type of weights, no device or no way to run."""
+    if not isinstance(name, str | Path):
+        raise UserError(
+            f"A model is named by text or a path, such as {EMBEDDED!r}, not by {name!r}."
+        )
+    if dtype not in DTYPES:
+        raise UserError(f"Unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    if remote not in (False, True, "local"):
+        raise UserError(f"remote is False, True or 'local', not {remote!r}.")
+    kind = str(device).split(":")[0]
+    if kind not in DEVICES:
+        raise UserError(f"Unknown device {device!r}; choose auto, cpu or cuda.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("There is no CUDA GPU here that torch can use; take device='cpu'.")
 
 
 def check_remote(name: str, origin: Origin | None) -> None:

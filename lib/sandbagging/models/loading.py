@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
 
 
 def load(
-    name: str = EMBEDDED,
+    name: str | Path = EMBEDDED,
     *,
     random_weights: bool = False,
     seed: int = 0,
@@ -35,6 +36,8 @@ def load(
     Raises UserError for an unknown name, weights that cannot be had or do not match the model's
     configuration, too little memory, damaged files and unsupported architectures.
     """
+    checks.check_settings(name, dtype, device, remote)
+    name = str(name)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         with _quiet():
