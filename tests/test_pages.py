@@ -15,7 +15,6 @@ from sandbagging.suite.runs import cells, readings
 NOT_YET = {
     "01_collect_activations",
     "02_train_saes",
-    "04_full_sae_swap_E6",
     "05_shuffled_labels_E1",
     "06_reversed_direction_E4",
     "07_find_the_heads",
@@ -135,7 +134,8 @@ def test_no_code_cell_builds_prose(notebook):
 
 @every_page
 def test_code_cells_are_narrow_and_short(notebook):
-    for code in code_of(notebook):
+    found = cells.code_cells(runs.notebook_path(notebook))  # parameters too
+    for code in map(cells._code, found):
         wide = [line for line in code.splitlines() if len(line) > WIDEST]
         assert not wide, wide
         assert len(filled_lines(code)) <= LONGEST, code

@@ -19,6 +19,7 @@ from sandbagging.saes.estimates import fvu_ci
 from sandbagging.saes.evaluation import errors_by_question, quality
 from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
 from sandbagging.saes.grid import Source, Trained, input_scales, train_tags, train_to_files
+from sandbagging.saes.initial import untrained
 from sandbagging.saes.recipes import (
     ARCHITECTURES,
     CONDITIONS,
@@ -84,5 +85,6 @@ __all__ = [
     "train_to_files",
     "train_together",
     "training_data",
+    "untrained",
     "weight_notes",
 ]

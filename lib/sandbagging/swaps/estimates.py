@@ -256,3 +256,19 @@ def places_by_kind(places: pd.DataFrame) -> pd.DataFrame:
         where = {"SAE": short_tag(tag), "shuffle": kind, "code": code}
         rows.append({**where, **found, "two_clusters": clusters})
     return pd.DataFrame(rows)
+
+
+def largest_difference(
+    table: pd.DataFrame, where: pd.DataFrame, first: str = "E6", second: str = "E4"
+) -> float:
+    """Return the largest difference of two interventions on any question of some cells, in pp; 0
+    without a cell.
+
+    where: columns tag and position; the error term is kept.
+    """
+    found = [0.0]
+    for row in where.itertuples():
+        cell = table[(table["tag"] == row.tag) & (table["position"] == row.position)]
+        change = by_question(cell, first, "kept") - by_question(cell, second, "kept")
+        found.append(float(np.abs(change).max()))
+    return max(found)

@@ -70,6 +70,30 @@ def signs(rows: pd.DataFrame) -> str:
     return f"above 0 in {above}, below 0 in {below} and around 0 in {around} of {len(rows)} cells"
 
 
+def of(
+    summary: pd.DataFrame,
+    intervention: str,
+    *,
+    metric: str = metrics.PRIMARY,
+    position: str = "last",
+    error_term: str = "kept",
+) -> pd.DataFrame:
+    """Return one intervention's rows of a summary, a row per SAE (or per layer, where it needs
+    none).
+    """
+    rows = to_draw(summary, error_term)
+    at = (rows["metric"] == metric) & (rows["position"] == position)
+    return rows[at & (rows["intervention"] == intervention)]
+
+
+def in_words(rows: pd.DataFrame) -> str:
+    """Return in words on which side of 0 the CI95 of rows of a summary lie, and their range in
+    pp.
+    """
+    lowest, highest = rows["effect_pp"].min(), rows["effect_pp"].max()
+    return f"{signs(rows)}; from {lowest:+.2f} to {highest:+.2f} pp"
+
+
 def findings(summary: pd.DataFrame, interventions: Sequence[str]) -> dict[str, dict[str, Estimate]]:
     """Return {"tag, position": {intervention: effect}} for a summary file, on p_full; the error
     term is kept where there is one.
