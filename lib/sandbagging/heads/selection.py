@@ -27,18 +27,16 @@ def check_how_many(n: int, heads: Sequence) -> None:
         )
 
 
-def top(
-    effects: Effects, n: int = 5, minus: Effects | None = None, metric: str = metrics.PRIMARY
-) -> Heads:
+def top(effects: Effects, n: int = 5, minus: Effects | None = None) -> Heads:
     """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine
     condition).
 
     Raises UserError for an n that is no number of heads of the sweep.
     """
     check_how_many(n, effects.sets)
-    mean = effects.effect(metric).mean(1)
+    mean = effects.effect().mean(1)
     if minus is not None:
-        mean = mean - minus.effect(metric).mean(1)
+        mean = mean - minus.effect().mean(1)
     return tuple(effects.sets[i][0] for i in np.argsort(-mean, kind="stable")[:n])
 
 
@@ -47,14 +45,12 @@ def floor_pp(gap: Estimate) -> float:
     return max(FLOOR_PP, FLOOR_SHARE * gap.value)
 
 
-def find(
-    effects: Effects, gate: gaps.Gate, seed: int = 0, metric: str = metrics.PRIMARY
-) -> pd.DataFrame:
+def find(effects: Effects, gate: gaps.Gate, seed: int = 0) -> pd.DataFrame:
     """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05,
     the floor, and an open gate.
     """
-    p = statistics.max_t(effects.effect(metric).T, seed=seed)
-    mean = 100 * effects.effect(metric).mean(1)
+    p = statistics.max_t(effects.effect().T, seed=seed)
+    mean = 100 * effects.effect().mean(1)
     passes = (p <= 0.05) & (mean >= floor_pp(gate.gap_p_full)) & gate.open
     heads = [s[0] for s in effects.sets]
     return pd.DataFrame(
