@@ -7,14 +7,15 @@ import pytest
 import seaborn as sns
 from test_plots import FIGURES, claims, head_effects
 
-from sandbagging.suite import figure_data, plots
+from sandbagging.suite import plots
+from sandbagging.suite.plots import data
 
 matplotlib.use("agg")
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_gives_rows_with_axes_and_numbers(name):
-    rows = figure_data.drawn(FIGURES[name]())
+    rows = data.drawn(FIGURES[name]())
     assert len(rows) > 2 and rows["x"].notna().any() and (rows["x_axis"] != "").any()
     assert set(rows["kind"]) <= {"point", "interval", "bar", "cell"}
 
@@ -25,22 +26,42 @@ def test_points_intervals_bars_and_cells_set_by_hand():
     left.bar([4], [3], width=1, label="bar")
     left.axhline(0)
     left.set(title="left", xlabel="layer", ylabel="pp")
-    sns.heatmap(np.array([[1.0, 2.0], [3.0, 4.0]]), ax=right, yticklabels=["a", "b"], xticklabels=["c", "d"], cbar=False)
+    sns.heatmap(
+        np.array([[1.0, 2.0], [3.0, 4.0]]),
+        ax=right,
+        yticklabels=["a", "b"],
+        xticklabels=["c", "d"],
+        cbar=False,
+    )
     plt.close(fig)
-    rows = figure_data.drawn(fig).set_index("kind")
+    rows = data.drawn(fig).set_index("kind")
     mine = rows[rows["panel"] == "left"]
-    assert mine.loc["point", ["x", "y"]].to_numpy(float).tolist()[:2] == [[1, 5], [2, 7]] and (mine["y_axis"] == "pp").all()
+    assert (
+        mine.loc["point", ["x", "y"]].to_numpy(float).tolist()[:2] == [[1, 5], [2, 7]]
+        and (mine["y_axis"] == "pp").all()
+    )
+    assert (
+        set(mine.loc[["point", "interval"], "series"]) == {"effect"}
+        and mine.loc["bar", "series"] == "bar"
+    )
     assert mine.loc["interval", ["y", "y_end"]].to_numpy(float).tolist() == [[4.5, 5.5], [6, 8]]
     assert mine.loc["bar", ["x", "x_end", "y_end"]].astype(float).tolist() == [3.5, 4.5, 3]
     assert 0 not in mine.loc["point", "y"].tolist()  # the rule at zero is no datum
     cells = rows.loc["cell"]
-    assert cells["value"].tolist() == [1, 2, 3, 4] and cells["y_name"].tolist() == ["a", "a", "b", "b"]
+    assert cells["value"].tolist() == [1, 2, 3, 4] and cells["y_name"].tolist() == [
+        "a",
+        "a",
+        "b",
+        "b",
+    ]
     assert cells["x_name"].tolist() == ["c", "d", "c", "d"]
 
 
 def test_the_numbers_are_those_of_the_table():
     table = head_effects()
-    rows = figure_data.drawn(plots.head_map(table))
-    assert np.allclose(sorted(rows.loc[rows["kind"] == "cell", "value"].dropna()), sorted(table["effect_pp"]))
-    names = figure_data.drawn(plots.ledger(claims()))["y_name"]
+    rows = data.drawn(plots.head_map(table))
+    assert np.allclose(
+        sorted(rows.loc[rows["kind"] == "cell", "value"].dropna()), sorted(table["effect_pp"])
+    )
+    names = data.drawn(plots.ledger(claims()))["y_name"]
     assert any("Five heads" in name for name in names)

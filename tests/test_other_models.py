@@ -9,7 +9,7 @@ import pytest
 from sandbagging.errors import UserError
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
-from sandbagging.suite import ledger, other_models, plots_heads, runs
+from sandbagging.suite import ledger, other_models, plots, runs
 from sandbagging.suite.runs import manifests
 
 
@@ -133,8 +133,9 @@ def test_beside_the_card(folder):
 
 
 def test_figure_draws_what_is_there_and_the_card_where_it_has_a_number(folder):
-    fig = plots_heads.models(other_models.table("mine"), {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}})
-    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
-    assert names == ["smollm2-135m-instruct", "organism-heads (planted)", "pythia-160m (random)", "llama-3.2-1b"]
+    fig = plots.other_models(other_models.table("mine"), {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}})
+    names = [[text.get_text() for text in fig.axes[i].get_yticklabels()] for i in (0, 3)]
+    assert names[0] == ["smollm2-135m-instruct", "pythia-160m (random)", "llama-3.2-1b"]
+    assert names[1] == ["organism-heads (planted)"]
     card = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
     assert np.allclose(card.get_xdata(), [13.71]) and np.allclose(card.get_ydata(), [0])

@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
 from sandbagging.suite import plots
+from sandbagging.suite.plots import saes
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
@@ -26,21 +27,119 @@ def with_ci(table, value="effect_pp", half=1.0, n=50):
 
 
 def gaps():
-    framings = ["instr_contrast", "contrast", "instr_pref", "instr", "caps", "demos", "chat_user", "chat_sys", "placebo"]
-    rows = [{"framing": f, "metric": m, "value": RNG.normal(5, 4)} for f in framings for m in ("p_full", "choice_len")]
+    framings = [
+        "instr_contrast",
+        "contrast",
+        "instr_pref",
+        "instr",
+        "caps",
+        "demos",
+        "chat_user",
+        "chat_sys",
+        "placebo",
+    ]
+    rows = [
+        {"framing": f, "metric": m, "value": RNG.normal(5, 4)}
+        for f in framings
+        for m in ("p_full", "choice_len")
+    ]
     return with_ci(rows, "value")
 
 
-def scores():
-    genuine = RNG.beta(2, 2, 60)
-    both = {"genuine": genuine, "sandbag": np.clip(genuine - 0.1 + RNG.normal(0, 0.1, 60), 0, 1)}
-    return pd.concat([pd.DataFrame({"question_id": range(60), "condition": c, "p_full": p}) for c, p in both.items()])
+def scores(conditions=("genuine", "sandbag", "neutral", "placebo")):
+    genuine, tables = RNG.beta(2, 2, 60), []
+    for condition in conditions:
+        p = np.clip(genuine - 0.1 * (condition == "sandbag") + RNG.normal(0, 0.1, 60), 0, 1)
+        table = {
+            "question_id": range(60),
+            "condition": condition,
+            "p_full": p,
+            "choice_len": p**0.5,
+        }
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables)
 
 
-def by_condition(value="value", scale=1.0):
-    metrics = ("p_full", "choice_len", "logodds")
+def joint_by_question(metrics=("p_full", "choice_len", "logodds")):
+    tables = []
+    for condition in ("genuine", "sandbag", "neutral"):
+        for metric in metrics:
+            baseline = RNG.random(40)
+            value = baseline + (0.1 if condition == "sandbag" else 0.05) + RNG.normal(0, 0.02, 40)
+            numbers = {"baseline": baseline, "value": value}
+            where = {"condition": condition, "intervention": "joint", "metric": metric}
+            tables.append(pd.DataFrame({"question_id": range(40), **where, **numbers}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def distances():
     conditions = ("genuine", "sandbag", "neutral", "placebo")
-    return with_ci([{"condition": c, "metric": m, value: scale * RNG.random()} for c in conditions for m in metrics], value, 0.05 * scale)
+    cells = [(layer, c) for layer in (7, 15, 22) for c in conditions]
+    rows = [{"layer": x, "condition": c, "metric": "distance", "value": 0.3} for x, c in cells]
+    return with_ci(rows, "value", 0.02)
+
+
+def probes():
+    rows = [
+        {"tag": t, "pair": p, "at_l0": a, "by": b, "value": RNG.uniform(0.5, 1)}
+        for t in quality()["tag"]
+        for p in ("genuine vs sandbag", "genuine vs placebo")
+        for a in ("own", "matched")
+        for b in ("best_latent", "all_latents")
+    ]
+    return with_ci(rows, "value", 0.02)
+
+
+REGIONS = {"sink": 1, "instruction": 6, "demonstrations": 80, "question": 11, "cue": 3}
+
+
+def looks():
+    rows = [
+        {"head": f"L{x}H{h}", "condition": c, "region": r, "value": 0.2, "tokens": tokens}
+        for x, h in HEADS
+        for c in ("genuine", "sandbag")
+        for r, tokens in REGIONS.items()
+    ]
+    return with_ci(rows, "value", 0.02)
+
+
+def pushes():
+    rows = [
+        {"head": f"L{x}H{h}", "condition": c, "to": to, "value": RNG.normal(0, 0.1)}
+        for x, h in HEADS
+        for c in ("genuine", "sandbag")
+        for to in ("correct", "wrong", "correct - wrong")
+    ]
+    return with_ci(rows, "value", 0.02)
+
+
+def routes():
+    table = pd.DataFrame([{"layer": x, "head": h} for x in range(25) for h in range(9)])
+    zeroing = RNG.normal(0, 1, len(table))
+    reversed_order = {"attribution to zero": zeroing**3, "activation patching": -zeroing}
+    return table.assign(zeroing=zeroing, **reversed_order)
+
+
+def models():
+    known = [
+        ("smollm2", "real", "open", 5.0),
+        ("smollm2", "random", "closed", 0.0),
+        ("organism-heads", "planted", "open", 50.0),
+        ("llama", "real", None, np.nan),
+    ]
+    table = pd.DataFrame(known, columns=["model", "weights", "gate", "gap"])
+    table["missing"] = np.where(table["gate"].isna(), "not run", None)
+    for column in ("gap", "joint_effect", "specific_portion"):
+        table[column] = table["gap"]
+        table[f"{column}_low"], table[f"{column}_high"] = table["gap"] - 1, table["gap"] + 1
+    return table.assign(framing="instr", joint_effect_n=60)
+
+
+def grid():
+    table = pd.DataFrame(
+        {"framing": ["instr", "contrast"], "done": [True, False], "gap": [4.0, np.nan]}
+    )
+    return table.assign(gap_low=table["gap"] - 1, gap_high=table["gap"] + 1)
 
 
 def shuffles():
@@ -54,14 +153,29 @@ def shuffles():
 
 
 def by_depth():
-    cells = [(v, layer, seed) for v in ("heads", "direction", "null") for layer in (0, 2, 4) for seed in range(3)]
-    effects = {name: Estimate(RNG.normal(5, 2), 0.0, 9.0, 120, "pp") for name in ("e6", "e1", "e4", "noise")}
-    return pd.DataFrame([{"variant": v, "layer": x, "seed": s, "verdict": "no sandbagging to explain", **effects} for v, x, s in cells])
+    cells = [
+        (v, layer, seed)
+        for v in ("heads", "direction", "null")
+        for layer in (0, 2, 4)
+        for seed in range(3)
+    ]
+    names = ("e6", "e1", "e4", "noise", "gap_e1", "gap_e4")
+    effects = {name: Estimate(RNG.normal(5, 2), 0.0, 9.0, 120, "pp") for name in names}
+    return pd.DataFrame(
+        [
+            {"variant": v, "layer": x, "seed": s, "verdict": "no sandbagging to explain", **effects}
+            for v, x, s in cells
+        ]
+    )
 
 
 def norms():
     return pd.DataFrame(
-        [{"position": p, "layer": layer, "norm": (900 if p == 0 else 20) * (1 + layer / 10)} for p in range(60) for layer in (7, 15, 22)]
+        [
+            {"position": p, "layer": layer, "norm": (900 if p == 0 else 20) * (1 + layer / 10)}
+            for p in range(60)
+            for layer in (7, 15, 22)
+        ]
     )
 
 
@@ -83,22 +197,35 @@ def history(n_tags=5):
 
 def quality():
     tags = [
-        f"{a}_L{layer}_{c}" for a in ("topk", "jumprelu") for layer in (7, 15, 22) for c in ("genuine_only", "sandbagging_only", "mixed")
+        f"{a}_L{layer}_{c}"
+        for a in ("topk", "jumprelu")
+        for layer in (7, 15, 22)
+        for c in ("genuine_only", "sandbagging_only", "mixed")
     ]
     k = len(tags)
     columns = ("fvu", "fvu_last", "dead", "loss_recovered")
-    return pd.DataFrame({"tag": tags, "l0": RNG.uniform(30, 90, k), **{c: RNG.random(k) for c in columns}})
+    return pd.DataFrame(
+        {"tag": tags, "l0": RNG.uniform(30, 90, k), **{c: RNG.random(k) for c in columns}}
+    )
 
 
 def chosen():
     rows = [
-        {"tag": t, "pair": p, "value": RNG.normal(2, 1)} for t in quality()["tag"] for p in ("genuine vs sandbag", "genuine vs placebo")
+        {"tag": t, "pair": p, "value": RNG.normal(2, 1)}
+        for t in quality()["tag"]
+        for p in ("genuine vs sandbag", "genuine vs placebo")
     ]
     return with_ci(rows, "value")
 
 
 def separations():
-    tags = ["topk_L7_mixed", "jumprelu_L7_mixed", "topk_L15_mixed", "jumprelu_L15_mixed", "diff_means_L15"]
+    tags = [
+        "topk_L7_mixed",
+        "jumprelu_L7_mixed",
+        "topk_L15_mixed",
+        "jumprelu_L15_mixed",
+        "diff_means_L15",
+    ]
     return pd.DataFrame(
         [
             {"tag": t, "pair": p, "d": d, "d_max": s * RNG.uniform(1, 5), "null_d_max": 0.5}
@@ -110,49 +237,105 @@ def separations():
 
 
 def pairs():
-    cells = [(layer, c) for layer in (7, 15, 22) for c in ("genuine_only", "sandbagging_only", "mixed")]
-    return pd.DataFrame([{"layer": layer, "condition": c, "topk": RNG.uniform(1, 4), "jumprelu": RNG.uniform(1, 4)} for layer, c in cells])
+    cells = [
+        (layer, c) for layer in (7, 15, 22) for c in ("genuine_only", "sandbagging_only", "mixed")
+    ]
+    return pd.DataFrame(
+        [
+            {
+                "layer": layer,
+                "condition": c,
+                "topk": RNG.uniform(1, 4),
+                "jumprelu": RNG.uniform(1, 4),
+            }
+            for layer, c in cells
+        ]
+    )
 
 
 def swap_summary():
     rows = []
-    for tag in ("topk_L15_mixed", "jumprelu_L15_mixed", "jumprelu_L15_genuine_only"):
+    verdicts = {
+        "topk_L15_mixed": "degenerate",
+        "jumprelu_L15_mixed": "specific",
+        "jumprelu_L15_genuine_only": "cannot be said at this n",
+    }
+    for tag, verdict in verdicts.items():
         for name in plots.INTERVENTIONS:
             if name not in ("oracle", "noise", "diff_means"):
-                rows.append({"tag": tag, "intervention": name, "verdict": "cannot be said at this n" if name == "E6" else None})
+                rows.append(
+                    {"tag": tag, "intervention": name, "verdict": verdict if name == "E6" else None}
+                )
     rows += [{"tag": None, "intervention": name} for name in ("oracle", "noise", "diff_means")]
     table = with_ci([{**r, "effect_pp": RNG.normal(0, 5)} for r in rows])
-    guards = {"nnz_genuine": 412, "nnz_sandbag": 398, "norm_delta": 3.14, "norm_change": 21.7, "fvu": 0.123}
+    guards = {
+        "nnz_genuine": 412,
+        "nnz_sandbag": 398,
+        "norm_delta": 3.14,
+        "norm_change": 21.7,
+        "fvu": 0.123,
+    }
     return table.assign(layer=15, position="last", error_term=True, metric="p_full", **guards)
 
 
 def specificity_rows():
-    cells = [(layer, f"{a}_L{layer}_mixed", gap) for layer in (7, 15, 22) for a in ("topk", "jumprelu") for gap in ("E6-E1", "E6-E4")]
+    cells = [
+        (layer, f"{a}_L{layer}_mixed", gap)
+        for layer in (7, 15, 22)
+        for a in ("topk", "jumprelu")
+        for gap in ("E6-E1", "E6-E4")
+    ]
     return with_ci(
-        [{"layer": x, "tag": t, "intervention": g, "metric": "p_full", "effect_pp": RNG.normal()} for x, t, g in cells], half=0.5
+        [
+            {"layer": x, "tag": t, "intervention": g, "metric": "p_full", "effect_pp": RNG.normal()}
+            for x, t, g in cells
+        ],
+        half=0.5,
     )
 
 
 def head_effects(layers=30, heads=9):
-    table = with_ci([{"layer": x, "head": h, "effect_pp": RNG.normal(0, 0.3)} for x in range(layers) for h in range(heads)], half=0.4)
+    table = with_ci(
+        [
+            {"layer": x, "head": h, "effect_pp": RNG.normal(0, 0.3)}
+            for x in range(layers)
+            for h in range(heads)
+        ],
+        half=0.4,
+    )
     table.loc[[x * heads + h for x, h in HEADS if x < layers], ["effect_pp", "low", "high"]] += 3
     return table
 
 
 def random_draws():
     return pd.DataFrame(
-        [{"kind": k, "index": i, "metric": "p_full", "effect_pp": RNG.normal(-1, 2)} for k in ("uniform", "same_layer") for i in range(100)]
+        [
+            {"kind": k, "index": i, "metric": "p_full", "effect_pp": RNG.normal(-1, 2)}
+            for k in ("uniform", "same_layer")
+            for i in range(100)
+        ]
     )
 
 
 def all_subsets():
     names = [f"L{x}H{h}" for x, h in HEADS]
     chosen = ["+".join(c) for size in range(6) for c in combinations(names, size)]
-    return with_ci([{"heads": c, "metric": "p_full", "effect_pp": 1.5 * c.count("L") + RNG.normal(0, 0.5)} for c in chosen])
+    return with_ci(
+        [
+            {"heads": c, "metric": "p_full", "effect_pp": 1.5 * c.count("L") + RNG.normal(0, 0.5)}
+            for c in chosen
+        ]
+    )
 
 
 def curse():
-    table = pd.DataFrame({"n_selected_on": [1, 5, 10, 20, 40], "in_sample": [9.0, 5, 4, 3, 2.7], "out_of_sample": [0.5, 1.2, 1.7, 2, 2.2]})
+    table = pd.DataFrame(
+        {
+            "n_selected_on": [1, 5, 10, 20, 40],
+            "in_sample": [9.0, 5, 4, 3, 2.7],
+            "out_of_sample": [0.5, 1.2, 1.7, 2, 2.2],
+        }
+    )
     for column in ("in_sample", "out_of_sample"):
         table[f"{column}_low"], table[f"{column}_high"] = table[column] - 0.6, table[column] + 0.6
     return table
@@ -160,25 +343,45 @@ def curse():
 
 def claims():
     rows = [
-        ("Five heads restore the correct answer on sandbagging prompts", 13.71, 6.2, "same direction"),
+        (
+            "Five heads restore the correct answer on sandbagging prompts",
+            13.71,
+            6.2,
+            "same direction",
+        ),
         ("Sandbag-specific portion: sandbag minus neutral", 7.72, 5.1, "same direction"),
         ("E6 minus E1 at the middle layer", 0.15, -0.4, "not testable here"),
         ("Stored weights in bytes", None, 3.0, "no number published"),
     ]
     table = pd.DataFrame(rows, columns=["claim", "published", "measured", "verdict"])
-    return table.assign(measured_low=table["measured"] - 2, measured_high=table["measured"] + 2, n=160)
+    return table.assign(
+        measured_low=table["measured"] - 2, measured_high=table["measured"] + 2, n=160
+    )
 
 
 JOINT = Estimate(6.2, 4.1, 8.4, 160, "pp", "")
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
     "paired_scores": lambda: plots.paired_scores(scores()),
-    "metric_by_condition": lambda: plots.metric_by_condition(by_condition()),
+    "metric_by_condition": lambda: plots.metric_by_condition(scores()),
+    "last_token_distance": lambda: plots.last_token_distance(distances()),
+    "probing": lambda: plots.probing(probes()),
+    "battery_others": lambda: plots.battery_others(swap_summary(), 15),
+    "attention": lambda: plots.attention(looks()),
+    "logits": lambda: plots.logits(pushes()),
+    "agreement": lambda: plots.agreement(routes(), HEADS),
+    "other_models": lambda: plots.other_models(models(), {"llama": {"joint_effect": 13.7}}),
+    "headline_figure": lambda: plots.headline_figure(
+        joint_by_question(), random_draws(), HEADS, "tiny"
+    ),
+    "sweep_cells": lambda: plots.sweep_cells(grid(), ["gap"], ["framing"]),
     "norm_by_position": lambda: plots.norm_by_position(norms()),
     "training_curves": lambda: plots.training_curves(history()),
     "training_curves_42": lambda: plots.training_curves(history(42)),
     "sae_quality": lambda: plots.sae_quality(quality()),
-    "seen_and_held_out": lambda: plots.seen_and_held_out(quality().assign(fvu_train=0.01, fvu_same=0.05), 84, 168),
+    "seen_and_held_out": lambda: plots.seen_and_held_out(
+        quality().assign(fvu_train=0.01, fvu_same=0.05), 84, 168
+    ),
     "separation": lambda: plots.separation(separations(), n=80),
     "chosen_latents": lambda: plots.chosen_latents(chosen()),
     "topk_against_jumprelu": lambda: plots.topk_against_jumprelu(pairs()),
@@ -191,13 +394,20 @@ FIGURES = {
     "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
     "effects_by_depth": lambda: plots.effects_by_depth(head_effects()),
     "draws": lambda: plots.draws(random_draws(), JOINT),
-    "circuit_conditions": lambda: plots.circuit_conditions(by_condition("effect_pp", 10)),
+    "circuit_conditions": lambda: plots.circuit_conditions(joint_by_question()),
     "subsets": lambda: plots.subsets(all_subsets()),
     "winners_curse": lambda: plots.winners_curse(curse()),
     "ledger": lambda: plots.ledger(claims()),
 }
 # A colour bar, or rows that are named on the axis.
-WITHOUT_LEGEND = {"metric_by_condition", "circuit_conditions", "head_map", "head_map_llama", "battery"}
+WITHOUT_LEGEND = {
+    "head_map",
+    "head_map_llama",
+    "battery",
+    "battery_others",
+    "subsets",
+    "sweep_cells",
+}
 
 
 @pytest.fixture(scope="module", params=FIGURES)
@@ -211,9 +421,15 @@ def drawn(request):
 
 def test_axes_are_labelled_and_at_least_one_has_a_unit(drawn):
     _, fig = drawn
-    labels = [ax.get_xlabel() + ax.get_title("left") for ax in fig.axes] + [ax.get_ylabel() for ax in fig.axes]
+    labels = [ax.get_xlabel() + ax.get_title("left") for ax in fig.axes] + [
+        ax.get_ylabel() for ax in fig.axes
+    ]
     assert any("(" in label for label in labels)
-    bottom = [ax for ax in fig.axes if ax.get_subplotspec() is not None and ax.get_subplotspec().is_last_row()]
+    bottom = [
+        ax
+        for ax in fig.axes
+        if ax.get_subplotspec() is not None and ax.get_subplotspec().is_last_row()
+    ]
     assert bottom and all(ax.get_xlabel() for ax in bottom)
 
 
@@ -245,15 +461,28 @@ def test_no_figure_stays_open_and_the_callers_settings_stay(drawn):
 
 
 def test_conditions_differ_in_greyscale_or_marker():
-    grey = {name: np.dot([0.299, 0.587, 0.114], to_rgb(c)) for name, (c, _) in plots.CONDITIONS.items()}
+    grey = {
+        name: np.dot([0.299, 0.587, 0.114], to_rgb(c)) for name, (c, _) in plots.CONDITIONS.items()
+    }
     markers = [m for _, m in plots.CONDITIONS.values()]
     assert len(set(markers)) == len(markers)
-    assert plots.CONDITIONS["genuine"][0] == "#0072B2" and plots.CONDITIONS["sandbag"][0] == "#D55E00"
+    assert (
+        plots.CONDITIONS["genuine"][0] == "#0072B2" and plots.CONDITIONS["sandbag"][0] == "#D55E00"
+    )
     assert abs(grey["genuine"] - grey["sandbag"]) > 0.05
 
 
 def test_points_and_intervals_stand_at_the_tables_numbers():
-    table = pd.DataFrame({"framing": ["instr"], "metric": ["p_full"], "value": [5.0], "low": [3.0], "high": [9.0], "n": [12]})
+    table = pd.DataFrame(
+        {
+            "framing": ["instr"],
+            "metric": ["p_full"],
+            "value": [5.0],
+            "low": [3.0],
+            "high": [9.0],
+            "n": [12],
+        }
+    )
     ax = plots.gap_by_framing(table).axes[0]
     line, _, (bar,) = ax.containers[0]
     assert line.get_xdata()[0] == 5
@@ -261,7 +490,10 @@ def test_points_and_intervals_stand_at_the_tables_numbers():
 
 
 def test_head_map_is_centred_and_puts_each_head_at_its_place():
-    table = pd.DataFrame([(0, 0, -1.0), (0, 1, 0.5), (1, 0, 4.0), (1, 1, 0.0)], columns=["layer", "head", "effect_pp"])
+    table = pd.DataFrame(
+        [(0, 0, -1.0), (0, 1, 0.5), (1, 0, 4.0), (1, 1, 0.0)],
+        columns=["layer", "head", "effect_pp"],
+    )
     fig = plots.head_map(table, [(1, 0)])
     image, box = fig.axes[0].images[0], fig.axes[0].patches[0]
     assert image.get_clim() == (-4, 4)
@@ -271,24 +503,110 @@ def test_head_map_is_centred_and_puts_each_head_at_its_place():
 
 def test_draws_print_z_and_rank_p():
     table = pd.DataFrame({"kind": "uniform", "metric": "p_full", "effect_pp": [1.0, 2.0, 3.0]})
-    legend = plots.draws(table, 5.0).axes[0].get_legend()
-    assert any("z = 3.0, rank p = 0.250" in t.get_text() for t in legend.get_texts())
+    ax = plots.draws(table, 5.0).axes[0]
+    assert "z = 3.0, rank p = 0.250" in ax.get_title("left")
+    assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
-def test_battery_shows_guards_verdict_and_shared_rivals():
+def test_battery_shows_one_sae_its_guards_and_its_verdict_in_the_title():
     fig = plots.battery(swap_summary(), 15)
-    texts = " ".join(t.get_text() for t in fig.findobj(Text))
-    assert "nnz m_G 412, m_S 398; FVU 0.123" in texts and "‖change‖ 21.7" in texts
-    assert "Verdict — for all panels: cannot be said at this n." in " ".join(texts.split())
-    assert [len(ax.containers) for ax in fig.axes] == [13, 13, 13]
+    assert fig.get_suptitle() == "L15 JumpReLU mixed: specific"
+    assert "m_G 412, m_S 398" in fig.axes[0].get_title("left") and "FVU 0.123" in fig.axes[
+        0
+    ].get_title("left")
+    assert [len(ax.containers) for ax in fig.axes] == [
+        13
+    ]  # ten interventions of its own and three rivals without an SAE
+    assert (
+        plots.battery(swap_summary(), 15, "topk_L15_mixed").get_suptitle()
+        == "L15 TopK mixed: degenerate"
+    )
 
 
-def test_battery_names_the_panel_where_verdicts_differ():
+def test_battery_others_are_all_but_the_one_drawn_large():
+    fig = plots.battery_others(swap_summary(), 15)
+    titles = " ".join(" ".join(ax.get_title("left") for ax in fig.axes).split())
+    assert titles == "L15 TopK mixed: degenerate L15 JumpReLU genuine: cannot be said at this n"
     table = swap_summary()
-    one = table["tag"].astype(str).str.contains("jumprelu_L15_mixed")
-    table.loc[one & table["verdict"].notna(), "verdict"] = "specific"
-    texts = " ".join(" ".join(t.get_text() for t in plots.battery(table, 15).findobj(Text)).split())
-    assert "jumprelu_L15_mixed: specific." in texts and "cannot be said at this n." in texts and "for all panels" not in texts
+    assert (
+        plots.battery_others(table[table["tag"].isna() | (table["tag"] == "topk_L15_mixed")], 15)
+        is None
+    )
+
+
+def test_gaps_that_are_zero_by_construction_are_counted_not_drawn():
+    table = specificity_rows()
+    zero = (table["layer"] == 22) & (table["tag"].str.contains("topk"))
+    table.loc[zero, ["effect_pp", "low", "high"]] = 0.0
+    fig = plots.specificity(table)
+    names = [t.get_text() for t in fig.axes[0].get_yticklabels()]
+    assert len(names) == 5 and "L22 TopK mixed" not in names and "L22 JumpReLU mixed" in names
+    assert "1 of 6 cells" in " ".join(t.get_text() for t in fig.findobj(Text)).replace("\n", " ")
+
+
+def test_conditions_are_compared_question_by_question():
+    table = scores(("genuine", "sandbag"))
+    wide = table.pivot(index="question_id", columns="condition", values="p_full")
+    right = plots.metric_by_condition(table).axes[1]
+    assert np.isclose(
+        right.containers[0][0].get_xdata()[0], 100 * (wide["genuine"] - wide["sandbag"]).mean()
+    )
+
+
+def test_joint_effects_and_their_paired_differences_stand_in_rows():
+    table = joint_by_question(("p_full",))
+    ax = plots.circuit_conditions(table).axes[0]
+    rows = [t.get_text() for t in ax.get_yticklabels()]
+    assert rows == ["sandbag", "genuine", "neutral", "sandbag − genuine", "sandbag − neutral"]
+    change = 100 * (table["value"] - table["baseline"]).groupby(table["condition"]).mean()
+    expected = [change[c] for c in rows[:3]] + [change["sandbag"] - change[c] for c in rows[1:3]]
+    assert np.allclose(ax.containers[0][0].get_xdata(), expected)
+
+
+def test_headline_keeps_one_order_and_counts_draws_in_whole_numbers():
+    levels, changes, beside = plots.headline_figure(joint_by_question(), random_draws(), HEADS).axes
+    order = {
+        t.get_text(): y
+        for ax in (levels, changes)
+        for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
+    }
+    for ax in (levels, changes):
+        assert {
+            t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
+        } == order
+    assert sorted(order, key=order.get, reverse=True) == ["sandbag", "genuine", "neutral"]
+    assert all(float(tick).is_integer() for tick in beside.get_yticks())
+    with_heads, without = levels.containers[0], levels.containers[1]
+    assert len(with_heads) == len(without) == 3
+    table = joint_by_question()
+    fig = plots.headline_figure(table, random_draws(), HEADS)
+    mean = table[table["metric"] == "p_full"].groupby("condition")["value"].mean()
+    widths = [bar.get_width() for bar in fig.axes[0].containers[1]]
+    assert np.allclose(widths, mean[["sandbag", "genuine", "neutral"]])
+
+
+def test_agreement_writes_rho_and_marks_the_chosen_heads():
+    first, second = plots.agreement(routes(), HEADS).axes
+    assert first.get_title("left") == "attribution to zero: ρ = +1.00"
+    assert second.get_title("left") == "activation patching: ρ = −1.00"
+    marked = [line for line in first.lines if line.get_label() == "chosen heads"]
+    assert [len(line.get_xdata()) for line in marked] == [len(HEADS)]
+
+
+def test_planted_models_have_an_axis_of_their_own():
+    axes = plots.other_models(models()).axes
+    assert len(axes) == 6 and axes[0].get_xlim()[1] < 20 < axes[3].get_xlim()[1]
+
+
+def test_a_tag_is_named_in_short_words():
+    words = {
+        "v4_smollm2_jumprelu_L7_genuine_only": "L7 JumpReLU genuine",
+        "L15 topk mixed": "L15 TopK mixed",
+        "v4_smollm2_x8_k64_L15_mixed": "L15 x8 TopK k64 mixed",
+        "topk_k16_L2_sandbagging_only": "L2 TopK k16 sandbag",
+        "jumprelu mixed": "JumpReLU mixed",
+    }
+    assert {tag: str(saes.named(tag)) for tag in words} == words
 
 
 def test_subsets_take_the_empty_set_from_a_csv_file():
@@ -302,7 +620,10 @@ def test_subsets_take_the_empty_set_from_a_csv_file():
     [
         (lambda: plots.gap_by_framing(gaps().drop(columns="n")), "lacks the column n"),
         (lambda: plots.gap_by_framing(gaps().head(0)), "empty"),
-        (lambda: plots.head_map(pd.concat([head_effects(), head_effects()])), "select one condition"),
+        (
+            lambda: plots.head_map(pd.concat([head_effects(), head_effects()])),
+            "select one condition",
+        ),
         (lambda: plots.battery(swap_summary(), 7), "there are 15"),
         (lambda: plots.draws(random_draws(), 1.0, "logodds"), "empty"),
     ],
@@ -317,4 +638,9 @@ def test_every_kind_of_shuffle_is_named_in_the_legend_whichever_row_has_it():
     table = shuffles()
     later = table[(table["kind"] == "balanced") | (table["SAE"] != table["SAE"].iloc[0])]
     fig = plots.shuffles(later)
-    assert {text.get_text() for text in fig.legends[0].get_texts()} == {"E4", "E6", "E1, balanced shuffles", "E1, plain shuffles"}
+    assert {text.get_text() for text in fig.legends[0].get_texts()} == {
+        "E4",
+        "E6",
+        "E1, balanced shuffles",
+        "E1, plain shuffles",
+    }

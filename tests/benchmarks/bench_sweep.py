@@ -23,7 +23,7 @@ from sandbagging.heads import interventions, patching, sweep
 from sandbagging.heads.head import Head
 from sandbagging.models import hook_points, packing
 from sandbagging.models.packing import Encoded
-from sandbagging.suite import plots
+from sandbagging.suite.plots import look
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the local cache
 FRAMING, TIMED = "instr_contrast", ((2, 3), (15, 1), (27, 6))
@@ -238,12 +238,12 @@ def draw_cost(curve: Sequence[dict]) -> None:
     """Save the cost curve beside the results: seconds by questions and by heads, each with the line through its largest point."""
     by_questions = [row for row in curve if row["heads"] == max(r["heads"] for r in curve)]
     by_heads = [row for row in curve if row["questions"] == max(r["questions"] for r in curve)]
-    with plt.rc_context(plots.style()):
-        fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH, 3))
+    with plt.rc_context(look.style()):
+        fig, axes = plt.subplots(1, 2, figsize=(look.WIDTH, 3))
         for ax, rows, name in ((axes[0], by_questions, "questions"), (axes[1], by_heads, "heads")):
             largest = max(rows, key=lambda row: row[name])
-            ax.plot([0, largest[name]], [0, largest["seconds"]], color=plots.GREY, linewidth=0.8, linestyle="--", label="in proportion")
-            ax.plot([row[name] for row in rows], [row["seconds"] for row in rows], "o", color=plots.BLUE, label="measured")
+            ax.plot([0, largest[name]], [0, largest["seconds"]], color=look.GREY, linewidth=0.8, linestyle="--", label="in proportion")
+            ax.plot([row[name] for row in rows], [row["seconds"] for row in rows], "o", color=look.BLUE, label="measured")
             ax.set(xlabel=name, ylabel="seconds", xlim=(0, None), ylim=(0, None))
             ax.legend()
         fig.suptitle("Cost of the sweep", x=0.01, ha="left", fontsize=11, fontweight="bold")

@@ -190,14 +190,3 @@ def logit_pushes(
                 own = {"question_id": pack.question_ids, "value": values}
                 tables.append(pd.DataFrame({**where, **own}))
     return pd.concat(tables, ignore_index=True)
-
-
-def pattern_table(
-    model: Model, item: Encoded, heads: Sequence[Head]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return, for one prompt, each head's attention from the last prompt token to every token, and
-    the tokens' texts.
-    """
-    found = attention_patterns(model, item.prompt, heads)
-    texts = [model.tokenizer.decode([token]) for token in item.prompt]
-    return {str(Head(*head)): weights[-1] for head, weights in found.items()}, texts

@@ -260,12 +260,12 @@ def _estimate(run: str, artefact: str, keys: Sequence[str]) -> dict[str, Any]:
 
 def summary(grid: Grid) -> pd.DataFrame:
     """Write summary.csv and summary.png beside the cells, and return the table."""
-    from sandbagging.suite import plots_sweeps
+    from sandbagging.suite.plots.sweeps import sweep_cells
 
     found, folder = table(grid), runs.run_folder(grid.run)
     files.write_csv(folder / "summary.csv", found)
     names = [name for name in MEASURES if found[name].notna().any()]
     if names:
         with files.atomic_path(folder / "summary.png") as path:
-            plots_sweeps.cells(found, names, list(grid.cells[0].values)).savefig(path, dpi=120)
+            sweep_cells(found, names, list(grid.cells[0].values)).savefig(path, dpi=120)
     return found

@@ -4,15 +4,14 @@
 2. `measurements` turns them into one `Measurement` per claim of the `card`: a number with its CI95,
    or the reason why there is none (`measured`).
 3. `verdict` judges each by the rule that `RULE` puts in words (`rule`).
-4. `rows` lays claims, measurements and verdicts out as the ledger (`table`); `headline` and
-   `headline_figure` say it in short.
+4. `rows` lays claims, measurements and verdicts out as the ledger (`table`); `headline`
+   says it in short.
 
 No model is loaded here.
 """
 
 from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, specificity_cells
 from sandbagging.suite.ledger.card import ALIASES, SLIPS, beside, published, same_model, slips
-from sandbagging.suite.ledger.figure import headline_figure
 from sandbagging.suite.ledger.headline import headline, headline_markdown, null_lines
 from sandbagging.suite.ledger.measured import Measurement, measurements
 from sandbagging.suite.ledger.rule import (
@@ -45,7 +44,7 @@ __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "GROUPS", "NOT_REPLICATED", "
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS",
            "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "beside", "comparable",
            "difference",
-           "findings", "shown", "headline", "headline_figure", "headline_markdown",
+           "findings", "shown", "headline", "headline_markdown",
            "heads_verdict", "joint_by_question", "measurements", "null_lines", "published",
            "rows", "same_model", "slips", "specificity_cells", "tally", "verdict",
            "what_survived"]  # fmt: skip

@@ -155,14 +155,14 @@ class Step:
 
     def figure(self, name: str, figure: Any) -> Any:
         """Save a figure as PNG at 120 dpi and what it shows as a table; return the figure."""
-        from sandbagging.suite import figure_data
+        from sandbagging.suite.plots import data
 
         drawn = io.BytesIO()
         figure.savefig(
             drawn, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None}
         )
         files.write_bytes(self.folder / name, small_png(drawn.getvalue()))
-        files.write_csv((self.folder / name).with_suffix(".csv"), figure_data.drawn(figure))
+        files.write_csv((self.folder / name).with_suffix(".csv"), data.drawn(figure))
         return figure
 
     # On the way

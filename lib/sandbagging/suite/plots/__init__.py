@@ -1,0 +1,72 @@
+"""Results in, figure out: tables as they lie in a run folder, and a Figure of them."""
+
+from sandbagging.suite.plots import data
+from sandbagging.suite.plots.activations import last_token_distance, norm_by_position
+from sandbagging.suite.plots.baseline import gap_by_framing, metric_by_condition, paired_scores
+from sandbagging.suite.plots.circuit import attention, circuit_conditions, draws, logits, subsets
+from sandbagging.suite.plots.claims import ledger
+from sandbagging.suite.plots.headline import headline_figure
+from sandbagging.suite.plots.heads import (
+    agreement,
+    effects_by_depth,
+    head_map,
+    heads_ranked,
+    winners_curse,
+)
+from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
+from sandbagging.suite.plots.models import other_models
+from sandbagging.suite.plots.saes import (
+    chosen_latents,
+    probing,
+    sae_quality,
+    seen_and_held_out,
+    separation,
+    topk_against_jumprelu,
+    training_curves,
+)
+from sandbagging.suite.plots.swaps import (
+    battery,
+    battery_others,
+    shuffles,
+    specificity,
+    verdicts_by_depth,
+)
+from sandbagging.suite.plots.sweeps import sweep_cells
+
+__all__ = [
+    "CONDITIONS",
+    "INTERVENTIONS",
+    "METRICS",
+    "agreement",
+    "attention",
+    "battery",
+    "battery_others",
+    "chosen_latents",
+    "circuit_conditions",
+    "data",
+    "draws",
+    "effects_by_depth",
+    "gap_by_framing",
+    "head_map",
+    "headline_figure",
+    "heads_ranked",
+    "last_token_distance",
+    "ledger",
+    "logits",
+    "metric_by_condition",
+    "norm_by_position",
+    "other_models",
+    "paired_scores",
+    "probing",
+    "sae_quality",
+    "seen_and_held_out",
+    "separation",
+    "shuffles",
+    "specificity",
+    "subsets",
+    "sweep_cells",
+    "topk_against_jumprelu",
+    "training_curves",
+    "verdicts_by_depth",
+    "winners_curse",
+]

@@ -1,0 +1,184 @@
+"""Figures of single heads: the sweep over all of them, the winner's curse, and other routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from scipy import stats
+
+from sandbagging.suite.plots import look
+
+Head = tuple[int, int]  # layer, head
+
+
+def _checked(effects: pd.DataFrame, *columns: str) -> None:
+    look.need(effects, "head effects", "layer", "head", "effect_pp", *columns)
+    look.once(effects, "head effects", ["layer", "head"], "condition, replacement and metric")
+
+
+def _how_many(effects: pd.DataFrame) -> str:
+    questions = look.count(effects["n"]) if "n" in effects else ""
+    return f"{questions} {len(effects)} heads.".strip()
+
+
+@look.styled
+def head_map(effects: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "p_full") -> Figure:
+    """Effect of ablating each head, layer by head, colours centred at 0, chosen heads outlined.
+
+    Columns layer, head, effect_pp; chosen: pairs (layer, head).
+    """
+    _checked(effects)
+    grid = effects.pivot(index="head", columns="layer", values="effect_pp")
+    limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
+    height = float(np.clip(1.6 + 0.2 * len(grid), 2.8, 7))
+    fig, ax = plt.subplots(figsize=(look.WIDTH, height))
+    left, right = grid.columns.min() - 0.5, grid.columns.max() + 0.5
+    edges = (left, right, grid.index.max() + 0.5, grid.index.min() - 0.5)
+    colours = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    image = ax.imshow(grid, aspect="auto", extent=edges, **colours)
+    chosen = list(chosen)
+    outline = {"fill": False, "edgecolor": look.INK, "linewidth": 1.8}
+    for layer, head in chosen:
+        ax.add_patch(Rectangle((layer - 0.5, head - 0.5), 1, 1, **outline))
+    fig.colorbar(image, label=look.change(metric), pad=0.01)
+    ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(9, integer=True))
+    ax.set(xlabel="layer (index)", ylabel="query head (index)")
+    look.title(fig, "Effect of ablating one head")
+    outlined = "Outlined: the chosen heads." if chosen else ""
+    return look.caption(fig, _how_many(effects), outlined)
+
+
+@look.styled
+def heads_ranked(
+    effects: pd.DataFrame, top: int = 20, chosen: Iterable[Head] = (), metric: str = "p_full"
+) -> Figure:
+    """The heads of largest effect in pp with CI95; columns layer, head, effect_pp, low, high, n."""
+    _checked(effects, "low", "high", "n")
+    best = effects.nlargest(top, "effect_pp")
+    chosen = {tuple(head) for head in chosen}
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.19 * len(best)))
+    look.line_at_zero(ax)
+    place = np.arange(len(best))[::-1]
+    picked = np.array([(r.layer, r.head) in chosen for r in best.itertuples()])
+    marked = ((picked, (look.VERMILION, "D"), "chosen"), (~picked, (look.INK, "o"), "other"))
+    for mask, mark, name in marked:
+        if mask.any():
+            part = best[mask]
+            look.interval(ax, part, "effect_pp", place[mask], mark, label=f"{name} heads")
+    ax.set_yticks(place, [f"L{r.layer}H{r.head}" for r in best.itertuples()])
+    ax.set_ylim(-0.8, len(best) - 0.2)
+    look.guides(ax)
+    ax.set(xlabel=f"{look.change(metric)} of ablating the head", ylabel="head")
+    if picked.any() and not picked.all():
+        look.legend_above(fig, ax, 2)
+    everyone = len(best) == len(effects)
+    largest = f"The {len(best)} heads of largest effect out of {len(effects)}"
+    look.title(fig, "Each head alone" if everyone else largest)
+    not_corrected = "The intervals are not corrected for the choice of the largest."
+    none_here = "No chosen head is among them." if chosen and not picked.any() else ""
+    words = "" if everyone else not_corrected
+    return look.caption(fig, look.count(best["n"]), look.CI, words, none_here)
+
+
+@look.styled
+def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
+    """Effect of ablating each head against its layer, with the layer's mean.
+
+    Columns layer, head, effect_pp.
+    """
+    _checked(effects)
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 3.0))
+    look.line_at_zero(ax, across=True)
+    dots = {"color": look.BLUE, "alpha": 0.5, "markersize": 4, "linewidth": 0}
+    ax.plot(effects["layer"], effects["effect_pp"], "o", label="one head", **dots)
+    mean = effects.groupby("layer")["effect_pp"].mean()
+    ax.plot(mean.index, mean, "-_", color=look.INK, markersize=9, label="mean of the layer")
+    ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    ax.set(xlabel="layer (index)", ylabel=look.change(metric))
+    look.legend_above(fig, ax, 2)
+    look.title(fig, "Effect of ablating one head, by depth")
+    return look.caption(fig, _how_many(effects))
+
+
+@look.styled
+def winners_curse(table: pd.DataFrame) -> Figure:
+    """Mean single effect in pp of selected heads, in and out of sample, by questions selected on.
+
+    Columns n_selected_on, in_sample, out_of_sample, and where known in_sample_low, in_sample_high,
+    out_of_sample_low, out_of_sample_high: percentiles over random selections.
+    """
+    look.need(table, "winner's curse table", "n_selected_on", "in_sample", "out_of_sample")
+    table = table.sort_values("n_selected_on")
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 3.2))
+    look.line_at_zero(ax, across=True)
+    place = np.arange(len(table))
+    looks = {
+        "in_sample": (look.VERMILION, "v", -0.05, "on the questions that chose them"),
+        "out_of_sample": (look.BLUE, "o", 0.05, "on the other questions"),
+    }
+    for column, (colour, marker, shift, words) in looks.items():
+        ends = {end: table.get(f"{column}_{end}", np.nan) for end in ("low", "high")}
+        ax.plot(place + shift, table[column], color=colour, linewidth=1, alpha=0.6)
+        at = place + shift
+        look.interval(
+            ax, table.assign(**ends), column, at, (colour, marker), along="y", label=words
+        )
+    ax.set_xticks(place, table["n_selected_on"])
+    ax.set_xlabel("n, questions on which the heads were chosen")
+    ax.set_ylabel("mean effect of one\nchosen head on p_full (pp)")
+    look.legend_above(fig, ax, 2)
+    look.title(fig, "The winner's curse")
+    points = "Points: means over random choices of the questions."
+    bars = "Bars: the middle 95 % of these choices, not confidence intervals."
+    return look.caption(fig, points, bars)
+
+
+@look.styled
+def agreement(
+    table: pd.DataFrame, chosen: Iterable[Head] = (), exact: str = "zeroing", unit: str = "pp"
+) -> Figure:
+    """Each method's effect per head against the exact one, with Spearman's rho over heads.
+
+    Columns layer, head, `exact` and one per method, as `07_heads/other_routes.csv`.
+    """
+    look.need(table, "table of other routes", "layer", "head", exact)
+    methods = [c for c in table if c not in ("layer", "head", exact)]
+    look.need(table, "table of other routes", *methods[:1] or ["a method's effects"])
+    chosen = {tuple(head) for head in chosen}
+    picked = np.array([(r.layer, r.head) in chosen for r in table.itertuples()])
+    columns = min(len(methods), 2)
+    rows = ceil(len(methods) / columns)
+    size = (look.WIDTH, 1.0 + 2.5 * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True)
+    for ax in axes.ravel()[len(methods) :]:
+        ax.remove()
+    for ax, method in zip(axes.ravel(), methods, strict=False):
+        _against(ax, table[exact], table[method], picked)
+        rho = stats.spearmanr(table[exact], table[method]).statistic
+        ax.set_title(f"{method}: ρ = {rho:+.2f}".replace("-", "−"))
+        ax.set_ylabel(f"effect by this route ({unit})")
+    for ax in axes[-1]:
+        ax.set_xlabel(f"effect of {exact} the head ({unit})")
+    if picked.any():
+        look.legend_above(fig, axes[0][0], 2)
+    look.title(fig, "Other routes to the same heads")
+    words = "ρ: Spearman's rank correlation over heads. Vertical axes differ."
+    return look.caption(fig, f"n = {len(table)} heads.", words)
+
+
+def _against(ax: Axes, exact: pd.Series, other: pd.Series, picked: np.ndarray) -> None:
+    look.line_at_zero(ax)
+    look.line_at_zero(ax, across=True)
+    ax.plot(exact[~picked], other[~picked], ".", color=look.GREY, alpha=0.6, label="other heads")
+    if picked.any():
+        here = {"color": look.VERMILION, "markeredgecolor": look.INK, "markersize": 6}
+        ax.plot(exact[picked], other[picked], "D", label="chosen heads", **here)
