@@ -146,7 +146,7 @@ def save(folder: Path, resid: dict[int, Tensor]) -> None:
 
 
 def collect_to_files(
-    model,
+    model: Model,
     questions: dict[str, Sequence[Question]],
     conditions: Sequence[str],
     framing: str,

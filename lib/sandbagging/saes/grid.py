@@ -17,6 +17,7 @@ from torch import Tensor
 from sandbagging import activations, metrics, provenance
 from sandbagging.errors import UserError
 from sandbagging.files import Folder, read_csv, write_csv, write_json
+from sandbagging.models import Model
 from sandbagging.progress import Progress
 from sandbagging.questions import Question
 from sandbagging.saes import checkpoints, folders, training
@@ -68,7 +69,7 @@ def input_scales(collected: Folder, layers: Sequence[int]) -> dict[int, float]:
 
 
 def train_to_files(
-    model,
+    model: Model,
     recipes: Sequence[Recipe],
     collected: Folder,
     questions: Sequence[Question],

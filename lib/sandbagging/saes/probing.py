@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sandbagging.errors import UserError
-from sandbagging.models import hook_points
+from sandbagging.models import Model, hook_points
 from sandbagging.statistics import Estimate
 
 N_RESAMPLES = 2_000
@@ -130,7 +130,7 @@ def probing_table(
     return pd.DataFrame(rows)
 
 
-def direct_tokens(model, direction: Tensor, n: int = 8) -> tuple[list[str], list[str]]:
+def direct_tokens(model: Model, direction: Tensor, n: int = 8) -> tuple[list[str], list[str]]:
     """Return the tokens that a direction of the residual stream raises and lowers most on the
     direct path to the logits.
 

@@ -115,7 +115,7 @@ def beside_card(found: pd.DataFrame, published: Mapping[str, dict]) -> pd.DataFr
 
 def _text(line: dict, name: str) -> str:
     value, low, high = (line[name + end] for end in ("", "_low", "_high"))
-    return "missing" if pd.isna(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return "missing" if pd.isna(value) else f"{Estimate(value, low, high, 0, 'pp'):short}"
 
 
 # How the planted models were built: the gate, and how many heads matter alone. In `direction` eight

@@ -140,7 +140,7 @@ def _same_model(published: Estimate, measured: Estimate, reference: float) -> Ju
         word = REPLICATED if inside else NOT_REPLICATED if outside else CANNOT_BE_SAID
         return Judgement(word, "the CI beside the published range")
     gap = difference(published, measured)
-    shown = f"measured − published = {gap.value:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}]"
+    shown = f"measured − published = {gap:short +.3g}"
     if gap.low > 0 or gap.high < 0:
         how = "the size differs" if side else "no effect is seen"
         if side == -published_side:
