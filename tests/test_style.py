@@ -17,12 +17,6 @@ NAMES_TO_COME = (
     "suite/sweeps.py",
 )
 LINES_TO_COME = (
-    "api.py",
-    "files.py",
-    "gaps.py",
-    "prompts.py",
-    "provenance.py",
-    "questions.py",
     "suite/__init__.py",
     "suite/cli.py",
     "suite/parameters.py",

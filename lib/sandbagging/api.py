@@ -1,4 +1,6 @@
-"""What `import sandbagging as sb` offers, in the words of a first question: ask, change, compare."""
+"""What `import sandbagging as sb` offers, in the words of a first question: ask, change,
+compare.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -97,9 +97,7 @@ def _take_name(new: Path, folder: Path) -> None:
 
 def _not_written(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or error
-    return UserError(
-        f"Could not write {path}: {reason}; free some space or choose another folder."
-    )
+    return UserError(f"Could not write {path}: {reason}; free some space or choose another folder.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -208,7 +206,9 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder and the sha256 of its files by name; the files need not be on this machine until they are read."""
+    """A folder and the sha256 of its files by name; the files need not be on this machine until
+    they are read.
+    """
 
     path: Path
     hashes: dict[str, str]

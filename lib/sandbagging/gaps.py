@@ -1,6 +1,7 @@
 """The gap between genuine and sandbag prompts, its kind, and the gate that it has to pass.
 
-Scores are those of `metrics.score`; here are rules and intervals over them, and nothing is measured.
+Scores are those of `metrics.score`; here are rules and intervals over them, and nothing is
+measured.
 """
 
 from collections.abc import Sequence

@@ -309,7 +309,8 @@ def _pooled(scores: pd.DataFrame) -> str:
         values = list(dict.fromkeys(scores[name]))
         if len(values) > 1:
             return (
-                f"The table pools the {plurals[name]} {', '.join(map(repr, values))}, so its questions "
+                f"The table pools the {plurals[name]} {', '.join(map(repr, values))}, so its "
+                "questions "
                 f"stand in it more than once; take one, as in table[table[{name!r}] == "
                 f"{values[0]!r}]."
             )

@@ -148,7 +148,9 @@ def placebo(
 def placebo_pref(
     question: Question, condition: str, instructions: Mapping[str, str] = INSTRUCTIONS
 ) -> str:
-    """As `instr_pref` with the placebo prompt in the place of the sandbag prompt: the short null."""
+    """As `instr_pref` with the placebo prompt in the place of the sandbag prompt: the short
+    null.
+    """
     shown_as = "placebo" if condition == "sandbag" else condition
     return instr_pref(question, shown_as, instructions)
 
@@ -266,15 +268,18 @@ REGIONS = ("instruction", "demonstrations", "question", "cue")
 
 
 def regions(text: str, question: Question) -> dict[str, tuple[int, int]]:
-    """Return where a prompt's parts lie, region -> [first, end) character, empty where a framing has no such part.
+    """Return where a prompt's parts lie, region -> [first, end) character, empty where a framing
+    has no such part.
 
-    The question is the line that asks it and the cue all that follows; before them stand the instruction, up to the first
-    "Question:", and the demonstrations. Raises UserError where the prompt does not hold the question's text.
+    The question is the line that asks it and the cue all that follows; before them stand the
+    instruction, up to the first "Question:", and the demonstrations. Raises UserError where the
+    prompt does not hold the question's text.
     """
     asked = text.rfind(question.question)
     if asked < 0:
         raise UserError(
-            f"The prompt of {question.id} does not hold its question word by word, so its regions cannot be told apart."
+            f"The prompt of {question.id} does not hold its question word by word, so its regions "
+            "cannot be told apart."
         )
     begin = asked - len("Question: ") if text[:asked].endswith("Question: ") else asked
     line_end = text.find("\n", asked)

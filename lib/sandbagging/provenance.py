@@ -77,7 +77,9 @@ def file_hash(path: Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def source_hash(source: str) -> str:
-    """Return a hash of what code does: comments, layout, docstrings and the text of errors do not count."""
+    """Return a hash of what code does: comments, layout, docstrings and the text of errors do not
+    count.
+    """
     tree = _Mute().visit(ast.parse(source))
     return hashlib.sha256(_dump(tree).encode()).hexdigest()[:16]
 
@@ -101,7 +103,9 @@ class _Mute(ast.NodeTransformer):
 
 
 def _dump(node: Any) -> str:
-    """Write a syntax tree as text; empty fields are left out, as some Python versions do and others not."""
+    """Write a syntax tree as text; empty fields are left out, as some Python versions do and others
+    not.
+    """
     if isinstance(node, list):
         return "[" + ",".join(_dump(item) for item in node) + "]"
     if not isinstance(node, ast.AST):

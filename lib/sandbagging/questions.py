@@ -1,5 +1,5 @@
-"""Trivia questions: one correct answer and some wrong ones each, read from JSONL and checked line by
-line.
+"""Trivia questions: one correct answer and some wrong ones each, read from JSONL and checked line
+by line.
 
 The module can be called: `questions("test", n=40)` is `questions.asked("test", n=40)`.
 """
@@ -29,8 +29,8 @@ FIELDS = (*TEXT_FIELDS, "incorrect")
 
 @dataclass(frozen=True)
 class Question:
-    """One trivia question with its correct answer and its wrong answers: three in the packaged files,
-    one or more elsewhere.
+    """One trivia question with its correct answer and its wrong answers: three in the packaged
+    files, one or more elsewhere.
     """
 
     id: str
