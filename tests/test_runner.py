@@ -4,16 +4,17 @@ import json
 import shutil
 import signal
 
+import psutil
 import pytest
 from throwaway import command, wait_for
 
 from sandbagging.errors import UserError
 from sandbagging.suite import reports, runner, runs
 from sandbagging.suite.cli import main
-from sandbagging.suite.runner import execution
+from sandbagging.suite.runner import execution, live, locks, nodes
 
 
-def test_ctrl_c_leaves_no_done_marker_and_the_folder_was_locked(repository):
+def test_ctrl_c_ends_the_kernel_and_leaves_no_done_marker_and_the_folder_was_locked(repository):
     (repository / "wait").touch()
     process = command(repository, "run", "00", "--run", "c")
     wait_for(repository / "started-c", process)
@@ -21,8 +22,10 @@ def test_ctrl_c_leaves_no_done_marker_and_the_folder_was_locked(repository):
         runner.execute(runner.plan("laptop", "c"))
     with pytest.raises(UserError, match="Another process is writing the run c"):
         runs.begin("07_heads", {"run": "c", "k": 2})
+    kernels = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
+    assert kernels and psutil.wait_procs(kernels, timeout=10)[1] == []
     assert process.returncode == 130, said
     assert said.rstrip().endswith("Interrupted; run the same command to go on."), said
     assert "Traceback" not in said
@@ -115,3 +118,128 @@ def test_status_compare_and_headline(repository, capsys):
     assert reports.headline("a").splitlines()[-1] == "gap      +13.7 pp  found"
     assert main(["status", "aa"]) == 2
     assert "There is no run aa" in capsys.readouterr().err
+
+
+# Progress ----------------------------------------------------------------------------------------------
+
+
+def test_the_live_line_says_where_every_page_stands(repository):
+    planned = nodes.nodes_of([runner.plan("laptop", "a")])
+    display = live.Display(planned, jobs=2)
+    now = display.began + 60
+    display.running = {planned[0].key: display.began, planned[1].key: display.began}
+    report = {"label": "head sweep", "done": 2, "total": 5, "time": display.began + 1}
+    path = repository / "papermill_runs/a" / runs.progress_file("07_heads")
+    path.write_text(json.dumps(report))
+    assert display.line(now) == (
+        'elapsed 1:00  [1/3] 00_can_it_sandbag  [2/3] 07_find_the_heads "head sweep" 40 %'
+    )
+    display.estimator.seconds_left = lambda now: 3725.0
+    assert display.line(now).startswith("elapsed 1:00  ETA 1:02:05  [1/3]")
+
+
+# Side by side --------------------------------------------------------------------------------------------
+
+
+def test_pages_wait_for_what_they_read_and_for_nothing_else():
+    def of(*runs_and_names):
+        return [
+            nodes.Node(run, runner.PlannedStep(runs.notebook_of(name), {}, {}), 0, 1)
+            for run, name in runs_and_names
+        ]
+
+    planned = of(("r", "00_baseline"), ("r", "07_heads"), ("r", "09_models"), ("r/x", "08_circuit"),
+                 ("q", "00_baseline"))  # fmt: skip
+    waits = {n.key: [w.key for w in nodes.waits_for(n, planned)] for n in planned}
+    assert waits == {
+        ("r", "00_baseline"): [],
+        ("r", "07_heads"): [("r", "00_baseline")],
+        ("r", "09_models"): [("r", "00_baseline"), ("r/x", "08_circuit")],
+        ("r/x", "08_circuit"): [],
+        ("q", "00_baseline"): [],
+    }
+
+
+def test_two_runs_of_one_command_go_side_by_side_with_the_numbers_of_one_at_a_time(
+    repository, capsys
+):
+    (repository / "wait").touch()
+    plans = [runner.plan("laptop", run, {"n_test": n}) for run, n in (("x", "10"), ("y", "20"))]
+    before = execution.why
+
+    def release(node):
+        """Both first pages have to be under way at once before either may go on."""
+        if node.step.notebook.artefact == "00_baseline" and node.run == "y":
+            (repository / "wait").unlink()
+        return before(node)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "why", release)
+        runner.execute(*plans, jobs=2)
+    folder = repository / "papermill_runs"
+    gaps = [json.loads((folder / run / "00_baseline/summary.json").read_text()) for run in "xy"]
+    assert [gap["gap"]["value"] for gap in gaps] == [5.0, 10.0]
+    said = capsys.readouterr().err
+    assert said.count("starts") == said.count("done in") == 6
+
+
+def test_after_a_failure_nothing_new_begins_and_what_runs_may_end(repository, capsys):
+    (repository / "fail").write_text("if run == 'x': raise ValueError('odd')")
+    plans = [runner.plan("laptop", run) for run in ("x", "y")]
+    with pytest.raises(runner.NotebookFailed, match="00_can_it_sandbag stopped in cell 6"):
+        runner.execute(*plans, jobs=2)
+    assert runs.read_manifest("x", "00_baseline") is None
+    assert runs.read_manifest("y", "08_circuit") is None
+    assert "failed after" in capsys.readouterr().err
+
+
+def test_threads_are_shared_out_unless_the_user_has_said_how_many(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert execution._environment(False, 3)["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert execution._environment(False, 3)["OMP_NUM_THREADS"] == "1"
+
+
+def test_models_of_unknown_size_run_one_at_a_time(monkeypatch):
+    def jobs(model, gigabytes=100, cores=8):
+        step = runner.PlannedStep(runs.notebook_of("00_baseline"), {}, {"model": model})
+        monkeypatch.setattr(nodes, "cores", lambda: cores)
+        monkeypatch.setattr(nodes.shutil, "which", lambda _: None)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        free = type("Memory", (), {"available": gigabytes * 10**9})
+        monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+        return nodes.default_jobs([nodes.Node("r", step, 0, 1)])
+
+    assert jobs("owner/unknown") == 1
+    assert jobs("smollm2-135m-instruct") == nodes.MOST_JOBS
+    assert jobs("organism-heads", cores=2) == 2
+    assert jobs("smollm2-135m-instruct", gigabytes=7) == 2
+    assert jobs("organism-heads", gigabytes=1) == 1
+
+
+def test_a_file_system_without_locks_is_told_as_that(tmp_path, monkeypatch):
+    import errno
+
+    import filelock
+
+    def none(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    with pytest.raises(UserError, match=r"cannot be locked .* \(No locks available\)"):
+        with locks.held(tmp_path, "mine"):
+            pass
+
+
+def test_the_committed_reference_is_one_command(monkeypatch):
+    plans = runner.reference_plans()
+    assert [plan.run for plan in plans][0] == "reference"
+    assert all(plan.run.startswith("reference/") for plan in plans[1:])
+    planned = nodes.nodes_of(plans)
+    ledger = next(n for n in planned if n.key == ("reference", "10_ledger"))
+    nested = {n.key for n in planned if n.run != "reference"}
+    assert nested <= {n.key for n in nodes.waits_for(ledger, planned)}
+    given = {p.run: p.steps[0].parameters["model"] for p in plans}
+    assert given["reference/organism-null"] == "organism-null"
+    assert plans[6].steps[0].parameters["random_weights"] is True
+    assert runner.keeps_notebooks("reference") and not runner.keeps_notebooks(plans[1].run)

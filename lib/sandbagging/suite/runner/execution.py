@@ -60,8 +60,9 @@ def execute(
                 rest.unlink()
         stack.enter_context(_terminable())
         place = stack.enter_context(kernels())
-        display = stack.enter_context(live.Display(nodes))
-        _execute_nodes(nodes, _Work(place, display, refresh), jobs or default_jobs(nodes))
+        jobs = jobs or default_jobs(nodes)
+        display = stack.enter_context(live.Display(nodes, jobs))
+        _execute_nodes(nodes, _Work(place, display, refresh), jobs)
 
 
 def _make_folder(folder: Path) -> None:

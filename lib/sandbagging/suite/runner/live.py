@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sandbagging.suite import runs
-from sandbagging.suite.runner import eta
-from sandbagging.suite.runner.nodes import Node
+from sandbagging.suite.runner import eta, history
+from sandbagging.suite.runner.nodes import Node, waits_for
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -18,11 +18,12 @@ SECONDS_BETWEEN_LINES = 30.0
 class Display:
     """A lasting line for what begins and ends, and one that says how far everything has come."""
 
-    def __init__(self, nodes: Sequence[Node]):
+    def __init__(self, nodes: Sequence[Node], jobs: int):
         self.nodes = nodes
         self.began = self.spoke = time.time()
         self.running: dict[tuple[str, str], float] = {}  # node's key -> when it began
-        self.estimator = eta.Estimator(nodes)
+        waits = {n.key: [w.key for w in waits_for(n, nodes)] for n in nodes}
+        self.estimator = eta.Estimator(history.expectations(nodes), waits, jobs)
         self.live = sys.stderr.isatty()
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -58,7 +59,7 @@ class Display:
             seconds = time.time() - self.running.pop(node.key)
             manifest = None if failed else runs.read_manifest(*node.key)
             measuring = (manifest or {}).get("seconds_measuring")
-            self.estimator.finish(node.key, seconds, measuring)
+            self.estimator.finish(node.key, time.time(), measuring)
         self._say(node, f"failed after {clock(seconds)}" if failed else f"done in {clock(seconds)}")
 
     # What is seen

@@ -9,7 +9,7 @@ from sandbagging.suite.runner.planning import Plan, PlannedStep
 
 MOST_JOBS = 4
 KERNEL_BYTES = 1_500_000_000  # a kernel with torch and its tables, before any weights
-COPIES_OF_WEIGHTS = 3  # the weights, and as much again for what runs through them
+COPIES_OF_WEIGHTS = 2  # the weights, and as much again for what runs through them
 
 
 @dataclass(frozen=True)

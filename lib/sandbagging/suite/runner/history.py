@@ -1,0 +1,97 @@
+"""What runs before have taken: seconds of measuring and of telling, page by page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sandbagging import provenance
+from sandbagging.suite import runs
+from sandbagging.suite.runner import work
+from sandbagging.suite.runner.nodes import Node, waits_for
+from sandbagging.suite.runner.reference import NESTED
+from sandbagging.suite.runs import sources
+
+# Where an old manifest does not say how long a page took to tell.
+TELLING = 8.0
+
+
+class Expected(NamedTuple):
+    """What one page is expected to take, in seconds as the run before took them."""
+
+    telling: float
+    measuring: float | None  # None: nothing is known
+    kind: str  # of the measuring; "" where nothing is measured
+
+
+def expectations(nodes: Sequence[Node]) -> dict[tuple[str, str], Expected]:
+    """Return what every node is expected to take, by key."""
+    stored: set[tuple[str, str]] = set()
+    found = {}
+    for node in nodes:
+        if _holds(node) and all(n.key in stored for n in waits_for(node, nodes)):
+            stored.add(node.key)
+        found[node.key] = _expected(node, _settings(node.run, nodes), node.key in stored)
+    return found
+
+
+def _expected(node: Node, settings: Mapping[str, Any], stored: bool) -> Expected:
+    artefact = node.step.notebook.artefact
+    kind = work.KINDS.get(artefact, "")
+    for run in _runs_before(node.run, settings.get("model", "")):
+        manifest = runs.read_manifest(run, artefact)
+        if manifest is None:
+            continue
+        measuring = _measuring_seconds(run, artefact, manifest)
+        telling = max(1.0, manifest["seconds"] - manifest.get("seconds_measuring", measuring))
+        if stored or not kind:
+            return Expected(telling, 0.0, kind)
+        now = work.amount(artefact, settings)
+        then = work.amount(artefact, _settings(run, ()))
+        return Expected(telling, measuring * now / then if now and then else None, kind)
+    return Expected(TELLING, None if kind else 0.0, kind)
+
+
+def _runs_before(run: str, model: str) -> list[str]:
+    """Return runs to learn from, the nearest first: this one, one of this model, the committed."""
+    nested = [f"reference/{model}"] if model in NESTED else []
+    return [run, *nested, "reference"]
+
+
+def _settings(run: str, nodes: Sequence[Node]) -> dict[str, Any]:
+    """Return all settings of a run: those of its manifests, and over them those that are planned."""
+    found: dict[str, Any] = {}
+    for notebook in runs.NOTEBOOKS:
+        found |= (runs.read_manifest(run, notebook.artefact) or {}).get("parameters", {})
+    for node in nodes:
+        if node.run == run:
+            found |= node.step.parameters
+    return found
+
+
+def _measuring_seconds(run: str, artefact: str, manifest: Mapping[str, Any]) -> float:
+    records = _records(run, artefact)
+    if records:
+        return sum(record.get("seconds", 0.0) for record in records)
+    return max(0.0, manifest["seconds"] - TELLING)
+
+
+def _holds(node: Node) -> bool:
+    """Return whether all that a page measures is stored, as far as can be said without asking it."""
+    run, artefact = node.key
+    manifest, records = runs.read_manifest(run, artefact), _records(run, artefact)
+    if manifest is None or manifest["parameters"] != json.loads(json.dumps(node.step.parameters)):
+        return False
+    return bool(records) and all(
+        _hash(name) == known for record in records for name, known in record["sources"].items()
+    )
+
+
+def _hash(name: str) -> str | None:
+    path = provenance.PACKAGE / name
+    return sources.file_hash(path) if path.is_file() else None
+
+
+def _records(run: str, artefact: str) -> list[dict[str, Any]]:
+    folder: Path = runs.run_folder(run) / artefact / runs.STORED
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]

@@ -1,0 +1,155 @@
+"""How much there is to measure on a page, counted from its parameters.
+
+The unit is one question through the whole model, and differs from page to page: only the ratio of
+two counts of one page is used, between what is to come and a run whose seconds are known.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sandbagging.errors import UserError
+
+Settings = Mapping[str, Any]
+
+# A pass costs its questions and, whatever their number, about as much again as this many: the words
+# before the first question, and the start of every layer.
+PER_PASS = 7
+CONDITIONS = 4
+FRAMINGS = 11
+QUESTIONS_FOR_FRAMINGS = 40
+FIVE = 5  # the card's discovery set
+HEADS_TO_TRY = 5
+# Of a swap, beside its noise and its shuffles: E6 and E4 with the error term kept and dropped.
+SWAPS = 6
+PART = {"last": 0.3, "all": 1.0}  # of a prompt's tokens, what a swap at this position runs again
+
+
+class Shape(NamedTuple):
+    """The sizes of a model that its time depends on."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    layers: tuple[int, ...]  # those of interest
+
+
+def shape_of(model: str) -> Shape | None:
+    """Return the shape of a model that has a name here, or None."""
+    from sandbagging.models.registry import EMBEDDED, REGISTRY, SMOLLM2
+
+    entry = REGISTRY.get(model)
+    if entry is None:
+        return None
+    if entry.planted:
+        from sandbagging.planted import base
+
+        return Shape(base.N_LAYERS, base.N_HEADS, base.D_MODEL, tuple(entry.layers_of_interest))
+    config = SMOLLM2 if model == EMBEDDED else entry.config
+    if config is None:
+        return None
+    n_layers = config["num_hidden_layers"]
+    quarters = tuple(n_layers * i // 4 for i in (1, 2, 3))
+    layers = entry.layers_of_interest or quarters
+    return Shape(n_layers, config["num_attention_heads"], config["hidden_size"], tuple(layers))
+
+
+def amount(artefact: str, settings: Settings) -> float | None:
+    """Return the count of one page, or None for a model or a page that is not known here."""
+    count = COUNTS.get(artefact)
+    shape = shape_of(settings.get("model", ""))
+    if count is None or (shape is None and artefact != "11_planted"):
+        return None
+    try:
+        return float(count(settings, shape))
+    except (KeyError, TypeError, ValueError, UserError):
+        return None
+
+
+def _pass(shape: Shape, questions: float) -> float:
+    return shape.n_layers * shape.d_model**2 * (PER_PASS + questions)
+
+
+def _above(shape: Shape, layers: Any) -> float:
+    """Return the mean share of the model that lies above some layers."""
+    layers = list(layers)
+    return sum(1 - layer / shape.n_layers for layer in layers) / max(1, len(layers))
+
+
+def _scores(s: Settings, shape: Shape) -> float:
+    both = sum(CONDITIONS * _pass(shape, s[n]) for n in ("n_train", "n_test"))
+    return both + 2 * FRAMINGS * _pass(shape, min(QUESTIONS_FOR_FRAMINGS, s["n_train"]))
+
+
+def _activations(s: Settings, shape: Shape) -> float:
+    return sum(CONDITIONS * _pass(shape, s[n]) for n in ("n_train", "n_test"))
+
+
+def _tags(s: Settings, shape: Shape, globs: Any) -> list[str]:
+    from sandbagging.saes.recipes import matching, short_name
+
+    return matching(globs, short_name(s["model"]), s.get("layers") or shape.layers)
+
+
+def _saes(s: Settings, shape: Shape) -> float:
+    from sandbagging.saes.grid import RELATIVE_COST
+    from sandbagging.saes.recipes import parse_tag
+
+    cost = 0.0
+    for tag in _tags(s, shape, s["tags"]):
+        recipe = parse_tag(tag)
+        cost += RELATIVE_COST[recipe.architecture] * recipe.expansion
+    return s["steps"] * cost * shape.d_model**2
+
+
+def _swapped(s: Settings, shape: Shape) -> int:
+    tags = _tags(s, shape, s["tags"])
+    return len([tag for tag in tags if tag in _tags(s, shape, s["swap_tags"])])
+
+
+def _separation(s: Settings, shape: Shape) -> float:
+    return len(_tags(s, shape, s["tags"])) * (s["n_test"] + s["n_train"]) * (100 + s["n_flips"])
+
+
+def _swap(s: Settings, shape: Shape) -> float:
+    noise = {"last": s["noise_seeds"], "all": min(2, s["noise_seeds"])}
+    passes = sum(PART[at] * (SWAPS + noise[at]) for at in s["positions"])
+    return passes * _swapped(s, shape) * _pass(shape, s["n_test"])
+
+
+def _shuffled(s: Settings, shape: Shape) -> float:
+    passes = sum(PART[at] * s["e1_seeds"] for at in s["positions"])
+    return passes * _swapped(s, shape) * _pass(shape, s["n_test"])
+
+
+def _heads(s: Settings, shape: Shape) -> float:
+    layers = s["sweep_layers"] or range(shape.n_layers)
+    tried = len(list(layers)) * shape.n_heads * _above(shape, layers)
+    routes = 3 + bool(s["sweep_neutral"])  # zeroed on two or three conditions, and patched
+    return tried * (routes * _pass(shape, s["sweep_questions"]) + _pass(shape, FIVE))
+
+
+def _circuit(s: Settings, shape: Shape) -> float:
+    n_heads = len(s["heads"].split()) if s.get("heads") else s.get("n_heads", HEADS_TO_TRY)
+    subsets = 2 ** min(n_heads, 8) - 1
+    on_test = subsets + 2 * (n_heads + 1) + 2 * s["draws"]
+    return on_test * _pass(shape, s["n_test"]) + subsets * _pass(shape, s["n_train"])
+
+
+COUNTS: dict[str, Callable[[Settings, Shape], float]] = {
+    "00_baseline": _scores,
+    "01_activations": _activations,
+    "02_saes": _saes,
+    "03_separation": _separation,
+    "04_swap": _swap,
+    "05_shuffled": _shuffled,
+    "07_heads": _heads,
+    "08_circuit": _circuit,
+    "11_planted": lambda s, shape: len(s["seeds"]),
+}
+# What the seconds of a page hang on: pages of one kind grow and shrink together from one machine to
+# the next. Pages without an entry measure nothing.
+KINDS = {
+    "00_baseline": "forward", "01_activations": "forward", "02_saes": "training",
+    "03_separation": "tables", "04_swap": "forward", "05_shuffled": "forward",
+    "07_heads": "forward", "08_circuit": "forward", "11_planted": "training",
+}  # fmt: skip

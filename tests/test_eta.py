@@ -1,0 +1,121 @@
+"""The ETA: hand-set cases, and recorded runs replayed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sandbagging.suite import runs
+from sandbagging.suite.runner import eta, work
+from sandbagging.suite.runner.history import Expected
+
+RECORDED = sorted((Path(__file__).parent / "timings").glob("*.json"))
+A, B, C = ("run", "a"), ("run", "b"), ("run", "c")
+
+
+def estimator(jobs: int = 1, **waits: list) -> eta.Estimator:
+    """Three pages of 10 s of telling; b measures for 100 s, c for 50 s."""
+    expected = {
+        A: Expected(10.0, 20.0, "forward"),
+        B: Expected(10.0, 100.0, "forward"),
+        C: Expected(10.0, 50.0, "forward"),
+    }
+    named = {"a": A, "b": B, "c": C}
+    return eta.Estimator(expected, {named[n]: waits.get(n, []) for n in named}, jobs)
+
+
+def test_a_page_that_ended_says_how_fast_this_machine_is():
+    clock = estimator()
+    clock.start(A, 0.0)
+    assert clock.seconds_left(5.0) is None, "nothing has ended yet"
+    clock.finish(A, 60.0, 40.0)  # twice as slow at both
+    assert clock.seconds_left(60.0) == 2 * (110 + 60)
+    clock.start(B, 60.0)
+    assert clock.seconds_left(100.0) == 220 - 40 + 120
+
+
+def test_pages_side_by_side_end_with_the_longest_way():
+    clock = estimator(jobs=2)
+    clock.start(A, 0.0)
+    clock.finish(A, 30.0, 20.0)
+    assert clock.seconds_left(30.0) == 110
+    clock = estimator(jobs=2, c=[B])
+    clock.start(A, 0.0)
+    clock.finish(A, 30.0, 20.0)
+    assert clock.seconds_left(30.0) == 110 + 60, "c reads b"
+
+
+def test_a_loop_that_takes_longer_than_expected_counts():
+    clock = estimator()
+    clock.start(A, 0.0)
+    clock.finish(A, 30.0, 20.0)
+    clock.start(B, 30.0)
+    clock.report(B, "sweep", 1, 10, 50.0)
+    clock.report(B, "sweep", 2, 10, 90.0)  # 40 s each
+    assert clock.seconds_left(90.0) == 8 * 40 + 60
+
+
+def test_what_is_not_known_is_not_shown():
+    clock = estimator()
+    clock.start(A, 0.0)
+    clock.finish(A, 30.0, 20.0)
+    clock.expected[B] = Expected(10.0, None, "forward")
+    assert clock.seconds_left(30.0) is None, "nothing is known of b"
+    clock.expected[B] = Expected(10.0, 100.0, "training")
+    assert clock.seconds_left(30.0) is None, "most of what is left is of a kind not seen yet"
+    clock.expected[B] = Expected(10.0, 10.0, "training")
+    assert clock.seconds_left(30.0) == 80
+    clock.start(B, 30.0)
+    assert clock.seconds_left(30.0 + 20 * eta.OVER + eta.SLACK + 1) is None, "b is not understood"
+
+
+def test_more_to_do_counts_for_more():
+    settings = {
+        "model": "smollm2-135m-instruct", "n_train": 84, "n_test": 100, "sweep_questions": 40,
+        "sweep_layers": [], "sweep_neutral": True, "n_heads": 5, "draws": 100, "tags": ["*"],
+        "swap_tags": ["*"], "steps": 1200, "positions": ["last", "all"], "noise_seeds": 5,
+        "e1_seeds": 20, "n_flips": 1000, "seeds": [0], "layers": [], "heads": "",
+    }  # fmt: skip
+    assert set(work.COUNTS) == set(work.KINDS) <= {n.artefact for n in runs.NOTEBOOKS}
+    counts = {name: work.amount(name, settings) for name in work.COUNTS}
+    assert None not in counts.values()
+    more = {
+        "n_test": 200, "sweep_questions": 80, "draws": 200, "steps": 2400, "n_flips": 2000,
+        "e1_seeds": 40, "seeds": [0, 1], "noise_seeds": 10,
+    }  # fmt: skip
+    for name, value in more.items():
+        larger = {a: work.amount(a, settings | {name: value}) for a in work.COUNTS}
+        assert any(1 < larger[a] / counts[a] <= 2 for a in work.COUNTS), name
+        assert all(larger[a] >= counts[a] for a in work.COUNTS), name
+    assert work.amount("07_heads", settings | {"model": "owner/unknown"}) is None
+
+
+def replayed(path: Path) -> list[tuple[float, float]]:
+    """Return (seconds shown as left, seconds truly left) twice a minute and after every event."""
+    recorded = json.loads(path.read_text())
+    expected = {("run", name): Expected(*value) for name, value in recorded["expected"].items()}
+    reads = {n.artefact: n.reads for n in runs.NOTEBOOKS}
+    waits = {key: [k for k in expected if k[1] in reads[key[1]]] for key in expected}
+    clock = eta.Estimator(expected, waits, recorded["jobs"])
+    end = recorded["events"][-1][0]
+    shown = []
+    for now, what, artefact, *more in recorded["events"]:
+        key = ("run", artefact)
+        if what in ("start", "skip"):
+            clock.start(key, now) if what == "start" else clock.skip(key)
+        elif what == "report":
+            clock.report(key, *more, now)
+        else:
+            clock.finish(key, now, *more)
+        left = clock.seconds_left(now)
+        if left is not None:
+            shown.append((left, end - now))
+    return shown
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_what_is_shown_is_within_half_of_the_truth(path):
+    shown = replayed(path)
+    assert len(shown) > 20
+    for left, truly in shown:
+        assert truly / 1.5 - eta.SLACK <= left <= 1.5 * truly + eta.SLACK, (left, truly)
