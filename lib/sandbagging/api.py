@@ -1,6 +1,4 @@
-"""What `import sandbagging as sb` offers, in the words of a first question: ask, change,
-compare.
-"""
+"""What `import sandbagging as sb` offers: ask, change, compare."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -7,7 +7,7 @@ p(a_t | prompt, a_<t), over the full vocabulary, log-softmax in float32. Probabi
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -341,7 +341,9 @@ def first_token_collisions(found: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def loss_recovered(model: Model, pack: Pack, layer: int, reconstruct) -> float:
+def loss_recovered(
+    model: Model, pack: Pack, layer: int, reconstruct: Callable[[Tensor], Tensor]
+) -> float:
     """Return (CE_zero - CE_sae) / (CE_zero - CE_clean) of next-token prediction, 1 = nothing lost.
 
     resid_post at `layer` is replaced at the question tokens by `reconstruct(x [token d_model])`, or

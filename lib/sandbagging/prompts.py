@@ -148,9 +148,7 @@ def placebo(
 def placebo_pref(
     question: Question, condition: str, instructions: Mapping[str, str] = INSTRUCTIONS
 ) -> str:
-    """As `instr_pref` with the placebo prompt in the place of the sandbag prompt: the short
-    null.
-    """
+    """As `instr_pref` with the placebo prompt in the sandbag prompt's place: the short null."""
     shown_as = "placebo" if condition == "sandbag" else condition
     return instr_pref(question, shown_as, instructions)
 

@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,14 +46,14 @@ NAMES = {
 Edit = Callable[[Tensor], Tensor]
 
 
-def envoy(module: torch.nn.Module, tokenizer):
+def envoy(module: torch.nn.Module, tokenizer: Any) -> Any:
     """Return a transformers model under nnsight."""
     from nnsight.modeling.transformers import TransformersModel
 
     return TransformersModel(module, tokenizer=tokenizer, task="text-generation")
 
 
-def remote_envoy(source: str, revision: str | None, tokenizer):
+def remote_envoy(source: str, revision: str | None, tokenizer: Any) -> Any:
     """Return a model of which only the shapes are here: its traces run on nnsight's remote service
     (NDIF).
     """

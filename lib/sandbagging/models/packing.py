@@ -11,6 +11,7 @@ token is computed once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ class Pack:
 
 
 def encode(
-    tokenizer, question_id: str, prompt: str, options: Sequence[str], special: bool = True
+    tokenizer: Any, question_id: str, prompt: str, options: Sequence[str], special: bool = True
 ) -> Encoded:
     """Return the token ids of a prompt and of " " + each option.
 

@@ -11,6 +11,7 @@ these tokens depend on was edited.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,15 +103,15 @@ def _slots(block: Tensor, branch: Tensor, index: Tensor) -> tuple[Tensor, Tensor
 
 
 def tree_attention(
-    module,
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask,
-    scaling=None,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
     tree: Tree | None = None,
-    **kwargs,
-):
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """Attention for transformers' interface: query [batch head token d_head], key and value [batch
     kv_head token d_head].
     """

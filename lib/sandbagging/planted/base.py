@@ -13,7 +13,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def facts(seed: int) -> list[Fact]:
 
 
 @functools.cache
-def tokenizer():
+def tokenizer() -> Any:
     """Return the tokenizer of all worlds: one token a word or punctuation mark, <bos> in front."""
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers import models as token_models
@@ -274,7 +274,7 @@ def forward(
     last: Tensor,
     dose: dict[int, Tensor],
     order: Tensor | None = None,
-):
+) -> tuple[Tensor, Tensor]:
     """Return log p of the next token at each row's token `last`, [row vocabulary], and the spread
     of those tokens behind ACTS.
 
@@ -307,7 +307,7 @@ def forward(
     return module.lm_head(model.norm(x)).log_softmax(-1), spread
 
 
-def encoded(world: Sequence[Fact], tok) -> tuple[Tensor, Tensor]:
+def encoded(world: Sequence[Fact], tok: Any) -> tuple[Tensor, Tensor]:
     """Return every text of every fact, token ids [fact text token] padded on the right, and the
     index of its last token [fact text].
     """
