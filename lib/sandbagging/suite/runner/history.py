@@ -10,7 +10,6 @@ from sandbagging.suite import runs
 from sandbagging.suite.runner import work
 from sandbagging.suite.runner.nodes import Node, waits_for
 from sandbagging.suite.runner.reference import NESTED
-from sandbagging.suite.runs import sources
 
 # Where an old manifest does not say how long a page took to tell.
 TELLING = 8.0
@@ -89,7 +88,7 @@ def _holds(node: Node) -> bool:
 
 def _hash(name: str) -> str | None:
     path = provenance.PACKAGE / name
-    return sources.file_hash(path) if path.is_file() else None
+    return provenance.file_hash(path) if path.is_file() else None
 
 
 def _records(run: str, artefact: str) -> list[dict[str, Any]]:
