@@ -51,7 +51,7 @@ def headline_figure(
     n = part["question_id"].nunique()
     questions = f"n = {n} test questions; the heads were found on others."
     bars = "Bars and band: 95 % CI of the paired change, over questions."
-    sizes = " and ".join(str(n) for n in random.groupby("kind", sort=False).size())
+    sizes = " + ".join(str(n) for n in random.groupby("kind", sort=False).size())
     return look.caption(fig, where, questions, bars, f"{sizes} random sets of as many heads.")
 
 

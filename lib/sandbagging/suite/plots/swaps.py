@@ -58,12 +58,13 @@ def battery(
 @look.styled
 def _others(part: pd.DataFrame, tags: list[str], layer: int, metric: str) -> Figure:
     names = look.in_order(part["intervention"], look.INTERVENTIONS)
+    short = [name.replace("delta-", "delta−").replace("_", " ") for name in names]
     fig, axes = look.panels(len(tags), 3, 0.95 + 0.17 * len(names), extra=0.7)
     for ax, tag in zip(axes, tags, strict=True):
         rows = _of_tag(part, tag)
         _interventions(ax, rows, names)
         first = ax.get_subplotspec().is_first_col()
-        ax.set_yticks(ax.get_yticks(), names if first else [""] * len(names), fontsize=8)
+        ax.set_yticks(ax.get_yticks(), short if first else [""] * len(names), fontsize=8)
         told = textwrap.fill(f"{named(tag)}: {_verdict(rows)}", 34)
         ax.set_title(told, fontsize=8, fontweight="bold")
         ax.set_xlabel(look.change(metric))
@@ -275,7 +276,7 @@ def _by_layer(ax: Axes, part: pd.DataFrame, names: dict[str, str], layers: list[
     look.line_at_zero(ax)
     for i, (column, name) in enumerate(names.items()):
         down = part["layer"].map(lambda layer: len(layers) - 1 - layers.index(layer))
-        at = down + 0.21 * ((len(names) - 1) / 2 - i)
+        at = down + 0.18 * ((len(names) - 1) / 2 - i)
         colour, marker = DEPTH_LOOKS[name]
         values = [estimate.value for estimate in part[column]]
         marks = {"color": colour, "alpha": 0.8, "linestyle": "none"}
