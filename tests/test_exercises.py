@@ -15,8 +15,15 @@ from sandbagging.suite import exercises
 from sandbagging.suite.cli import main
 from sandbagging.suite.exercises import on_a_model
 
-NAMES = ["1_score_an_answer", "2_find_the_residual_stream", "3_ablate_a_head", "4_shuffle_the_labels", "5_catch_a_fake", "6_bootstrap",
-         "7_see_it_memorise"]  # fmt: skip
+NAMES = [
+    "1_score_an_answer",
+    "2_find_the_residual_stream",
+    "3_ablate_a_head",
+    "4_shuffle_the_labels",
+    "5_catch_a_fake",
+    "6_bootstrap",
+    "7_see_it_memorise",
+]
 
 
 def solution(name: str) -> dict:
@@ -38,7 +45,7 @@ def ids(tiny_llama, tiny_questions):
     return metrics.encode(tiny_llama, tiny_questions[0], "sandbag", "instr_pref")[1].prompt
 
 
-# 1 ---------------------------------------------------------------------------------------------------------------------------
+# 1 ------------------------------------------------------------------------------------------------
 
 
 def logits_of(module, ids):
@@ -51,23 +58,36 @@ def make_score(space=True, shift=1, reduce="sum"):
         before = tokenizer(prompt).input_ids
         option = tokenizer((" " if space else "") + answer, add_special_tokens=False).input_ids
         log_p = logits_of(module, before + option)
-        each = torch.stack([log_p[len(before) + t - shift, token] for t, token in enumerate(option)])
-        return {"sum": each.sum(), "mean": each.mean(), "first": each[0], "p": each.sum().exp()}[reduce]
+        each = torch.stack(
+            [log_p[len(before) + t - shift, token] for t, token in enumerate(option)]
+        )
+        return {"sum": each.sum(), "mean": each.mean(), "first": each[0], "p": each.sum().exp()}[
+            reduce
+        ]
 
     return score
 
 
-SCORE_MISTAKES = [(dict(shift=0), "one place too late"), (dict(reduce="mean"), "mean over the answer's tokens"),
-                  (dict(reduce="first"), "first token alone"), (dict(reduce="p"), "return its logarithm")]  # fmt: skip
+SCORE_MISTAKES = [
+    (dict(shift=0), "one place too late"),
+    (dict(reduce="mean"), "mean over the answer's tokens"),
+    (dict(reduce="first"), "first token alone"),
+    (dict(reduce="p"), "return its logarithm"),
+]
 
 
 @pytest.mark.parametrize(("made", "words"), SCORE_MISTAKES)
 def test_score_mistakes(tiny_llama, tiny_questions, capsys, made, words):
-    assert not exercises.check_score(make_score(**made), tiny_llama, tiny_questions) and words in said(capsys)
+    assert not exercises.check_score(
+        make_score(**made), tiny_llama, tiny_questions
+    ) and words in said(capsys)
 
 
 def test_score_without_the_space(tiny_llama, tiny_questions, capsys):
-    """Words are tokens with or without the space in the tiny tokenizer, so one that tells them apart is put in its place."""
+    """In the tiny tokenizer a word is one token with or without its space.
+
+    So a tokenizer that tells them apart is put in its place.
+    """
     from tiny_models import word_tokenizer
 
     class Spaces:
@@ -79,22 +99,28 @@ def test_score_without_the_space(tiny_llama, tiny_questions, capsys):
         def __call__(self, text, add_special_tokens=True):
             found = []
             for i, part in enumerate(text.split(" ")):
-                found += ([2] if i else []) + (self.real(part, add_special_tokens=False).input_ids if part else [])
+                found += ([2] if i else []) + (
+                    self.real(part, add_special_tokens=False).input_ids if part else []
+                )
             return type("Ids", (), {"input_ids": found})()
 
     import dataclasses
 
     model = dataclasses.replace(tiny_llama, tokenizer=Spaces())
-    assert not exercises.check_score(make_score(space=False), model, tiny_questions) and "without its space" in said(capsys)
+    assert not exercises.check_score(
+        make_score(space=False), model, tiny_questions
+    ) and "without its space" in said(capsys)
     assert exercises.check_score(make_score(), model, tiny_questions)
 
 
 def test_score_solution(tiny_llama, tiny_questions, capsys):
     assert exercises.check_score(solution(NAMES[0])["score"], tiny_llama, tiny_questions)
-    assert not exercises.check_score(lambda *a: -1.5, tiny_llama, tiny_questions) and "should be" in said(capsys)
+    assert not exercises.check_score(
+        lambda *a: -1.5, tiny_llama, tiny_questions
+    ) and "should be" in said(capsys)
 
 
-# 2 ---------------------------------------------------------------------------------------------------------------------------
+# 2 ------------------------------------------------------------------------------------------------
 
 
 def test_residual_solution_and_mistakes(tiny_llama, ids, capsys):
@@ -106,13 +132,17 @@ def test_residual_solution_and_mistakes(tiny_llama, ids, capsys):
     said(capsys)
     assert not exercises.check_residual(lambda m, t, layer: states(m, t)[layer][0], tiny_llama, ids)
     assert "is the *input* of block 0" in said(capsys)
-    assert not exercises.check_residual(lambda m, t, layer: states(m, t)[layer + 1][0], tiny_llama, ids)
+    assert not exercises.check_residual(
+        lambda m, t, layer: states(m, t)[layer + 1][0], tiny_llama, ids
+    )
     assert "gone through the final norm" in said(capsys)
-    assert not exercises.check_residual(lambda m, t, layer: states(m, t)[layer + 1][0, -1], tiny_llama, ids)
+    assert not exercises.check_residual(
+        lambda m, t, layer: states(m, t)[layer + 1][0, -1], tiny_llama, ids
+    )
     assert "the shape should be [token d_model]" in said(capsys)
 
 
-# 3 ---------------------------------------------------------------------------------------------------------------------------
+# 3 ------------------------------------------------------------------------------------------------
 
 
 def make_ablation(columns, at_output=False, keep_hook=False, weights=False):
@@ -128,7 +158,9 @@ def make_ablation(columns, at_output=False, keep_hook=False, weights=False):
             value[..., where] = 0
             return value if at_output else (value,)
 
-        handle = (projection.register_forward_hook if at_output else projection.register_forward_pre_hook)(zero)
+        handle = (
+            projection.register_forward_hook if at_output else projection.register_forward_pre_hook
+        )(zero)
         with torch.no_grad():
             logits = module(tokens).logits[0]
         if not keep_hook:
@@ -154,14 +186,23 @@ def guessed(config, head):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [(dict(columns=key_head), "key-value head's index"), (dict(columns=guessed), "d_head is not d_model / n_heads"),
-     (dict(columns=guessed, at_output=True), "slice its input, z"), (dict(columns=right, keep_hook=True), "hook is still there"),
-     (dict(columns=right, weights=True), "were left changed"), (dict(columns=lambda c, h: slice(0, 0)), "nothing was ablated")],
-)  # fmt: skip
+    [
+        (dict(columns=key_head), "key-value head's index"),
+        (dict(columns=guessed), "d_head is not d_model / n_heads"),
+        (dict(columns=guessed, at_output=True), "slice its input, z"),
+        (dict(columns=right, keep_hook=True), "hook is still there"),
+        (dict(columns=right, weights=True), "were left changed"),
+        (dict(columns=lambda c, h: slice(0, 0)), "nothing was ablated"),
+    ],
+)
 def test_ablation_mistakes(tiny_llama, ids, capsys, made, words):
     before = on_a_model._logits(tiny_llama, torch.tensor([ids]))
-    assert not exercises.check_ablation(make_ablation(**made), tiny_llama, ids) and words in said(capsys)
-    assert torch.equal(before, on_a_model._logits(tiny_llama, torch.tensor([ids])))  # the check cleans up behind the learner
+    assert not exercises.check_ablation(make_ablation(**made), tiny_llama, ids) and words in said(
+        capsys
+    )
+    assert torch.equal(
+        before, on_a_model._logits(tiny_llama, torch.tensor([ids]))
+    )  # the check cleans up behind the learner
 
 
 def test_ablation_solution(tiny_llama, ids):
@@ -169,7 +210,7 @@ def test_ablation_solution(tiny_llama, ids):
     assert exercises.check_ablation(make_ablation(right), tiny_llama, ids)
 
 
-# 4 ---------------------------------------------------------------------------------------------------------------------------
+# 4 ------------------------------------------------------------------------------------------------
 
 
 def plain_shuffle(n, seed):
@@ -183,11 +224,18 @@ ALWAYS = np.random.default_rng(5)
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(plain_shuffle, "plain shuffle"), (lambda n, seed: np.arange(2 * n) < n, "true labels"),
-     (lambda n, seed: np.arange(2 * n) % 2 == 0, "every seed gives the same"), (lambda n, seed: np.ones(n, bool), "one boolean for each"),
-     (lambda n, seed: ALWAYS.random(2 * n) < 0.5, "the same seed gives other labels"),
-     (lambda n, seed: np.random.default_rng(seed).random(2 * n) < 0.5, "prompts have to be called genuine")],
-)  # fmt: skip
+    [
+        (plain_shuffle, "plain shuffle"),
+        (lambda n, seed: np.arange(2 * n) < n, "true labels"),
+        (lambda n, seed: np.arange(2 * n) % 2 == 0, "every seed gives the same"),
+        (lambda n, seed: np.ones(n, bool), "one boolean for each"),
+        (lambda n, seed: ALWAYS.random(2 * n) < 0.5, "the same seed gives other labels"),
+        (
+            lambda n, seed: np.random.default_rng(seed).random(2 * n) < 0.5,
+            "prompts have to be called genuine",
+        ),
+    ],
+)
 def test_label_mistakes(capsys, labels, words):
     assert not exercises.check_labels(labels) and words in said(capsys)
 
@@ -196,7 +244,7 @@ def test_label_solution():
     assert exercises.check_labels(solution(NAMES[3])["labels"])
 
 
-# 5 ---------------------------------------------------------------------------------------------------------------------------
+# 5 ------------------------------------------------------------------------------------------------
 
 
 def in_sample(effects, n_top, seed):
@@ -212,11 +260,15 @@ def test_fake_solution_and_mistakes(capsys):
     assert exercises.check_honest(solution(NAMES[4])["judge"])
     said(capsys)
     assert not exercises.check_honest(in_sample) and "the winner's curse" in said(capsys)
-    assert not exercises.check_honest(wrong_end) and "choose the largest mean effects" in said(capsys)
-    assert not exercises.check_honest(lambda effects, n, seed: 0.1 + 0.01 * effects[0, 0]) and "where there is nothing" in said(capsys)
+    assert not exercises.check_honest(wrong_end) and "choose the largest mean effects" in said(
+        capsys
+    )
+    assert not exercises.check_honest(
+        lambda effects, n, seed: 0.1 + 0.01 * effects[0, 0]
+    ) and "where there is nothing" in said(capsys)
 
 
-# 6 ---------------------------------------------------------------------------------------------------------------------------
+# 6 ------------------------------------------------------------------------------------------------
 
 
 def make_interval(paired=True, ends=(2.5, 97.5), of_means=True, sign=1):
@@ -231,39 +283,57 @@ def make_interval(paired=True, ends=(2.5, 97.5), of_means=True, sign=1):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [(dict(paired=False), "resampled apart"), (dict(ends=(5, 95)), "cut 2.5 % at each end"),
-     (dict(of_means=False), "percentiles of the *means*"), (dict(sign=-1), "is it after - before?")],
-)  # fmt: skip
+    [
+        (dict(paired=False), "resampled apart"),
+        (dict(ends=(5, 95)), "cut 2.5 % at each end"),
+        (dict(of_means=False), "percentiles of the *means*"),
+        (dict(sign=-1), "is it after - before?"),
+    ],
+)
 def test_bootstrap_mistakes(capsys, made, words):
     assert not exercises.check_bootstrap(make_interval(**made)) and words in said(capsys)
 
 
 def test_bootstrap_solution():
-    assert exercises.check_bootstrap(solution(NAMES[5])["interval"]) and exercises.check_bootstrap(make_interval())
+    assert exercises.check_bootstrap(solution(NAMES[5])["interval"]) and exercises.check_bootstrap(
+        make_interval()
+    )
 
 
-# 7 ---------------------------------------------------------------------------------------------------------------------------
+# 7 ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("fvu", "words"),
-    [(lambda x, y: (y - x).pow(2).sum() / x.pow(2).sum(), "not centred"), (lambda x, y: (y - x).pow(2).sum(), "the squared error alone"),
-     (lambda x, y: (y - x).pow(2).mean(), "the mean squared error"),
-     (lambda x, y: ((y - x).pow(2).sum(1) / (x - x.mean(0)).pow(2).sum(1)).mean(), "ratios over tokens"),
-     (lambda x, y: ((y - x).pow(2).sum(0) / (x - x.mean(0)).pow(2).sum(0)).mean(), "ratios over coordinates"),
-     (lambda x, y: 1 - (y - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum(), "one minus it"), (lambda x, y: math.pi, "set by hand")],
-)  # fmt: skip
+    [
+        (lambda x, y: (y - x).pow(2).sum() / x.pow(2).sum(), "not centred"),
+        (lambda x, y: (y - x).pow(2).sum(), "the squared error alone"),
+        (lambda x, y: (y - x).pow(2).mean(), "the mean squared error"),
+        (
+            lambda x, y: ((y - x).pow(2).sum(1) / (x - x.mean(0)).pow(2).sum(1)).mean(),
+            "ratios over tokens",
+        ),
+        (
+            lambda x, y: ((y - x).pow(2).sum(0) / (x - x.mean(0)).pow(2).sum(0)).mean(),
+            "ratios over coordinates",
+        ),
+        (lambda x, y: 1 - (y - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum(), "one minus it"),
+        (lambda x, y: math.pi, "set by hand"),
+    ],
+)
 def test_fvu_mistakes(capsys, fvu, words):
     assert not exercises.check_fvu(fvu) and words in said(capsys)
 
 
 def test_fvu_solution_and_memorising(capsys):
-    assert exercises.check_fvu(solution(NAMES[6])["fvu"]) and exercises.check_memorised(0.1, 0.6, 200, 800)
+    assert exercises.check_fvu(solution(NAMES[6])["fvu"]) and exercises.check_memorised(
+        0.1, 0.6, 200, 800
+    )
     assert not exercises.check_memorised(0.1, 0.1, 200, 800) and "judged twice" in said(capsys)
     assert not exercises.check_memorised(0.6, 0.1, 200, 800) and "exchanged" in said(capsys)
 
 
-# The notebooks ---------------------------------------------------------------------------------------------------------------
+# The notebooks ------------------------------------------------------------------------------------
 
 
 def test_at_least_six_are_there():
@@ -271,19 +341,35 @@ def test_at_least_six_are_there():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_exercise_has_its_parts_and_the_learners_copy_hides_the_solution(name, tmp_path, capsys):
+def test_every_exercise_has_its_parts_and_the_learners_copy_hides_the_solution(
+    name, tmp_path, capsys
+):
     source = json.loads(exercises.find(name).read_text())
-    text = "\n".join("".join(cell["source"]) for cell in source["cells"] if cell["cell_type"] == "markdown")
+    text = "\n".join(
+        "".join(cell["source"]) for cell in source["cells"] if cell["cell_type"] == "markdown"
+    )
     assert "minutes" in text and "<details><summary>Hint" in text
     (solved,) = (cell for cell in source["cells"] if "solution" in cell["metadata"].get("tags", []))
     ast.parse(solved["metadata"]["stub"])
-    assert main(["exercise", name, "--to", str(tmp_path / "mine.ipynb")]) == 0 and "mine.ipynb" in said(capsys)
+    assert main(
+        ["exercise", name, "--to", str(tmp_path / "mine.ipynb")]
+    ) == 0 and "mine.ipynb" in said(capsys)
     mine = json.loads((tmp_path / "mine.ipynb").read_text())
     nbformat.validate(nbformat.from_dict(mine))
     code = ["".join(cell["source"]) for cell in mine["cells"] if cell["cell_type"] == "code"]
     assert "".join(solved["source"]) not in code and solved["metadata"]["stub"] in code
-    folded = [cell for cell in mine["cells"] if "".join(solved["source"]) in "".join(cell["source"])]
+    folded = [
+        cell for cell in mine["cells"] if "".join(solved["source"]) in "".join(cell["source"])
+    ]
     assert len(folded) == 1 and "<details>" in "".join(folded[0]["source"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_fits_a_page(name):
+    cells = json.loads(exercises.find(name).read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code += [cell["metadata"].get("stub", "") for cell in cells]
+    assert not [line for text in code for line in text.splitlines() if len(line) > 88]
 
 
 def test_a_copy_is_never_written_over_work(tmp_path):
@@ -304,6 +390,13 @@ def test_every_exercise_runs_with_its_solution_from_top_to_bottom(name, monkeypa
 
     monkeypatch.setenv("PYTHONPATH", str(provenance.PACKAGE.parent))
     notebook = nbformat.read(exercises.find(name), as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(exercises.folder())}}).execute()
-    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(exercises.folder())}},
+    ).execute()
+    said = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
     assert "Right: " in said and "Not yet" not in said

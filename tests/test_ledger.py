@@ -31,11 +31,12 @@ def pp(value: float, low: float, high: float, n: int = 50) -> Estimate:
     return Estimate(value, low, high, n, "pp")
 
 
-# --- the difference ---------------------------------------------------------------------------------------------------------
+# --- the difference -------------------------------------------------------------------------------
 
 
 def test_difference_holds_the_errors_of_both():
-    # Upward the measured upper and the published lower half widths count: hypot(3, 4) = 5; downward hypot(5, 12) = 13.
+    # Upward count the measured upper and the published lower half width: hypot(3, 4) = 5.
+    # Downward it is hypot(5, 12) = 13.
     found = ledger.difference(pp(10, 6, 22), pp(20, 15, 23))
     assert (found.value, found.low, found.high) == pytest.approx((10, -3, 15))
 
@@ -48,7 +49,7 @@ def test_a_missing_interval_is_ours_at_the_published_n():
     assert (without_n.low, without_n.high) == pytest.approx((-2 * 2**0.5, 2 * 2**0.5))
 
 
-# --- the rule, same model -----------------------------------------------------------------------------------------------------
+# --- the rule, same model -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_number_without_interval_replicates_nothing():
     assert ledger.verdict(JOINT, None, True).verdict == NOT_TESTABLE
 
 
-# --- the rule, another model --------------------------------------------------------------------------------------------------
+# --- the rule, another model ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_verdicts_stay_in_their_vocabulary(kind, same):
         assert found.verdict in (OF_THE_SAME_MODEL if same else OF_ANOTHER_MODEL) and found.why
 
 
-# --- the rule, bounds and words -----------------------------------------------------------------------------------------------
+# --- the rule, bounds and words -------------------------------------------------------------------
 
 BOUND = Estimate(0.15, nan, nan, 3, "pp")
 
@@ -232,7 +233,7 @@ def test_which_model_a_claim_is_about(claim, model, expected):
     assert ledger.same_model(claim, model) is expected
 
 
-# --- the ledger on made-up artefacts --------------------------------------------------------------------------------------------
+# --- the ledger on made-up artefacts --------------------------------------------------------------
 
 N = 30
 IDS = [f"q{i:02d}" for i in range(N)]
@@ -296,11 +297,22 @@ def draws() -> pd.DataFrame:
 
 def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> list[dict]:
     return [
-        {"layer": layer, "tag": f"v4_smollm2_{arch}_L{layer}_mixed", "position": position, "error_term": term,
-         "gap_e1": fields(0.8, half=0.1), "gap_e1_seeds": fields(0.8, half=0.2), "gap_e4": fields(gap_e4, half=0.1),
-         "p_equivalent": p, "verdict": verdict}
-        for layer in (7, 15, 22) for arch in ("jumprelu", "topk") for position in ("last", "all") for term in ("kept", "dropped")
-    ]  # fmt: skip
+        {
+            "layer": layer,
+            "tag": f"v4_smollm2_{arch}_L{layer}_mixed",
+            "position": position,
+            "error_term": term,
+            "gap_e1": fields(0.8, half=0.1),
+            "gap_e1_seeds": fields(0.8, half=0.2),
+            "gap_e4": fields(gap_e4, half=0.1),
+            "p_equivalent": p,
+            "verdict": verdict,
+        }
+        for layer in (7, 15, 22)
+        for arch in ("jumprelu", "topk")
+        for position in ("last", "all")
+        for term in ("kept", "dropped")
+    ]
 
 
 def separation() -> pd.DataFrame:
@@ -356,13 +368,20 @@ def random_set(kind: str) -> dict:
 
 def circuit_summary(survives: bool = True) -> dict:
     return {
-        "heads": [list(head) for head in HEADS], "joint": fields(12), "joint_neutral": fields(5), "joint_genuine": fields(2),
-        "joint_choice_len": fields(12), "specific_portion": fields(7), "specific_portion_vs_genuine": fields(10),
-        "fraction_restored": fields(1.2, "", 0.3), "redundancy": fields(0.4, "", 0.05),
+        "heads": [list(head) for head in HEADS],
+        "joint": fields(12),
+        "joint_neutral": fields(5),
+        "joint_genuine": fields(2),
+        "joint_choice_len": fields(12),
+        "specific_portion": fields(7),
+        "specific_portion_vs_genuine": fields(10),
+        "fraction_restored": fields(1.2, "", 0.3),
+        "redundancy": fields(0.4, "", 0.05),
         "best_three": {"heads": [[0, 1], [2, 0], [17, 6]], "test": fields(11.5)},
-        "random_uniform": random_set("uniform"), "random_same_layer": random_set("same_layer"),
+        "random_uniform": random_set("uniform"),
+        "random_same_layer": random_set("same_layer"),
         "survives": {"value": survives, "reason": "made up"},
-    }  # fmt: skip
+    }
 
 
 def gate(opened: bool = True) -> dict:
@@ -392,10 +411,19 @@ def findings(**changes) -> pd.DataFrame:
 
 def artefacts(**changes) -> ledger.Artefacts:
     made = ledger.Artefacts(
-        model="smollm2-135m-instruct", random_weights=False, gate=gate(), scores=scores(), separation=separation(),
-        cells=cells(), sweep=sweep(), heads=parse(HEADS), circuit=circuit(), draws=draws(), models=NO_MODELS,
+        model="smollm2-135m-instruct",
+        random_weights=False,
+        gate=gate(),
+        scores=scores(),
+        separation=separation(),
+        cells=cells(),
+        sweep=sweep(),
+        heads=parse(HEADS),
+        circuit=circuit(),
+        draws=draws(),
+        models=NO_MODELS,
         summary=circuit_summary(),
-    )  # fmt: skip
+    )
     return made._replace(**changes)
 
 
@@ -507,7 +535,8 @@ def test_degenerate_cells_support_nothing():
 
 
 def test_one_of_many_gaps_has_to_be_far_outside():
-    # Six gaps: the quantile grows from 1.96 to 2.64. 0.40 ± 0.22 is outside ±0.15 alone, and not as the largest of six.
+    # Six gaps: the quantile grows from 1.96 to 2.64. Alone, 0.40 ± 0.22 is outside ±0.15; as the
+    # largest of six it is not.
     edge = [
         {**cell, "gap_e1_seeds": fields(0.0, half=0.1), "gap_e4": fields(0.40, half=0.22)}
         for cell in cells()
@@ -561,9 +590,19 @@ def test_random_weights_are_never_the_claims_model():
     [(0.4, 1.6, NOT_REPLICATED), (-2.0, -0.5, REPLICATED), (-0.5, 0.7, CANNOT_BE_SAID)],
 )
 def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
-    """The card: about zero or negative on Pythia-160M. Notebook 09's row of it counts, with real weights and an open gate."""
-    row = {"model": "pythia-160m", "weights": "real", "gate": "open", "specific_portion": (low + high) / 2, "specific_portion_low": low,
-           "specific_portion_high": high, "specific_portion_n": 60}  # fmt: skip
+    """The card: about zero or negative on Pythia-160M.
+
+    Notebook 09's row of that model counts, with real weights and an open gate.
+    """
+    row = {
+        "model": "pythia-160m",
+        "weights": "real",
+        "gate": "open",
+        "specific_portion": (low + high) / 2,
+        "specific_portion_low": low,
+        "specific_portion_high": high,
+        "specific_portion_n": 60,
+    }
     found = by_claim(findings(models=pd.DataFrame([row])), "specific_portion_pythia_160m")
     assert (
         found["verdict"] == expected and found["measured_on"] == "pythia-160m" and found["n"] == 60
@@ -622,7 +661,7 @@ def test_slips_are_told_once():
     assert list(slips["claim"]) == list(ledger.SLIPS) and slips["note"].str.len().gt(0).all()
 
 
-# --- the headline -------------------------------------------------------------------------------------------------------------
+# --- the headline ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

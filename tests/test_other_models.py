@@ -1,4 +1,4 @@
-"""Runs of several models as one table: what is there, what is missing, and that nothing changed is read."""
+"""Runs of several models as one table: what is there, what is missing, nothing changed is read."""
 
 import json
 
@@ -17,13 +17,25 @@ def fields(mean: float, n: int = 40) -> dict:
     return Estimate(mean, mean - 1, mean + 1, n, "pp").as_dict()
 
 
-def made(run: str, model: str, *, random_weights: bool = False, opened: bool = True, joint: float = 10.0, portion: float = 6.0) -> None:
+def made(
+    run: str,
+    model: str,
+    *,
+    random_weights: bool = False,
+    opened: bool = True,
+    joint: float = 10.0,
+    portion: float = 6.0,
+) -> None:
     """Write what notebooks 00 and 08 of a run leave behind, with made-up numbers."""
     gate = {"open": opened, "gap_p_full": fields(9.0)}
     circuit = {
-        "heads": [[5, 4], [12, 2]], "joint": fields(joint), "joint_neutral": fields(joint - portion), "specific_portion": fields(portion),
-        "random_uniform": {"rank_p": 0.01}, "survives": {"value": opened},
-    }  # fmt: skip
+        "heads": [[5, 4], [12, 2]],
+        "joint": fields(joint),
+        "joint_neutral": fields(joint - portion),
+        "specific_portion": fields(portion),
+        "random_uniform": {"rank_p": 0.01},
+        "survives": {"value": opened},
+    }
     settings = {"model": model, "random_weights": random_weights, "framing": "instr_contrast"}
     heads = {"found": [[5, 4]]}
     for artefact, name, content in (
@@ -42,7 +54,9 @@ def made(run: str, model: str, *, random_weights: bool = False, opened: bool = T
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
     made("mine", "smollm2-135m-instruct")
-    made("mine/pythia-160m", "pythia-160m", random_weights=True, opened=False, joint=0.1, portion=0.1)
+    made(
+        "mine/pythia-160m", "pythia-160m", random_weights=True, opened=False, joint=0.1, portion=0.1
+    )
     made("mine/organism-heads", "organism-heads", joint=50.0, portion=49.0)
     return tmp_path
 
@@ -50,9 +64,17 @@ def folder(tmp_path, monkeypatch):
 def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder):
     table = other_models.table("mine")
     assert table["run"].dropna().tolist() == ["mine", "mine/organism-heads", "mine/pythia-160m"]
-    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["gate"][:3].tolist() == ["open", "open", "closed"]
+    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["gate"][
+        :3
+    ].tolist() == ["open", "open", "closed"]
     first = table.iloc[0]
-    assert (first["joint_effect"], first["joint_effect_low"], first["joint_effect_n"], first["heads"], first["n_found"]) == (
+    assert (
+        first["joint_effect"],
+        first["joint_effect_low"],
+        first["joint_effect_n"],
+        first["heads"],
+        first["n_found"],
+    ) == (
         10,
         9,
         40,
@@ -61,17 +83,25 @@ def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder)
     )
     assert first["neutral_effect"] == first["joint_effect"] - first["specific_portion"] == 4
     missing = table[table["missing"].notna()].set_index("model")
-    there = {"smollm2-135m-instruct", "organism-heads"}  # Pythia's random weights stand in for no real ones
+    there = {
+        "smollm2-135m-instruct",
+        "organism-heads",
+    }  # Pythia's random weights stand in for no real ones
     assert set(missing.index) == set(REGISTRY) - there and missing["joint_effect"].isna().all()
     assert "-p model=pythia-160m" in missing.loc["pythia-160m", "missing"]
-    assert "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B" in missing.loc["llama-3.2-1b", "missing"]
+    assert (
+        "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B"
+        in missing.loc["llama-3.2-1b", "missing"]
+    )
     assert missing.loc["pythia-160m", "revision"] == "50f5173d932e8e61f858120bcb800b97af589f46"
 
 
 def test_a_changed_file_is_refused(folder):
     path = folder / "mine" / "organism-heads" / "08_circuit" / "summary.json"
     path.write_text(path.read_text().replace("50.0", "51.0"))
-    with pytest.raises(UserError, match="08_circuit/summary.json in the run mine/organism-heads was changed"):
+    with pytest.raises(
+        UserError, match="08_circuit/summary.json in the run mine/organism-heads was changed"
+    ):
         other_models.table("mine")
 
 
@@ -90,26 +120,53 @@ def test_a_run_without_notebook_08_does_not_count(folder):
 
 
 def test_only_the_named_runs(folder):
-    assert other_models.table("mine", ["pythia-160m"])["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]
-    with pytest.raises(UserError, match="no finished run tinyllama; inside it are mine/organism-heads"):
+    assert other_models.table("mine", ["pythia-160m"])["run"].dropna().tolist() == [
+        "mine",
+        "mine/pythia-160m",
+    ]
+    with pytest.raises(
+        UserError, match="no finished run tinyllama; inside it are mine/organism-heads"
+    ):
         other_models.table("mine", ["tinyllama"])
 
 
 @pytest.mark.parametrize(
     ("opened", "survives", "low", "expected"),
-    [(False, True, 1, "no sandbagging to explain"), (True, False, 1, "no circuit"), (True, True, 0.1, "a circuit, specific to sandbagging"),
-     (True, True, -0.1, "a circuit, not shown to be specific")],
-)  # fmt: skip
+    [
+        (False, True, 1, "no sandbagging to explain"),
+        (True, False, 1, "no circuit"),
+        (True, True, 0.1, "a circuit, specific to sandbagging"),
+        (True, True, -0.1, "a circuit, not shown to be specific"),
+    ],
+)
 def test_a_word_for_each_run(opened, survives, low, expected):
-    there = pd.DataFrame([{"gate": "open" if opened else "closed", "survives": survives, "specific_portion_low": low}])
+    there = pd.DataFrame(
+        [
+            {
+                "gate": "open" if opened else "closed",
+                "survives": survives,
+                "specific_portion_low": low,
+            }
+        ]
+    )
     assert other_models.says(there).tolist() == [expected]
 
 
 def test_planted_models_are_held_to_how_they_were_built():
-    """Each truth is spared, and each of two fakes flagged: a head found where none matters alone, and a null with an open gate."""
-    rows = [("a", "organism-heads", "open", 3), ("b", "organism-direction", "open", 0), ("c", "organism-null", "closed", 0),
-            ("d", "organism-direction", "open", 1), ("e", "organism-null", "open", 0)]  # fmt: skip
-    there = pd.DataFrame(rows, columns=["run", "model", "gate", "n_found"]).assign(weights="planted", framing="instr_pref")
+    """Each truth is spared and each of two fakes flagged.
+
+    The fakes are a head found where none matters alone, and a null with an open gate.
+    """
+    rows = [
+        ("a", "organism-heads", "open", 3),
+        ("b", "organism-direction", "open", 0),
+        ("c", "organism-null", "closed", 0),
+        ("d", "organism-direction", "open", 1),
+        ("e", "organism-null", "open", 0),
+    ]
+    there = pd.DataFrame(rows, columns=["run", "model", "gate", "n_found"]).assign(
+        weights="planted", framing="instr_pref"
+    )
     there.loc[5] = ["f", "tinyllama", "open", 9, "random", "contrast"]
     assert other_models.as_built(there) == {"a": True, "b": True, "c": True, "d": False, "e": False}
     assert other_models.is_null(there).tolist() == [False] * 5 + [True]
@@ -125,17 +182,36 @@ def test_beside_the_card(folder):
     published = {entry["claim"]: entry for entry in ledger.published()}
     beside = other_models.beside_card(other_models.table("mine"), published)
     real = beside[beside["weights"] == "real"].set_index("model")
-    assert real.loc["llama-3.2-1b", "the card"] == "joint +13.71 pp, specific +7.72 pp" and real.loc["llama-3.2-1b", "gap"] == "missing"
+    assert (
+        real.loc["llama-3.2-1b", "the card"] == "joint +13.71 pp, specific +7.72 pp"
+        and real.loc["llama-3.2-1b", "gap"] == "missing"
+    )
     assert real.loc["pythia-410m", "the card"] == "specific portion about zero or negative"
     random = beside[beside["weights"] == "random"].iloc[0]
-    assert random["model"] == "pythia-160m" and random["the card"] == ""  # random weights are not the card's model
+    assert (
+        random["model"] == "pythia-160m" and random["the card"] == ""
+    )  # random weights are not the card's model
     assert random["specific_portion"] == "+0.10 [-0.90, +1.10]"
 
 
 def test_figure_draws_what_is_there_and_the_card_where_it_has_a_number(folder):
+<<<<<<< HEAD
     fig = plots.other_models(other_models.table("mine"), {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}})
     names = [[text.get_text() for text in fig.axes[i].get_yticklabels()] for i in (0, 3)]
     assert names[0] == ["smollm2-135m-instruct", "pythia-160m (random)", "llama-3.2-1b"]
     assert names[1] == ["organism-heads (planted)"]
+=======
+    fig = plots_heads.models(
+        other_models.table("mine"),
+        {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}},
+    )
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert names == [
+        "smollm2-135m-instruct",
+        "organism-heads (planted)",
+        "pythia-160m (random)",
+        "llama-3.2-1b",
+    ]
+>>>>>>> 7ce6dec (Exercises' code within 88 columns; the site's prose is wrapped and reads plainly; tests of the ledger and exercises within 100 columns)
     card = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
     assert np.allclose(card.get_xdata(), [13.71]) and np.allclose(card.get_ydata(), [0])

@@ -1,4 +1,4 @@
-"""The retold figures of the model card are complete, well-formed and agree with each other where the card's do."""
+"""The retold figures of the model card are complete, well-formed and agree where the card's do."""
 
 import re
 from pathlib import Path
@@ -35,17 +35,25 @@ def test_entries_are_well_formed(entries):
         assert entry["n"] is None or isinstance(entry["n"], int)
         # What has no figure must say why.
         assert entry["value"] is not None or entry["note"]
-        for head in entry["value"] if entry["unit"] == "heads" and isinstance(entry["value"], list) else []:
+        for head in (
+            entry["value"] if entry["unit"] == "heads" and isinstance(entry["value"], list) else []
+        ):
             assert re.fullmatch(r"L\d+H\d+", head)
 
 
 def test_figures_agree_where_the_card_says_they_do(value):
-    assert value["specific_portion"] == pytest.approx(value["joint_effect"] - value["neutral_effect"], abs=0.005)
+    assert value["specific_portion"] == pytest.approx(
+        value["joint_effect"] - value["neutral_effect"], abs=0.005
+    )
     assert value["specific_share"] == round(100 * value["specific_portion"] / value["joint_effect"])
     assert value["redundancy"] == round(100 * (1 - value["joint_effect"] / value["sum_of_singles"]))
     assert value["jumprelu_win_share"] == round(100 * value["jumprelu_wins"] / 27)
-    assert value["joint_effect_five_questions"] == pytest.approx(100 * (value["p_sandbag_after"] - value["p_sandbag"]), abs=0.05)
-    assert set(value["best_three_heads"]) | set(value["dispensable_heads"]) == set(value["five_heads"])
+    assert value["joint_effect_five_questions"] == pytest.approx(
+        100 * (value["p_sandbag_after"] - value["p_sandbag"]), abs=0.05
+    )
+    assert set(value["best_three_heads"]) | set(value["dispensable_heads"]) == set(
+        value["five_heads"]
+    )
     assert value["zeroed_weights"] == 5 * 64 * value["d_in"]
     assert value["d_sae"] == value["expansion"] * value["d_in"]
     parts = ("jumprelu_sae_count", "topk_sae_count", "gated_sae_count", "expansion_8_sae_count")
@@ -54,12 +62,16 @@ def test_figures_agree_where_the_card_says_they_do(value):
 
 def test_slips_of_the_card_are_marked(entries, value):
     note = {entry["claim"]: entry["note"] for entry in entries}
-    assert value["jumprelu_sae_count"] + value["topk_sae_count"] != value["sae_count"] and "slip" in note["topk_sae_count"]
+    assert (
+        value["jumprelu_sae_count"] + value["topk_sae_count"] != value["sae_count"]
+        and "slip" in note["topk_sae_count"]
+    )
     assert value["jumprelu_wins"] + value["topk_wins"] != 27 and "unaccounted" in note["topk_wins"]
     assert "16384" in note["d_sae"] and "42 of 50" in note["neutral_questions"]
 
 
-# Typed from the card and its sister cards, section by section: (section, unit, figures). Figures that belong together stand together.
+# Typed from the card and its sister cards, section by section: (section, unit, figures). Figures
+# that belong together stand together.
 CARD = [
     ("What this repo contains", "SAEs", [42, 9, 27]),
     ("What this repo contains", "layers", [[4, 8, 12]]),
@@ -97,12 +109,24 @@ CARD = [
     ("edited-model card", "%", [0.053]),
     ("TinyLlama card", "SAEs", [18]),
 ]
-COUNTS = [("§28", 50), ("§28.4", 20), ("§32", 27), ("§29 / U6", 50), ("edited-model card", 5), ("§24, §26, §31", 9)]  # the card's n
+COUNTS = [
+    ("§28", 50),
+    ("§28.4", 20),
+    ("§32", 27),
+    ("§29 / U6", 50),
+    ("edited-model card", 5),
+    ("§24, §26, §31", 9),
+]  # the card's n
 
 
 @pytest.mark.parametrize(("section", "unit", "figures"), CARD)
 def test_every_figure_of_the_card_stands_on_the_ledger(entries, section, unit, figures):
-    there = [e[name] for e in entries if (e["section"], e["unit"]) == (section, unit) for name in ("value", "low", "high")]
+    there = [
+        e[name]
+        for e in entries
+        if (e["section"], e["unit"]) == (section, unit)
+        for name in ("value", "low", "high")
+    ]
     assert [figure for figure in figures if figure not in there] == []
 
 
