@@ -14,21 +14,33 @@ from sandbagging.models.hook_points import HookPoint
 FRAMING = "instr_pref"
 
 
-def test_attention_patterns_are_causal_weights_that_make_z(tiny, tiny_questions):
+def attention_patterns(model, ids, heads) -> dict[tuple[int, int], torch.Tensor]:
+    """Each head's weights over one sequence, [query key], by one ordinary forward call."""
+    config = model.module.config
+    config._attn_implementation, way = "eager", config._attn_implementation
+    with torch.no_grad():
+        found = model.module(torch.tensor([ids]), output_attentions=True).attentions
+    config._attn_implementation = way
+    return {(layer, head): found[layer][0, head].float() for layer, head in heads}
+
+
+def test_attention_from_the_last_token_is_causal_weights_that_make_z(tiny, tiny_questions):
     """Rows sum to 1, no token looks ahead, and weights times values are the head's z."""
     _, item = metrics.encode(tiny, tiny_questions[0], "sandbag", FRAMING)
-    found = head_reading.attention_patterns(tiny, item.prompt, [(1, 2), (3, 0)])
+    heads = [(1, 2), (3, 0)]
+    found = attention_patterns(tiny, item.prompt, heads)
     pack = metrics.prepare(tiny, tiny_questions[:1], "sandbag", FRAMING)
     for (layer, head), weights in found.items():
         torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
         assert weights.triu(1).abs().max() == 0
         _, saved = hook_points.forward(tiny, pack, reads=[HookPoint("z", layer)])
-        z = saved[HookPoint("z", layer)][
-            0, : len(item.prompt), head * tiny.d_head : (head + 1) * tiny.d_head
-        ]
-        torch.testing.assert_close(
-            weights @ values(tiny, item.prompt, layer, head), z, rtol=1e-3, atol=1e-4
-        )
+        columns = slice(head * tiny.d_head, (head + 1) * tiny.d_head)
+        z = saved[HookPoint("z", layer)][0, : len(item.prompt), columns]
+        read = values(tiny, item.prompt, layer, head)
+        torch.testing.assert_close(weights @ read, z, rtol=1e-3, atol=1e-4)
+    (last,) = head_reading.attention_from_last(tiny, [item], heads)
+    for own, weights in zip(last, found.values(), strict=True):
+        np.testing.assert_allclose(own, weights[-1].numpy(), atol=1e-6)
     assert tiny.module.config._attn_implementation == "tree"
 
 
@@ -93,9 +105,9 @@ def test_logit_table_has_both_sides_and_their_difference(tiny_llama, tiny_questi
     assert list(table.index) == ["correct", "wrong", "correct - wrong"]
 
 
-def test_a_head_that_does_not_exist_is_refused(tiny_llama):
+def test_a_head_that_does_not_exist_is_refused(tiny_llama, tiny_questions):
     with pytest.raises(UserError, match="L9H0 does not exist"):
-        head_reading.attention_patterns(tiny_llama, [1, 2, 3], [(9, 0)])
+        head_reading.attention_shares(tiny_llama, tiny_questions, ["genuine"], FRAMING, [(9, 0)])
 
 
 @pytest.mark.parametrize("framing", ["instr_contrast", "instr_pref"])
@@ -113,7 +125,7 @@ def test_attention_by_region_is_the_whole_pattern_cut_at_the_texts_borders(
         sums = []
         for question in asked:
             text, item = metrics.encode(tiny, question, condition, framing)
-            weights = head_reading.attention_patterns(tiny, item.prompt, heads)[1, 2][-1].numpy()
+            weights = attention_patterns(tiny, item.prompt, heads)[1, 2][-1].numpy()
             before = text[: text.rindex("Question:")]
             first = len(tiny.tokenizer(before).input_ids)
             last = len(tiny.tokenizer(text[: text.rindex("\n")]).input_ids)

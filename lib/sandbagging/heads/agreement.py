@@ -9,9 +9,7 @@ from scipy import stats
 from sandbagging.heads.patching import PATCH, PATCH_SLOPE, Routes
 
 
-def compare(
-    by_method: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5
-) -> pd.DataFrame:
+def compare(by_method: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5) -> pd.DataFrame:
     """Return how well each method's effects [head] agree with the exact ones: rows method,
     spearman, p, shared_top.
 

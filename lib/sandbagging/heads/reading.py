@@ -26,18 +26,6 @@ from sandbagging.questions import Question
 REGIONS = ("sink", *prompts.REGIONS)
 
 
-def attention_patterns(
-    model: Model, ids: Sequence[int], heads: Sequence[Head]
-) -> dict[Head, Tensor]:
-    """Return each head's attention weights over one sequence of token ids, [query key]; every row
-    sums to 1.
-    """
-    check(model, list(heads))
-    with _weights_handed_out(model), torch.no_grad():
-        found = model.module(_batch(model, ids), output_attentions=True, use_cache=False).attentions
-    return {(layer, head): found[layer][0, head].float().cpu() for layer, head in heads}
-
-
 @contextmanager
 def _weights_handed_out(model: Model) -> Iterator[None]:
     """Let the model attend in the only way that returns its weights."""

@@ -75,18 +75,19 @@ def kinds_of_effect(
     genuine: Effects,
     heads: Sequence[Head],
     seed: int = 0,
-    margin_pp: float = FORMAT_MARGIN_PP,
 ) -> pd.DataFrame:
     """Return, per head: its effects in pp on sandbag prompts (p_full and choice_len, as text with
     CI95), on genuine ones, and its kind.
 
-    `kind` is "format" where p_full moves while choice_len is equivalent to zero within the margin,
-    "choice" where the CI95 of choice_len leaves out zero, else "cannot be said".
+    `kind` is "format" where p_full moves while choice_len is equivalent to zero within
+    FORMAT_MARGIN_PP, "choice" where the CI95 of choice_len leaves out zero, else "cannot be said".
     """
     rows = []
     for head in heads:
-        in_sandbag = {name: estimates.estimate(sandbag.of([head], name), name, seed)
-                      for name in metrics.JUDGED}  # fmt: skip
+        in_sandbag = {
+            name: estimates.estimate(sandbag.of([head], name), name, seed)
+            for name in metrics.JUDGED
+        }
         in_genuine = estimates.estimate(genuine.of([head]), seed=seed)
         rows.append(
             {
@@ -94,7 +95,7 @@ def kinds_of_effect(
                 "p_full, sandbag": f"{in_sandbag[metrics.PRIMARY]:short}",
                 "choice_len, sandbag": f"{in_sandbag[metrics.SECONDARY]:short}",
                 "p_full, genuine": f"{in_genuine:short}",
-                "kind": kind_of_set(sandbag, [head], seed, margin_pp),
+                "kind": kind_of_set(sandbag, [head], seed),
             }
         )
     return pd.DataFrame(rows)
@@ -104,11 +105,10 @@ def kind_of_set(
     effects: Effects,
     heads: Sequence[Head],
     seed: int = 0,
-    margin_pp: float = FORMAT_MARGIN_PP,
 ) -> str:
     """Return whether replacing a set of heads moves the format, the choice, or cannot be said."""
     full, choice = (estimates.estimate(effects.of(heads, m), m, seed) for m in metrics.JUDGED)
-    still = statistics.equivalence(100 * effects.of(heads, metrics.SECONDARY), margin_pp)
+    still = statistics.equivalence(100 * effects.of(heads, metrics.SECONDARY), FORMAT_MARGIN_PP)
     return kind_of_effect(full, choice, still.equivalent)
 
 

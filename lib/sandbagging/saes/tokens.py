@@ -134,32 +134,21 @@ def along_mean_difference(
     }
 
 
-def cue_rows(
-    records: pd.DataFrame, table: pd.DataFrame, *, cue_of: str = "sandbag", seen_in: str = "genuine"
-) -> np.ndarray:
-    """Return the rows of the prefix that all `seen_in` prompts share where the last words of a
-    `cue_of` prompt stand.
+def cue_rows(records: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
+    """Return the rows of the prefix of all genuine prompts where a sandbag prompt's last words
+    stand.
 
     With demonstrations that show both kinds of answer, "Incorrect answer:" stands in genuine
     prompts too, where nobody asks for a wrong one. `records` is prompts.jsonl. The cue is compared
-    by token ids, back to the first token in which it differs from that of `seen_in`; the result is
-    empty where the framing has no such place.
+    by token ids, back to the first token in which it differs from that of genuine prompts; the
+    result is empty where the framing has no such place.
     """
-    train = (
-        records[records["split"] == "train"]
-        .drop_duplicates("condition")
-        .set_index("condition")["prompt_token_ids"]
-    )
-    cue, text = train[cue_of], train[seen_in]
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(reversed(cue), reversed(text), strict=False)) if a != b),
-        len(cue) - 1,
-    )
-    width = shared + 1
+    train = records[records["split"] == "train"].drop_duplicates("condition")
+    ids = train.set_index("condition")["prompt_token_ids"]
+    cue, text = ids["sandbag"], ids["genuine"]
+    pairs = enumerate(zip(reversed(cue), reversed(text), strict=False))
+    width = next((i for i, (a, b) in pairs if a != b), len(cue) - 1) + 1
     found = [p for p in range(width - 1, len(text)) if text[p - width + 1 : p + 1] == cue[-width:]]
-    prefix = (
-        (table["split"] == "train")
-        & (table["condition"] == seen_in)
-        & (table["question_id"].fillna("") == "")
-    )
+    of_train = (table["split"] == "train") & (table["condition"] == "genuine")
+    prefix = of_train & (table["question_id"].fillna("") == "")
     return table.loc[prefix & table["position"].isin(found), "row"].to_numpy(copy=True)

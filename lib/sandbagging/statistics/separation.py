@@ -18,6 +18,7 @@ from sandbagging.statistics.intervals import (
     percentile_bootstrap,
 )
 
+MIN_FIRING = 0.1  # share of all prompts of both conditions
 NUMBERS = ("d_max", "d_mean_active", "d_mean_all", "l0", "n_active", "n_excluded")
 
 
@@ -42,29 +43,25 @@ class Separation:
     s0: float
 
 
-def cohens_dz(
-    a: np.ndarray, b: np.ndarray, *, min_firing: float = 0.1, s0: float | None = None
-) -> Separation:
+def cohens_dz(a: np.ndarray, b: np.ndarray, *, s0: float | None = None) -> Separation:
     """Paired d_z = mean(a − b) / (sd(a − b) + s0) per latent, a and b [prompt latent] paired by
     prompt.
 
-    Kept are latents that fire on at least min_firing of all prompts of both conditions; s0 is the
+    Kept are latents that fire on at least MIN_FIRING of all prompts of both conditions; s0 is the
     median denominator of the kept ones (give s0=0 for a single direction with nothing to compete
     with).
     """
-    return _separation(*_codes(a, b), _sd_of_difference, min_firing, s0)
+    return _separation(*_codes(a, b), _sd_of_difference, s0)
 
 
-def cohens_dav(
-    a: np.ndarray, b: np.ndarray, *, min_firing: float = 0.1, s0: float | None = None
-) -> Separation:
+def cohens_dav(a: np.ndarray, b: np.ndarray, *, s0: float | None = None) -> Separation:
     """d_av = mean(a − b) / (√((var a + var b) / 2) + s0) per latent, a and b [prompt latent].
 
-    Kept are latents that fire on at least min_firing of all prompts of both conditions; s0 is the
+    Kept are latents that fire on at least MIN_FIRING of all prompts of both conditions; s0 is the
     median denominator of the kept ones (give s0=0 for a single direction with nothing to compete
     with).
     """
-    return _separation(*_codes(a, b), _average_sd, min_firing, s0)
+    return _separation(*_codes(a, b), _average_sd, s0)
 
 
 def sign_flip_null_d_max(
@@ -74,7 +71,6 @@ def sign_flip_null_d_max(
     seed: int = 0,
     *,
     kind: str = "dz",
-    min_firing: float = 0.1,
     s0: float | None = None,
 ) -> np.ndarray:
     """|d_max| [flip] when each prompt's two conditions are exchanged at random: what no effect
@@ -85,7 +81,7 @@ def sign_flip_null_d_max(
     if kind not in ("dz", "dav"):
         raise UserError(f"kind is 'dz' or 'dav', not {kind!r}.")
     a, b = _codes(a, b)
-    active = _active(a, b, min_firing)
+    active = _active(a, b)
     if not active.any():
         return np.full(n_flips, np.nan)
     a, b = a[:, active], b[:, active]
@@ -185,8 +181,8 @@ def _codes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-def _active(a: np.ndarray, b: np.ndarray, min_firing: float) -> np.ndarray:
-    return ((a != 0).mean(axis=0) + (b != 0).mean(axis=0)) / 2 >= min_firing
+def _active(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return ((a != 0).mean(axis=0) + (b != 0).mean(axis=0)) / 2 >= MIN_FIRING
 
 
 def _sd_of_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -203,8 +199,8 @@ def _divide(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return np.where(mean == 0, 0.0, mean / spread)
 
 
-def _separation(a, b, denominator, min_firing: float, s0: float | None) -> Separation:
-    active = _active(a, b, min_firing)
+def _separation(a, b, denominator, s0: float | None) -> Separation:
+    active = _active(a, b)
     n_active, n_latents = int(active.sum()), a.shape[1]
     l0 = float(((a != 0).sum(axis=1).mean() + (b != 0).sum(axis=1).mean()) / 2)
     d = np.full(n_latents, np.nan)

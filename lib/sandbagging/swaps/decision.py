@@ -112,7 +112,6 @@ def decide(
     degenerate_why: str,
     equivalent: bool,
     detectable: float,
-    margin: float = MARGIN_PP,
 ) -> Decision:
     """Return the first line of DECISIONS that holds, for one cell.
 
@@ -129,7 +128,7 @@ def decide(
         return Decision(
             "destructive", f"identity or noise costs {damage:.2f} pp, E6 changes {e6.value:+.2f} pp"
         )
-    if max(e6.high, e4.high, e1.high) < -margin:
+    if max(e6.high, e4.high, e1.high) < -MARGIN_PP:
         return Decision(
             "destructive",
             "the swap does harm under any labels: "
@@ -137,7 +136,7 @@ def decide(
         )
     if equivalent:
         return Decision(
-            "equivalent", f"E6 - E1 and E6 - E4 lie within {margin} pp by two one-sided tests"
+            "equivalent", f"E6 - E1 and E6 - E4 lie within {MARGIN_PP} pp by two one-sided tests"
         )
     if e6.low > 0 and gap_e1.low > 0 and gap_e4.low > 0 and found["noise"].value < e6.value:
         return Decision(
@@ -147,7 +146,7 @@ def decide(
         return Decision("reversed", f"E6 does worse than E1 by {gap_e1} and than E4 by {gap_e4}")
     return Decision(
         "cannot be said",
-        f"at this n a gap below {detectable:.2f} pp is not seen, and the margin is {margin} pp",
+        f"at this n a gap below {detectable:.2f} pp is not seen, and the margin is {MARGIN_PP} pp",
     )
 
 
