@@ -195,23 +195,10 @@ def test_beside_the_card(folder):
 
 
 def test_figure_draws_what_is_there_and_the_card_where_it_has_a_number(folder):
-<<<<<<< HEAD
-    fig = plots.other_models(other_models.table("mine"), {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}})
+    card = {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}}
+    fig = plots.other_models(other_models.table("mine"), card)
     names = [[text.get_text() for text in fig.axes[i].get_yticklabels()] for i in (0, 3)]
     assert names[0] == ["smollm2-135m-instruct", "pythia-160m (random)", "llama-3.2-1b"]
     assert names[1] == ["organism-heads (planted)"]
-=======
-    fig = plots_heads.models(
-        other_models.table("mine"),
-        {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}},
-    )
-    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
-    assert names == [
-        "smollm2-135m-instruct",
-        "organism-heads (planted)",
-        "pythia-160m (random)",
-        "llama-3.2-1b",
-    ]
->>>>>>> 7ce6dec (Exercises' code within 88 columns; the site's prose is wrapped and reads plainly; tests of the ledger and exercises within 100 columns)
-    card = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
-    assert np.allclose(card.get_xdata(), [13.71]) and np.allclose(card.get_ydata(), [0])
+    drawn = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
+    assert np.allclose(drawn.get_xdata(), [13.71]) and np.allclose(drawn.get_ydata(), [0])
