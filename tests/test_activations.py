@@ -1,5 +1,7 @@
 """Activations: what is collected equals plain transformers, row by row, and every row is what its line says."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,7 +81,7 @@ def test_saved_files_load_as_they_were(collected, tmp_path):
     assert torch.equal(activations.load(tmp_path, 2), resid[2])
     table.to_csv(tmp_path / "tokens.csv.gz", index=False)
     read = files.read_csv(tmp_path / "tokens.csv.gz")
-    # The prefix has no question: an empty name in memory, a missing one once read back.
+    # The prefix has no question: its name is empty, in memory and once read back.
     assert activations.select(read, "train", "genuine")["row"].tolist() == activations.select(table, "train", "genuine")["row"].tolist()
 
 
@@ -134,3 +136,26 @@ def test_how_much_further_one_condition_is_than_another_by_hand():
     )
     found = distances.further(table, "sandbag", than="placebo")[3]
     assert found.value == pytest.approx(30) and found.n == 2 and found.low == pytest.approx(20)
+
+
+IDS = ["1", "2", "00001", "a,b", 'q"x', "1.0", "NA", "10", "true", "-", "é", "z"]
+
+
+def test_ids_that_look_like_something_else_give_the_same_numbers(tiny_llama, tiny_questions, tmp_path):
+    """Through the files that later notebooks read: tokens, scores and what is made of them."""
+    answers = {}
+    for kind, ids in (("plain", [q.id for q in tiny_questions]), ("odd", IDS)):
+        asked = [dataclasses.replace(q, id=new) for q, new in zip(tiny_questions, ids, strict=True)]
+        resid, tokens = activations.collect_all(
+            tiny_llama, {"test": asked}, ("genuine", "sandbag"), "contrast", [1]
+        )
+        scores = metrics.score_all(tiny_llama, {"test": asked}, ("genuine", "sandbag"), "contrast")
+        for name, table in (("tokens.csv.gz", tokens), ("scores.csv.gz", scores)):
+            files.write_csv(tmp_path / name, table)
+        tokens, scores = (files.read_csv(tmp_path / f"{n}.csv.gz") for n in ("tokens", "scores"))
+        assert set(activations.select(tokens, "test", "sandbag")["question_id"]) == set(ids)
+        last = activations.last_tokens(resid, tokens, "test").set_index("question_id").loc[ids]
+        per_question = metrics.per_question(scores, "sandbag").loc[ids]
+        answers[kind] = last["distance"].to_numpy(), per_question.to_numpy()
+    for plain, odd in zip(*answers.values(), strict=True):
+        assert np.array_equal(plain, odd)

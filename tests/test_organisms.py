@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -375,3 +376,16 @@ def test_patching_and_gradients_point_to_the_planted_heads(planted_bases):
         assert max(map(abs, _patched(model, genuine, sandbag, every).values())) < 1
     for slope in (patching.attribution(model, [sandbag], [genuine]), patching.attribution(model, [sandbag])):
         assert set(sorted(every, key=lambda head: -slope[head])[:3]) == set(true)
+
+
+def test_what_names_planted_weights_follows_what_the_code_does_and_no_word():
+    from sandbagging import provenance
+
+    names = {organisms.identity(variant, seed) for variant in organisms.VARIANTS for seed in (0, 1)}
+    assert len(names) == 6
+    source = Path(organisms.__file__).read_text(encoding="utf-8")
+    told = source.replace('"""Planted truths', '"""Other words')
+    done = source.replace("SCORE = 60.0", "SCORE = 61.0")
+    assert source not in (told, done)
+    assert provenance.source_hash(source) == provenance.source_hash(told)
+    assert provenance.source_hash(source) != provenance.source_hash(done)
