@@ -41,6 +41,8 @@ def folder(tmp_path, monkeypatch) -> Path:
         (place / "draws.csv").write_text(DRAWS)
         (place / "summary.json").write_text(json.dumps(SUMMARY))
         (place / "manifest.json").write_text(json.dumps({"seconds": 1}))
+        (place / "stored").mkdir()
+        (place / "stored" / "sweep-0123.json").write_text(json.dumps({"commit": "0123"}))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     return tmp_path
 

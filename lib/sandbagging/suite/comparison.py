@@ -2,7 +2,8 @@
 
 Rows of a table are matched by the fewest of their first columns of names and counts that tell them
 apart, items of a JSON list likewise; ids stay text. Two numbers are equal if they agree in all the
-digits that both files hold. Wall times are not compared.
+digits that both files hold. Wall times are not compared, nor are manifests and the notes of stored
+results, which say what made a result.
 """
 
 import json
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from sandbagging.suite.runs.places import MANIFEST, STORED
+
 ENDINGS = (".csv", ".csv.gz", ".json", ".jsonl")
-SKIPPED = ("manifest.json",)  # it holds hashes and times, which differ by design
 TIMES = ("seconds",)
 TABLE_DIGITS = 6  # what tables are written with at least, where trailing zeros are cut off
 JSON_DIGITS = 15
@@ -54,8 +56,8 @@ def files_of(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.name.endswith(ENDINGS) and path.name not in SKIPPED and not hidden:
+        aside = any(part.startswith(".") or part == STORED for part in name.parts)
+        if path.name.endswith(ENDINGS) and path.name != MANIFEST and not aside:
             found[name.as_posix()] = path
     return found
 
