@@ -17,7 +17,7 @@ gradients, the loop, the unit-norm decoder and the guards are ours.
 
 from sandbagging.saes.estimates import fvu_ci
 from sandbagging.saes.evaluation import errors_by_question, quality
-from sandbagging.saes.folders import describe, fold_scaling, load, save, weight_notes
+from sandbagging.saes.folders import load, weight_notes
 from sandbagging.saes.grid import Source, Trained, input_scales, train_tags, train_to_files
 from sandbagging.saes.initial import untrained
 from sandbagging.saes.recipes import (
@@ -33,6 +33,7 @@ from sandbagging.saes.recipes import (
     short_tag,
     tag,
 )
+from sandbagging.saes.saving import describe, fold_scaling, save
 from sandbagging.saes.stack import Stack
 from sandbagging.saes.tags import chosen, load_tags
 from sandbagging.saes.tokens import (

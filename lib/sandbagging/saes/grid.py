@@ -20,7 +20,7 @@ from sandbagging.files import Folder, read_csv, write_csv, write_json
 from sandbagging.models import Model
 from sandbagging.progress import Progress
 from sandbagging.questions import Question
-from sandbagging.saes import checkpoints, folders, training
+from sandbagging.saes import checkpoints, folders, saving, training
 from sandbagging.saes.evaluation import fvu_pair, held_out
 from sandbagging.saes.recipes import Recipe, tag
 from sandbagging.saes.tokens import input_scale, select_tokens, training_data
@@ -179,7 +179,7 @@ def _train_group(
         for recipe, (sae, history) in zip(waiting, trained, strict=True):
             _write(
                 recipe,
-                folders.fold_scaling(sae, scale),
+                saving.fold_scaling(sae, scale),
                 history,
                 len(tokens),
                 seconds,
@@ -224,10 +224,10 @@ def _write(
     name, layer = tag(recipe), recipe.layer
     resid, table, steps = source.resid[layer], source.table, training.total_steps(recipe, n_tokens)
     counts = {"n_tokens_train": n_tokens, "steps": steps, "input_scale": source.scale[layer]}
-    described = folders.describe(
+    described = saving.describe(
         recipe, model_name=source.model_name, dataset=source.dataset, **counts, **source.metadata
     )
-    folders.save(sae, folder / name, described)
+    saving.save(sae, folder / name, described)
     recovered = (
         source.loss_recovered(layer, lambda x: sae.decode(sae.encode(x)))
         if source.loss_recovered

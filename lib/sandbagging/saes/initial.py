@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sandbagging.saes.folders import fold_scaling
 from sandbagging.saes.recipes import parse_tag
+from sandbagging.saes.saving import fold_scaling
 from sandbagging.saes.tokens import training_data
 from sandbagging.saes.training import new_sae
 

@@ -9,7 +9,7 @@ import torch
 from sandbagging import activations
 from sandbagging.files import Folder, read_csv
 from sandbagging.progress import Progress
-from sandbagging.saes import folders, tokens, training
+from sandbagging.saes import folders, saving, tokens, training
 from sandbagging.saes.evaluation import quality
 from sandbagging.saes.grid import input_scales
 from sandbagging.saes.recipes import Recipe
@@ -91,4 +91,4 @@ def _train(
     scale = scales[recipe.layer]
     report = (lambda done, total: progress("train", done, total)) if progress else None
     scaled, _ = tokens.training_data(x, scale)
-    return folders.fold_scaling(training.train(recipe, scaled, progress=report)[0], scale)
+    return saving.fold_scaling(training.train(recipe, scaled, progress=report)[0], scale)
