@@ -25,6 +25,10 @@ def test_points_intervals_bars_and_cells_set_by_hand():
     left.errorbar([1, 2], [5, 7], yerr=[0.5, 1], label="effect")
     left.bar([4], [3], width=1, label="bar")
     left.axhline(0)
+    left.axvline(6, label="chosen")
+    left.axvspan(5, 8)
+    left.axline((0, 0), slope=1, label="diagonal")
+    left.stairs([2, 0], [10, 11, 12], label="draws")
     left.set(title="left", xlabel="layer", ylabel="pp")
     sns.heatmap(
         np.array([[1.0, 2.0], [3.0, 4.0]]),
@@ -40,12 +44,13 @@ def test_points_intervals_bars_and_cells_set_by_hand():
         mine.loc["point", ["x", "y"]].to_numpy(float).tolist()[:2] == [[1, 5], [2, 7]]
         and (mine["y_axis"] == "pp").all()
     )
-    assert (
-        set(mine.loc[["point", "interval"], "series"]) == {"effect"}
-        and mine.loc["bar", "series"] == "bar"
-    )
-    assert mine.loc["interval", ["y", "y_end"]].to_numpy(float).tolist() == [[4.5, 5.5], [6, 8]]
-    assert mine.loc["bar", ["x", "x_end", "y_end"]].astype(float).tolist() == [3.5, 4.5, 3]
+    assert mine.loc["point", "series"].tolist() == ["effect", "effect", "chosen"]
+    assert mine.loc["point", "x"].tolist()[2] == 6 and np.isnan(mine.loc["point", "y"].tolist()[2])
+    ends = mine.loc["interval", ["x", "x_end", "y", "y_end"]].to_numpy(float).tolist()
+    assert ends[:2] == [[1, 1, 4.5, 5.5], [2, 2, 6, 8]]
+    assert ends[2][:2] == [5, 8] and np.isnan(ends[2][2:]).all()  # the band
+    bars = mine.loc["bar", ["series", "x", "x_end", "y_end"]].to_numpy().tolist()
+    assert sorted(bars) == [["bar", 3.5, 4.5, 3], ["draws", 10, 11, 2], ["draws", 11, 12, 0]]
     assert 0 not in mine.loc["point", "y"].tolist()  # the rule at zero is no datum
     cells = rows.loc["cell"]
     assert cells["value"].tolist() == [1, 2, 3, 4] and cells["y_name"].tolist() == [

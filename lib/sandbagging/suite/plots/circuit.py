@@ -178,18 +178,14 @@ def attention(table: pd.DataFrame) -> Figure:
         look.guides(ax)
         ax.set_title(f"{region}{_uniform(table, part)}", fontsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+        ax.set_xlabel("share of attention")
     axes[0][0].set_xlim(-0.03, 1.1 * table["high"].max())
     axes[0][0].set_ylabel("head")
-    axes[0][len(regions) // 2].set_xlabel("share of the attention from the last prompt token")
-    for ax in axes[0]:
-        if not ax.get_xlabel():
-            ax.set_xlabel(" ")
     look.legend_above(fig, axes[0][0], conditions)
     look.title(fig, "Where the heads look")
-    sink = "Sink: the first token." + (
-        " In brackets: the region's share of the tokens." if "tokens" in table else ""
-    )
-    return look.caption(fig, look.count(table["n"]), look.CI, sink)
+    source = "Attention from the last prompt token; sink: the first token."
+    even = "In brackets: the region's share of the tokens." if "tokens" in table else ""
+    return look.caption(fig, look.count(table["n"]), look.CI, source, even)
 
 
 def _uniform(table: pd.DataFrame, part: pd.DataFrame) -> str:

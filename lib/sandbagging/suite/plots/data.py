@@ -1,6 +1,7 @@
 """What a figure shows, as a table: for readers who cannot see it, and to draw it in another way."""
 
 from collections.abc import Iterator
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -8,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryLocator
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
-from matplotlib.container import ErrorbarContainer
+from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle, StepPatch
 from matplotlib.ticker import FixedLocator
 
 COLUMNS = [
@@ -24,7 +25,8 @@ def drawn(figure: Figure) -> pd.DataFrame:
 
     kind: point (of a line or a scatter), interval (from x, y to x_end, y_end), bar (its corner and
     the opposite one) or cell (of a heat map, with its value). x_name and y_name are the tick's
-    label where an axis has names in place of numbers.
+    label where an axis has names in place of numbers. A named rule across the panel is a point, a
+    band an interval, with nan along the panel.
     """
     panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     rows = [row for panel, ax in enumerate(panels) for row in _panel(panel, ax)]
@@ -32,8 +34,9 @@ def drawn(figure: Figure) -> pd.DataFrame:
 
 
 def _panel(panel: int, ax: Axes) -> Iterator[dict]:
-    title = ax.get_title() or ax.get_title(loc="left") or panel
-    place = {"panel": title, "x_axis": ax.get_xlabel(), "y_axis": ax.get_ylabel()}
+    title = ax.get_title() or ax.get_title(loc="left")
+    axes = {"x_axis": _flat(ax.get_xlabel()), "y_axis": _flat(ax.get_ylabel())}
+    place = {"panel": _flat(title) or panel, **axes}
     names = {axis: _names(getattr(ax, f"{axis}axis")) for axis in "xy"}
     for mark in _marks(ax):
         where = {f"{axis}_name": _name_of(mark[axis], names[axis]) for axis in "xy"}
@@ -43,9 +46,11 @@ def _panel(panel: int, ax: Axes) -> Iterator[dict]:
 def _marks(ax: Axes) -> Iterator[dict]:
     series = _series(ax)
     for line in ax.lines:
-        if line.get_transform() == ax.transData:  # else a rule across the panel
+        if line.get_transform() == ax.transData:
             for x, y in _numbers(line.get_xydata()):
                 yield {"series": series(line), "kind": "point", "x": x, "y": y}
+        elif _label(line) and _is_rule(ax, line):  # without a name, as at zero, it is no datum
+            yield {"series": _label(line), "kind": "point", **_across(ax, line)[0]}
     for marks in ax.collections:
         if isinstance(marks, LineCollection):
             for (x, y), *_, (x_end, y_end) in (s for s in marks.get_segments() if len(s) > 1):
@@ -57,7 +62,16 @@ def _marks(ax: Axes) -> Iterator[dict]:
         elif isinstance(marks, QuadMesh) and marks.get_array() is not None:
             yield from _cells(_numbers(marks.get_array()), marks.get_coordinates())
     for bar in ax.patches:
-        if isinstance(bar, Rectangle):
+        if isinstance(bar, StepPatch):
+            values, edges, _ = bar.get_data()
+            for y_end, x, x_end in zip(values, edges, edges[1:], strict=False):
+                ends = {"x": x, "y": 0.0, "x_end": x_end, "y_end": y_end}
+                yield {"series": _label(bar), "kind": "bar"} | ends
+        elif isinstance(bar, Rectangle) and bar.get_data_transform() != ax.transData:
+            low, high = _across(ax, bar)
+            ends = {"x_end": high["x"], "y_end": high["y"]}
+            yield {"series": _label(bar), "kind": "interval"} | low | ends
+        elif isinstance(bar, Rectangle):
             (x, y), (x_end, y_end) = bar.get_bbox().get_points()
             ends = {"x": x, "y": y, "x_end": x_end, "y_end": y_end}
             yield {"series": series(bar), "kind": "bar"} | ends
@@ -70,6 +84,23 @@ def _marks(ax: Axes) -> Iterator[dict]:
 
 def _numbers(values) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(values, float), np.nan)
+
+
+def _is_rule(ax: Axes, line) -> bool:
+    return line.get_transform() in (ax.get_xaxis_transform(), ax.get_yaxis_transform())
+
+
+def _across(ax: Axes, mark) -> list[dict[str, float]]:
+    """Return the ends of a rule or a band in x and y, nan along the panel."""
+    if isinstance(mark, Rectangle):
+        ends, to_screen = mark.get_bbox().get_points(), mark.get_data_transform()
+    else:
+        ends, to_screen = _numbers(mark.get_xydata())[[0, -1]], mark.get_transform()
+    along = to_screen == ax.get_yaxis_transform(), to_screen == ax.get_xaxis_transform()
+    return [
+        {axis: nan if free else float(v) for axis, free, v in zip("xy", along, end, strict=True)}
+        for end in ends
+    ]
 
 
 def _cells(values: np.ndarray, corners: np.ndarray) -> Iterator[dict]:
@@ -89,8 +120,9 @@ def _series(ax: Axes):
         together |= {id(part): container for part in parts}
 
     def name(artist) -> str:
-        own = _label(artist)
-        return own or _label(together.get(id(artist), artist))
+        container = together.get(id(artist), artist)
+        first = container[0] if isinstance(container, BarContainer) else artist  # of a histogram
+        return _label(artist) or _label(container) or _label(first)
 
     return name
 
@@ -102,7 +134,11 @@ def _parts(container: ErrorbarContainer) -> list:
 
 def _label(artist) -> str:
     text = str(artist.get_label())
-    return "" if text.startswith("_") else text
+    return "" if text.startswith("_") else _flat(text)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _names(axis: Axis) -> dict[float, str]:
@@ -110,7 +146,7 @@ def _names(axis: Axis) -> dict[float, str]:
     if not isinstance(axis.get_major_locator(), (FixedLocator, StrCategoryLocator)):
         return {}
     ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
-    return {float(at): label.get_text() for at, label in ticks}
+    return {float(at): _flat(label.get_text()) for at, label in ticks}
 
 
 def _name_of(value: float, names: dict[float, str]) -> str:

@@ -18,8 +18,8 @@ from sandbagging.suite.plots import look
 from sandbagging.suite.plots.circuit import ORDER
 
 KINDS = {
-    "uniform": ("any layer", {"color": "#BBBBBB"}),
-    "same_layer": ("same layers", {"color": look.SKY, "histtype": "step", "linewidth": 1.6}),
+    "uniform": ("any layer", {"color": "#BBBBBB", "fill": True}),
+    "same_layer": ("same layers", {"color": look.SKY, "linewidth": 1.6}),
 }
 HATCH = "////"
 
@@ -104,12 +104,12 @@ def _random(ax: Axes, table: pd.DataFrame, joint: Estimate | None, metric: str) 
     """Random sets of as many heads, uniform ones filled and those of the same layers outlined."""
     look.need(table, "draws", "kind", "effect_pp")
     bins = np.histogram_bin_edges(table["effect_pp"], bins=16)
-    other = {"color": look.ORANGE, "histtype": "step"}
+    other = {"color": look.ORANGE, "linewidth": 1.6}
     for kind, part in table.groupby("kind", sort=False):
         effects = part["effect_pp"].to_numpy(dtype=float)
         words, shown = KINDS.get(kind, (kind, other))
         p = f", p = {statistics.rank_p(joint.value, effects):.3f}" if joint else ""
-        ax.hist(effects, bins=bins, label=f"{words}{p}", **shown)
+        ax.stairs(np.histogram(effects, bins)[0], bins, label=f"{words}{p}", **shown)
     if joint:
         band = {"color": look.VERMILION, "alpha": 0.15, "linewidth": 0}
         ax.axvspan(joint.low, joint.high, **band)
