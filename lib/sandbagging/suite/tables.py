@@ -1,5 +1,6 @@
 """Tables on a page: the first rows open, the rest folded."""
 
+from math import isnan
 from typing import NamedTuple
 
 import pandas as pd
@@ -25,7 +26,7 @@ def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
 
     An index without a name that only counts the rows is left out.
     """
-    rounded = table.map(lambda value: f"{value:.{digits}f}" if isinstance(value, float) else value)
+    rounded = table.map(lambda value: _rounded(value, digits))
     counted = isinstance(table.index, pd.RangeIndex) and table.index.name is None
     whole = rounded.to_string(index=not counted)
     if len(table) <= rows:
@@ -33,6 +34,13 @@ def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
     more = f"<details><summary>{len(table) - rows} more rows</summary>{{}}</details>"
     folded = more.format(_html(rounded[rows:], not counted))
     return Shown(_html(rounded[:rows], not counted) + folded, whole)
+
+
+def _rounded(value: object, digits: int) -> object:
+    """Return a number as text, and nothing for one that is not defined."""
+    if not isinstance(value, float):
+        return value
+    return "" if isnan(value) else f"{value:.{digits}f}"
 
 
 def _html(table: pd.DataFrame, index: bool) -> str:

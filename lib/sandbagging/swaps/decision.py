@@ -265,3 +265,9 @@ def judge_all(
         claims.groupby("error_term")["p_specific"].transform(statistics.holm).reindex(judged.index)
     )
     return judged
+
+
+def both_gaps_near_zero(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `judge_all` whose gaps to E1 and E4 both lie within MARGIN_PP of 0."""
+    sizes = [judged[gap].map(lambda found: abs(found.value)) for gap in ("gap_e1", "gap_e4")]
+    return judged[(sizes[0] < MARGIN_PP) & (sizes[1] < MARGIN_PP)]

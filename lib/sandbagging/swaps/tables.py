@@ -126,6 +126,25 @@ def as_text(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+VERDICT_COLUMNS = [
+    "gap_e1",
+    "gap_e4",
+    "p_equivalent",
+    "p_equivalent_own",
+    "p_specific",
+    "p_holm",
+    "detectable",
+    "seed_sd",
+    "verdict",
+    "reason",
+]
+
+
+def verdict_rows(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return verdicts.csv: SAE, at (position), error (term), and VERDICT_COLUMNS as text."""
+    return as_text(judged, VERDICT_COLUMNS).reset_index()
+
+
 def grid(judged: pd.DataFrame, position: str = "last", error_term: str = "kept") -> pd.DataFrame:
     """Return the one table over layers, conditions of training and architectures: verdict (E6 - E1,
     E6 - E4 in pp; E6 / oracle).
