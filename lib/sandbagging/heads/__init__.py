@@ -1,6 +1,4 @@
-"""Attention heads: ablating them, searching them, sets of them, patching, and what they attend to
-and write.
-"""
+"""Attention heads: ablation, the sweep, sets of heads, patching, and what heads read and write."""
 
 from sandbagging.heads.circuits import random_sets, shapley, subsets, survives
 from sandbagging.heads.head import Head, Heads, check, join, parse

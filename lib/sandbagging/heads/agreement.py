@@ -42,9 +42,7 @@ def with_zeroing(routes: Routes, zeroing: np.ndarray, n_top: int = 5) -> pd.Data
 
 
 def slope_with_patching(routes: Routes, n_top: int = 5) -> pd.DataFrame:
-    """Return how well attribution patching agrees with patching itself; no row where neither was
-    done.
-    """
+    """Return how well attribution patching agrees with patching; no row where neither was done."""
     if PATCH not in routes.effects:
         return pd.DataFrame(columns=["method", "spearman", "p", "shared_top"])
     return compare({PATCH_SLOPE: routes.effects[PATCH_SLOPE]}, routes.effects[PATCH], n_top)

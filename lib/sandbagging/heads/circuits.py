@@ -101,9 +101,7 @@ def against_random_of_each_kind(
 
 
 def subsets(heads: Sequence[Head]) -> list[Heads]:
-    """Return all subsets of the heads but the empty one, smallest first; raises UserError for more
-    than eight heads.
-    """
+    """Return all subsets but the empty one, smallest first; UserError for more than eight heads."""
     if len(heads) > MOST_HEADS:
         raise UserError(
             f"{len(heads)} heads have {2 ** len(heads) - 1} subsets, too many to run; "

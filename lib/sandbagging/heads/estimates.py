@@ -30,9 +30,7 @@ def difference(effects: Effects, other: Effects) -> Effects:
 
 
 def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -> Estimate:
-    """Return the mean of a metric's changes [question] with CI95 over questions, in pp (nats for
-    logodds).
-    """
+    """Return the mean of a metric's changes [question] with CI95, in pp (nats for logodds)."""
     unit, scale = metrics.unit_of_change(metric)
     return statistics.paired_effect(
         change, np.zeros_like(change), unit=unit, scale=scale, seed=seed
@@ -47,9 +45,7 @@ def scores_without(
 
 
 def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
-    """Return the mean effect of ablating one of the heads on p_full, in pp with CI95 over
-    questions.
-    """
+    """Return the mean effect on p_full of ablating one of the heads, in pp with CI95."""
     return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
 
 
@@ -259,9 +255,7 @@ def _columns(found: Estimate) -> dict:
 
 
 def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
-    """Return rows heads, metric, effect_pp, low, high, n (CI95 over questions), one a set and
-    metric.
-    """
+    """Return rows heads, metric, effect_pp, low, high, n, one a set and metric (CI95)."""
     tables = []
     for name in metrics.JUDGED:
         value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
@@ -296,8 +290,7 @@ def draws_tables(drawn: Mapping[str, Effects]) -> pd.DataFrame:
 
 
 def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFrame:
-    """Return `sweep.compare_replacements` as rows replacement, tokens, metric, effect_pp, low,
-    high, n.
+    """Return effects of replacements as rows replacement, tokens, metric, effect_pp, low, high, n.
 
     tokens names the condition whose tokens the value is made of; "" for zero.
     """

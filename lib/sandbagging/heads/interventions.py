@@ -111,9 +111,7 @@ def z_bank(model: Model, packs: Sequence[Pack], layers: Sequence[int]) -> dict[i
 
 @contextlib.contextmanager
 def zeroed_weights(model: Model, heads: Sequence[Head]) -> Iterator[None]:
-    """Zero the heads' columns of W_O within the block, and put the weights back whatever
-    happens.
-    """
+    """Zero the heads' columns of W_O within the block; put the weights back whatever happens."""
     check(model, heads)
     kept = {
         layer: hook_points.output_projection(model.module, layer).weight.detach().clone()

@@ -113,9 +113,7 @@ def patch_sets(
 
 
 def _patch(source: Tensor, by_row: Sequence[Sequence[slice]]) -> Edit:
-    """Return the edit that gives row i, at the columns named for it, the z of `source` [token
-    head*d_head].
-    """
+    """Return the edit that gives row i, at its columns, the z of `source` [token head*d_head]."""
 
     def edit(z: Tensor) -> Tensor:
         z = z.clone()
@@ -198,8 +196,7 @@ def other_routes(
     patch_framing: str = "one_token",
     progress: Progress | None = None,
 ) -> Routes:
-    """Return each head's mean effect on p_full of sandbag prompts, in pp, by patching and by
-    gradients.
+    """Return each head's effect on p_full of sandbag prompts, in pp, by patching and by gradients.
 
     `heads` are sets of one head. Attribution to zero uses `framing`, as the zero-ablation that it
     approximates, and again `patch_framing`, so that a difference of method can be told from one of

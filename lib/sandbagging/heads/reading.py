@@ -48,8 +48,7 @@ def attention_from_last(
     heads: Sequence[Head],
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Return, per prompt, each head's attention from the last prompt token, [head key]; every row
-    sums to 1.
+    """Return each head's attention from the last token of each prompt, [head key]; rows sum to 1.
 
     What the prompts share at the front is run once and its keys and values are kept.
     """
@@ -117,8 +116,7 @@ def attention_shares(
 
 
 def head_writes(model: Model, pack: Pack, heads: Sequence[Head]) -> dict[Head, Tensor]:
-    """Return what each head adds to the normed residual stream at the last prompt tokens, [question
-    d_model].
+    """Return what each head adds to the normed stream at the last tokens, [question d_model].
 
     The final norm is frozen at the scale that the whole stream gives it, so that heads add up
     (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").

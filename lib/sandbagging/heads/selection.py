@@ -122,9 +122,7 @@ def kind_of_effect(full: Estimate, choice: Estimate, still: bool) -> str:
 
 
 def sizes_that_fit(n: int, sizes: Sequence[int] = (1, 5, 10, 20, 40)) -> list[int]:
-    """Return the sizes that leave at least as many of n questions to judge on as they take to
-    select on.
-    """
+    """Return the sizes that leave as many of n questions to judge on as they select on, or more."""
     return [size for size in sizes if size <= n // 2]
 
 

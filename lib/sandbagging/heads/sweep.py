@@ -210,9 +210,7 @@ def _metrics(
 
 
 def without_question(asked: Sequence[Question]) -> list[Question]:
-    """Return the questions with their text left out: what the options get from a prompt that asks
-    nothing.
-    """
+    """Return the questions with their text left out, for prompts that ask nothing."""
     return [replace(question, question="") for question in asked]
 
 

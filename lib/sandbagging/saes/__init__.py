@@ -1,5 +1,4 @@
-"""Sparse autoencoders: recipes by tag, training side by side, SAELens folders, quality on held-out
-questions.
+"""Sparse autoencoders: recipes by tag, training side by side, folders, held-out quality.
 
 The usual walk, from raw activations to an SAE that reads raw activations:
 

@@ -191,9 +191,7 @@ def _weight_faults(weights: dict[str, Tensor]) -> list[str]:
 
 
 def _judged(report: Report, found: folders.Contents, activations: Activations) -> Report:
-    """Add l0, fvu and dead share on the activations of the SAE's layer, and the faults that they
-    show.
-    """
+    """Add l0, fvu and dead share on activations of the SAE's layer, and the faults they show."""
     if report.layer is None:
         return dataclasses.replace(
             report, faults=(*report.faults, "its layer is not said, so it cannot be judged")

@@ -79,9 +79,7 @@ def built(folder: Path, found: Contents, device: str = "cpu") -> "SAE":
 
 
 def read(folder: Path, *, given: dict[str, Any] | None = None) -> Contents:
-    """Read the settings and weights of a SAELens folder, as `load` does, without building the
-    SAE.
-    """
+    """Read settings and weights of a SAELens folder, as `load` does, without building the SAE."""
     config, notes = _read_config(folder, given or {})
     shapes = _shapes(folder)
     _settle_architecture(folder, config, shapes, notes)

@@ -191,9 +191,7 @@ def _train_group(
 
 
 def _finished(folder: Path, recipe: Recipe) -> bool:
-    """Return whether a tag's folder is complete; raises UserError if other hyperparameters wrote
-    it.
-    """
+    """Return whether a tag's folder is complete; UserError if other hyperparameters wrote it."""
     path = folder / "metrics.json"  # written last
     if not path.exists():
         return False

@@ -97,9 +97,7 @@ class TagFields:
     expansion: int = DEFAULT_EXPANSION
 
     def recipe(self, d_in: int, **settings: Any) -> Recipe:
-        """Return the recipe of this tag for activations of width `d_in`; `settings` override its
-        defaults.
-        """
+        """Return this tag's recipe for activations of width `d_in`; `settings` come first."""
         return Recipe(**{**dataclasses.asdict(self), "d_in": d_in, **settings})
 
 

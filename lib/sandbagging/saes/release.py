@@ -28,8 +28,7 @@ COLUMNS = {
 
 
 def release(trained: Path, folder: Path, *, repository: str = "owner/name") -> list[str]:
-    """Write an upload-ready folder of every SAE below `trained` (a run's 02_saes), and return the
-    tags.
+    """Write a folder, ready to upload, of every SAE below a run's 02_saes, and return the tags.
 
     Each SAE is read with every guard first. Raises UserError where there is none, where weights are
     missing (a committed run holds none), and for a folder that is not empty. The folder appears

@@ -1,6 +1,4 @@
-"""From a trained SAE to a SAELens folder: the input scaling folded in, written whole or not at
-all.
-"""
+"""From a trained SAE to a SAELens folder: scaling folded in, written whole or not at all."""
 
 import dataclasses
 from pathlib import Path
@@ -19,8 +17,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def fold_scaling(trained: "TrainingSAE", scale: float) -> "SAE":
-    """Return the inference SAE that reads raw activations and does exactly what `trained` does on
-    scaled ones.
+    """Return the inference SAE that does on raw activations what `trained` does on scaled ones.
 
     The factor goes into the codes: W_enc and W_dec stay as they are (unit rows stay unit rows), and
     b_enc, threshold and b_dec are divided by `scale`. Then pre-activations are 1/scale times the

@@ -144,9 +144,7 @@ def _stacked(saes: Sequence["TrainingSAE"], name: str) -> Tensor:
 
 
 def _settings(saes: Sequence["TrainingSAE"], loss: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the loss: those of the SAEs' configurations, and what `loss`
-    overrides.
-    """
+    """Return the settings of the loss: the SAEs' own, and what `loss` overrides."""
     read = [_settings_of(sae) for sae in saes]
     shared = [{name: value for name, value in one.items() if name != "k"} for one in read]
     if any(one != shared[0] for one in shared):

@@ -48,9 +48,7 @@ def select_tokens(
 
 
 def input_scale(activations: Tensor) -> float:
-    """Return the one factor that brings the mean norm of `activations` [token d_model] to
-    sqrt(d_model).
-    """
+    """Return the factor that brings the mean norm of [token d_model] to sqrt(d_model)."""
     tokens = checked(activations)
     mean_norm = float(tokens.norm(dim=1).double().mean())
     if mean_norm == 0:
@@ -135,8 +133,7 @@ def along_mean_difference(
 
 
 def cue_rows(records: pd.DataFrame, table: pd.DataFrame) -> np.ndarray:
-    """Return the rows of the prefix of all genuine prompts where a sandbag prompt's last words
-    stand.
+    """Return the rows of genuine prompts' shared prefix where a sandbag prompt's last words stand.
 
     With demonstrations that show both kinds of answer, "Incorrect answer:" stands in genuine
     prompts too, where nobody asks for a wrong one. `records` is prompts.jsonl. The cue is compared

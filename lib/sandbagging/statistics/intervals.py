@@ -134,8 +134,7 @@ def bootstrap_questions_and_draws(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of effects [question draw] with a CI95 that resamples questions and draws, each as a
-    whole.
+    """Mean of effects [question draw] with a CI95 that resamples whole questions and draws.
 
     For claims about other questions *and* other draws; n is the number of questions.
     """

@@ -1,6 +1,4 @@
-"""How far latents tell two conditions apart: effect sizes with a guard, and what chance would
-give.
-"""
+"""How far latents tell two conditions apart: guarded effect sizes, and what chance would give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,7 @@ NUMBERS = ("d_max", "d_mean_active", "d_mean_all", "l0", "n_active", "n_excluded
 
 @dataclass(frozen=True)
 class Separation:
-    """How far each latent tells two conditions apart, d [latent], with nan where the guard excluded
-    it.
+    """How far each latent tells two conditions apart, d [latent]; nan where the guard left it out.
 
     d_max keeps its sign (positive: larger in the first condition); the two means are over |d|, and
     in d_mean_all an excluded latent counts as 0. l0 is the mean number of non-zero latents per
@@ -44,8 +41,7 @@ class Separation:
 
 
 def cohens_dz(a: np.ndarray, b: np.ndarray, *, s0: float | None = None) -> Separation:
-    """Paired d_z = mean(a − b) / (sd(a − b) + s0) per latent, a and b [prompt latent] paired by
-    prompt.
+    """Paired d_z = mean(a − b) / (sd(a − b) + s0) per latent; a and b [prompt latent].
 
     Kept are latents that fire on at least MIN_FIRING of all prompts of both conditions; s0 is the
     median denominator of the kept ones (give s0=0 for a single direction with nothing to compete
@@ -73,8 +69,7 @@ def sign_flip_null_d_max(
     kind: str = "dz",
     s0: float | None = None,
 ) -> np.ndarray:
-    """|d_max| [flip] when each prompt's two conditions are exchanged at random: what no effect
-    looks like.
+    """|d_max| [flip] under no effect: each prompt's two conditions are exchanged at random.
 
     s0 is measured anew under each flip, as it was in the data, unless it is given.
     """
@@ -226,9 +221,7 @@ def _separation(a, b, denominator, s0: float | None) -> Separation:
 
 
 def _flipped_dz(a, b, swap) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and SD of the differences after exchanging the conditions where swap [flip prompt] is
-    1.
-    """
+    """Mean and SD of the differences, conditions exchanged where swap [flip prompt] is 1."""
     n = len(a)
     difference = a - b
     mean = (1 - 2 * swap) @ difference / n
@@ -238,9 +231,7 @@ def _flipped_dz(a, b, swap) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _flipped_dav(a, b, swap) -> tuple[np.ndarray, np.ndarray]:
-    """Mean difference and average SD after exchanging the conditions where swap [flip prompt] is
-    1.
-    """
+    """Mean difference and average SD, conditions exchanged where swap [flip prompt] is 1."""
     n = len(a)
     keep = 1 - swap
     mean_a, mean_b = (keep @ a + swap @ b) / n, (swap @ a + keep @ b) / n

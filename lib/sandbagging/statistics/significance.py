@@ -64,8 +64,7 @@ def smallest_detectable(
 
 
 def max_t(effects: np.ndarray, n_flips: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Westfall–Young max-T p values [head] by sign flips of whole questions of effects [question
-    head].
+    """Westfall–Young max-T p values [head] of effects [question head], by flips of whole questions.
 
     The chance, were all effects symmetric about 0, that any head's t is as large as this head's:
     it holds the rate of one or more false heads. One-sided, for effects above 0.
@@ -92,9 +91,7 @@ def max_t(effects: np.ndarray, n_flips: int = 10_000, seed: int = 0) -> np.ndarr
 
 
 def rank_p(observed: float, draws: Sequence[float] | np.ndarray) -> float:
-    """(1 + number of draws ≥ observed) / (1 + draws): never 0, small when few draws reach
-    observed.
-    """
+    """(1 + draws ≥ observed) / (1 + draws): never 0, small when few draws reach the observed."""
     x = np.asarray(draws, dtype=np.float64)
     return float((1 + (x >= observed).sum()) / (1 + x.size))
 

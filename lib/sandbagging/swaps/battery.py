@@ -1,5 +1,4 @@
-"""The battery of swaps from stored activations and SAEs: E6, E4 and their rivals, and E1's
-shuffles.
+"""The battery of swaps from stored activations and SAEs: E6, E4, their rivals, E1's shuffles.
 
 Each function measures and returns tables of effects by question; what they say is told elsewhere.
 `collected` holds the activations of notebook 01 with their table of rows, `trained` the SAEs of

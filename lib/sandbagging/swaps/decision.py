@@ -151,9 +151,7 @@ def decide(
 
 
 def first_verdicts(guarded: pd.DataFrame, gate_open: bool) -> pd.DataFrame:
-    """Return the verdicts that need no rival: gate closed or degenerate; all others wait for E1 and
-    E4.
-    """
+    """Return the verdicts that need no rival (gate closed, degenerate); others wait."""
     words = np.where(guarded["degenerate"] != "", "degenerate", "not judged before notebook 06")
     return guarded[CELL].assign(verdict=words if gate_open else DECISIONS[0][0])
 
@@ -225,9 +223,7 @@ def judge(
 
 
 def _over_seeds(change: np.ndarray, seed: int) -> Estimate:
-    """Return the mean of change [question seed] with a CI over both; without a second seed there is
-    none.
-    """
+    """Return the mean of change [question seed] with a CI over both, if there are two seeds."""
     if change.shape[1] < 2:
         return Estimate(
             float(change.mean()),

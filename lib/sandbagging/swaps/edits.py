@@ -26,9 +26,7 @@ def add_noise(x: Tensor, norm: Tensor, seed: int) -> Tensor:
 
 
 def replace_rows(resid: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return resid [batch token d_model] with the tokens `rows` set to `values` [batch row
-    d_model].
-    """
+    """Return resid [batch token d_model] with tokens `rows` set to `values` [batch row d_model]."""
     edited = resid.expand(len(values), -1, -1).clone()
     edited[:, rows.to(resid.device)] = values.to(edited)
     return edited

@@ -1,5 +1,4 @@
-"""Effects of swaps by question as means with a CI95 over questions, by seed, and as paired
-differences.
+"""Effects of swaps as means with a CI95 over questions, by seed, and as paired differences.
 
 A cell is one SAE at one layer and position. Effects are m(edited) - m(clean) on sandbag test
 questions, in percentage points (pp).
@@ -24,9 +23,7 @@ MARGIN_PP = (
 def by_question_and_seed(
     table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
 ) -> pd.DataFrame:
-    """Return an intervention's effects in pp, a row per question (in order of question_id) and a
-    column per seed.
-    """
+    """Return an intervention's effects in pp, [question seed], in order of question_id."""
     rows = table[
         (table["intervention"] == intervention)
         & (table["error_term"] == error_term)
@@ -42,9 +39,7 @@ def by_question_and_seed(
 def by_question(
     table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
 ) -> np.ndarray:
-    """Return an intervention's effect per question in pp, averaged over its seeds, in order of
-    question_id.
-    """
+    """Return an intervention's effect in pp by question (in order of id), averaged over seeds."""
     return by_question_and_seed(table, intervention, error_term, metric).mean(axis=1).to_numpy()
 
 
@@ -182,9 +177,7 @@ def between_all(table: pd.DataFrame, position: str = "last") -> pd.DataFrame:
 
 
 def seed_spread(table: pd.DataFrame, names: Sequence[str], position: str = "last") -> pd.DataFrame:
-    """Return the SD over seeds of some interventions' mean effect (error kept, in pp), a row per
-    SAE.
-    """
+    """Return the SD over seeds of interventions' mean effects (error kept, pp), a row per SAE."""
     rows = {}
     for (_, tag, where), cell in cells(table):
         if where == position:
@@ -261,8 +254,7 @@ def places_by_kind(places: pd.DataFrame) -> pd.DataFrame:
 def largest_difference(
     table: pd.DataFrame, where: pd.DataFrame, first: str = "E6", second: str = "E4"
 ) -> float:
-    """Return the largest difference of two interventions on any question of some cells, in pp; 0
-    without a cell.
+    """Return the largest difference of two interventions on a question of some cells, in pp.
 
     where: columns tag and position; the error term is kept.
     """

@@ -10,9 +10,7 @@ CELL = ["layer", "tag", "position"]  # what guards are about
 
 
 class Guards(NamedTuple):
-    """What must be seen beside a gap before it can be believed; norms in units of the residual
-    stream.
-    """
+    """What must be seen beside a gap to believe it; norms in units of the residual stream."""
 
     nnz_genuine: int  # non-zero entries of m_G
     nnz_sandbag: int

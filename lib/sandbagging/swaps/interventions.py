@@ -101,8 +101,7 @@ def e1_with_labels(x: Tensor, sae, train: TrainCodes, labels: np.ndarray) -> Ten
 
 
 def noise(x: Tensor, like: Tensor, seeds: Sequence[int]) -> dict[Key, Tensor]:
-    """Return x plus random directions, each row's as long as its change from x to `like` (E6's), a
-    seed each.
+    """Return x plus random directions as long as the change from x to `like` (E6's), a seed each.
 
     Raises UserError without a seed: an effect that is not compared with noise cannot be judged.
     """

@@ -1,6 +1,4 @@
-"""Codes of train prompts at one site: their medians, shuffled labels, and where a shuffle's code
-lies.
-"""
+"""Codes of train prompts at one site: medians, shuffled labels, where a shuffle's code lies."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,8 +27,7 @@ def median_code(codes: Tensor, convention: str = "average") -> Tensor:
 
 
 def shuffled_labels(n_genuine: int, n_sandbag: int, seed: int, balanced: bool = True) -> np.ndarray:
-    """Return a vector over the pooled prompts (genuine first), True where a prompt is labelled
-    "genuine".
+    """Return [prompt] over the pooled prompts (genuine first), True where labelled "genuine".
 
     `balanced` labels half of each condition, which needs even counts (else UserError); otherwise it
     is a plain shuffle. Prompts are relabelled, never tokens.
@@ -61,9 +58,7 @@ class TrainCodes(NamedTuple):
         return sae.encode(torch.cat([self.genuine, self.sandbag]))
 
     def labelled(self, labels: np.ndarray) -> Tensor:
-        """Return [row] bool over the pooled rows, True where the row's prompt is labelled
-        "genuine".
-        """
+        """Return [row] over the pooled rows, True where the row's prompt is labelled "genuine"."""
         # in order of their rows
         prompts_g, prompts_s = pd.unique(self.genuine_prompt), pd.unique(self.sandbag_prompt)
         of_g = dict(zip(prompts_g, labels[: len(prompts_g)], strict=True))

@@ -11,9 +11,7 @@ from sandbagging.swaps.estimates import CELL, as_estimates
 
 
 def gate_sentence(gate: Mapping) -> str:
-    """Return, as Markdown, what notebook 00 says about sandbagging; `gate` is the entry of its
-    summary.json.
-    """
+    """Return as Markdown what notebook 00 says about sandbagging (its summary's `gate`)."""
     sentence = f"Gate of notebook 00, {gate['reason']}."
     return (
         sentence
@@ -78,18 +76,14 @@ def of(
     position: str = "last",
     error_term: str = "kept",
 ) -> pd.DataFrame:
-    """Return one intervention's rows of a summary, a row per SAE (or per layer, where it needs
-    none).
-    """
+    """Return one intervention's rows of a summary, one per SAE (or layer, where it needs none)."""
     rows = to_draw(summary, error_term)
     at = (rows["metric"] == metric) & (rows["position"] == position)
     return rows[at & (rows["intervention"] == intervention)]
 
 
 def in_words(rows: pd.DataFrame) -> str:
-    """Return in words on which side of 0 the CI95 of rows of a summary lie, and their range in
-    pp.
-    """
+    """Return in words on which side of 0 the CI95 of rows lie, and their range in pp."""
     lowest, highest = rows["effect_pp"].min(), rows["effect_pp"].max()
     return f"{signs(rows)}; from {lowest:+.2f} to {highest:+.2f} pp"
 
