@@ -22,7 +22,7 @@ class Shown(NamedTuple):
 
 
 def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
-    """Return a table for a page: `rows` rows open and the rest folded, numbers rounded to `digits` places.
+    """Return a table for a page: `rows` rows open, the rest folded, numbers to `digits` places.
 
     An index without a name that only counts the rows is left out.
     """
