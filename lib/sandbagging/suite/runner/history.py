@@ -58,7 +58,9 @@ def _runs_before(run: str, model: str) -> list[str]:
 
 
 def _settings(run: str, nodes: Sequence[Node]) -> dict[str, Any]:
-    """Return all settings of a run: those of its manifests, and over them those that are planned."""
+    """Return all settings of a run: those of its manifests, and over them those that are
+    planned.
+    """
     found: dict[str, Any] = {}
     for notebook in runs.NOTEBOOKS:
         found |= (runs.read_manifest(run, notebook.artefact) or {}).get("parameters", {})
@@ -76,7 +78,9 @@ def _measuring_seconds(run: str, artefact: str, manifest: Mapping[str, Any]) -> 
 
 
 def _holds(node: Node) -> bool:
-    """Return whether all that a page measures is stored, as far as can be said without asking it."""
+    """Return whether all that a page measures is stored, as far as can be said without asking
+    it.
+    """
     run, artefact = node.key
     manifest, records = runs.read_manifest(run, artefact), _records(run, artefact)
     if manifest is None or manifest["parameters"] != json.loads(json.dumps(node.step.parameters)):
