@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil
+from math import ceil, floor, log10
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
@@ -214,6 +215,16 @@ def line_at_zero(ax: Axes, across: bool = False) -> None:
 def guides(ax: Axes, axis: str = "y") -> None:
     """Pale lines that lead the eye from a row's name to its marks."""
     ax.grid(axis=axis, color=PALE, linewidth=0.6)
+
+
+def log_axis(ax: Axes) -> None:
+    """A log axis with plain numbers at the powers of ten, at least one of them in sight."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    if floor(log10(high)) < ceil(log10(low)):
+        ax.set_xlim(left=10.0 ** floor(log10(low)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def panels(n: int, most: int, row_height: float, extra: float) -> tuple[Figure, np.ndarray]:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from sandbagging.suite.plots import look
 
@@ -174,8 +174,7 @@ def sae_quality(metrics: pd.DataFrame) -> Figure:
     for ax, quantity in zip(axes[-1], quantities, strict=True):
         ax.set_xlabel(QUALITY[quantity])
         if quantity == "fvu":
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            look.log_axis(ax)
         else:
             largest = metrics[[c for c in (quantity, f"{quantity}_last") if c in metrics]].max()
             ax.set_xlim(-0.04, 1.04) if quantity != "l0" else ax.set_xlim(0, 1.1 * largest.max())
@@ -231,7 +230,7 @@ def _columns(tags: Iterable[str], row: float) -> tuple[Figure, np.ndarray, list[
     for ax, panel in zip(axes[0], rows, strict=True):
         panel.ticks(ax)
         ax.set_title(panel.title, fontweight="bold")
-    axes[0][0].set_ylabel("SAE (layer, trained on)")
+    axes[0][0].set_ylabel("SAE")
     return fig, axes[0], rows
 
 
@@ -274,17 +273,16 @@ def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
     size = (look.WIDTH, 1.6 + 0.24 * -min(panel.place.values()))
     shared = {"sharey": True, "sharex": True, "squeeze": False}
     fig, axes = plt.subplots(1, len(formulas), figsize=size, **shared)
-    smallest = table[["d_max", "null_d_max"]].abs().replace(0, np.nan).min().min()
-    floor = 0.6 * float(smallest)
+    floor = _left_edge(table[["d_max", "null_d_max"]].abs().to_numpy(dtype=float))
     for ax, formula in zip(axes[0], formulas, strict=True):
         panel.ticks(ax)
         for pair, part in table[table["d"] == formula].groupby("pair", sort=False):
             _dots_with_null(ax, part, part["tag"].map(panel.place), pair, floor)
         ax.set_xscale("log")
         ax.set_xlim(left=floor)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        look.log_axis(ax)
         ax.set_xlabel(f"|d_max|, {formula} (SD units, log scale)")
-    axes[0][0].set_ylabel("SAE (layer, trained on)")
+    axes[0][0].set_ylabel("SAE")
     look.legend_above(fig, axes[0][0], 3)
     look.title(fig, "Best single latent")
     known = look.count(table["n"], "prompt pairs") if "n" in table else f"n = {len(tags)} tags."
@@ -292,6 +290,14 @@ def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
     null = "Grey: up to the 95th percentile of d_max when conditions are exchanged within pairs."
     at_edge = "A mark on the left edge is 0." if (table["d_max"] == 0).any() else ""
     return look.caption(fig, how_many, null, at_edge)
+
+
+def _left_edge(sizes: np.ndarray) -> float:
+    """Where a log axis of these sizes begins: below the smallest, and below a power of ten."""
+    known = sizes[sizes > 0]
+    if not len(known):
+        return 0.01
+    return min(0.6 * known.min(), 0.99 * 10.0 ** np.floor(np.log10(known.max())))
 
 
 def _dots_with_null(
