@@ -31,7 +31,6 @@ LINES_TO_COME = (
     "suite/runs/steps.py",
     "suite/runs/store.py",
     "suite/sweeps.py",
-    "suite/tables.py",
 )
 
 
