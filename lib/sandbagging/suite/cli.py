@@ -64,11 +64,12 @@ def _side_by_side(command: argparse.ArgumentParser) -> None:
 
 def _running(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser(
-        "run", help="run all notebooks, or one, and go on where an earlier call stopped"
+        "run", help="run all notebooks, or some, and go on where an earlier call stopped"
     )
     _option(
         run, "notebooks", nargs="+", metavar="all|NOTEBOOK",
-        help="all, or names; the beginning of a name such as 08 will do",
+        help="all, or names; the beginning of a name such as 08 will do; what they read and is "
+        "not done yet is run first",
     )  # fmt: skip
     _shared(run, "laptop")
     _option(
@@ -200,6 +201,7 @@ def planned(arguments: argparse.Namespace):
         overrides |= {"random_weights": "true"} if arguments.random_weights else {}
         chosen = None if "all" in arguments.notebooks else arguments.notebooks
     name = arguments.run or f"mine-{arguments.set_name}"
+    chosen = chosen and runner.with_missing_inputs(chosen, name)
     return runner.plan(arguments.set_name, name, overrides, chosen)
 
 

@@ -9,10 +9,12 @@ from sandbagging.suite.runner.planning import (
     load_set,
     plan,
     set_names,
+    with_missing_inputs,
 )
 from sandbagging.suite.runner.reference import plans as reference_plans
 
 __all__ = [
     "NotebookFailed", "Plan", "PlannedStep", "execute", "executed_path", "failed_path",
     "find_notebook", "keeps_notebooks", "load_set", "plan", "reference_plans", "set_names",
+    "with_missing_inputs",
 ]  # fmt: skip

@@ -90,6 +90,19 @@ def find_notebook(name: str) -> Notebook:
     raise UserError(f"There is no notebook {name}; {proposal(name, names, 'the notebooks are')}")
 
 
+def with_missing_inputs(names: Sequence[str], run: str) -> list[str]:
+    """Return some notebooks by name, with all before them that they read and the run does not hold."""
+    chosen = {find_notebook(name) for name in names}
+    waiting = list(chosen)
+    while waiting:
+        for artefact in waiting.pop().reads:
+            notebook = runs.notebook_of(artefact)
+            if notebook not in chosen and runs.read_manifest(run, artefact) is None:
+                chosen.add(notebook)
+                waiting.append(notebook)
+    return [notebook.name for notebook in sorted(chosen)]
+
+
 # The plan -------------------------------------------------------------------------------------------
 
 
