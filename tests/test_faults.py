@@ -12,11 +12,11 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from throwaway import wait_for
 
 from sandbagging import files
 from sandbagging.suite import runs
@@ -57,16 +57,37 @@ def undisturbed(tmp_path_factory, planted_bases):
     return folder, found
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed, kills):
-    (folder, calm), moments, run = undisturbed, random.Random(kills), f"killed-{kills}"
-    for _ in range(kills):
+def held_together(folder, run: str, calm: dict) -> None:
+    """Each artefact of a killed run is done with the right numbers, or not done."""
+    for artefact, content in contents(folder, run).items():
+        assert content in (None, calm[artefact])
+
+
+@pytest.mark.parametrize("artefact", NOTEBOOKS.values())
+def test_a_kill_in_the_middle_of_a_page_ends_in_the_same_numbers(undisturbed, artefact):
+    """The runner is killed as soon as a loop of the page has told how far it is."""
+    (folder, calm), run = undisturbed, f"killed-in-{artefact}"
+    process = start(folder, run)
+    wait_for(folder / run / runs.progress_file(artefact), process)
+    process.send_signal(signal.SIGKILL)  # the runner; its kernel notices that it is alone
+    process.wait()
+    held_together(folder, run, calm)
+    assert None in contents(folder, run).values()
+    process = start(folder, run)
+    assert process.wait() == 0, process.stderr.read()[-2000:]
+    assert contents(folder, run) == calm
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed):
+    (folder, calm), moments, run = undisturbed, random.Random(20), "killed"
+    for _ in range(20):
         process = start(folder, run)
-        time.sleep(moments.uniform(0.5, 15))
-        process.send_signal(signal.SIGKILL)  # the runner; its kernel notices that it is alone
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moments.uniform(0.5, 15))
+        process.send_signal(signal.SIGKILL)
         process.wait()
-        for artefact, content in contents(folder, run).items():
-            assert content in (None, calm[artefact])  # done with the right numbers, or not done
+        held_together(folder, run, calm)
     process = start(folder, run)
     assert process.wait() == 0, process.stderr.read()[-2000:]
     assert contents(folder, run) == calm
