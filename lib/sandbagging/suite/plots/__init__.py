@@ -13,17 +13,15 @@ from sandbagging.suite.plots.heads import (
     heads_ranked,
     winners_curse,
 )
-from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
-from sandbagging.suite.plots.models import other_models
-from sandbagging.suite.plots.saes import (
+from sandbagging.suite.plots.latents import (
     chosen_latents,
     probing,
-    sae_quality,
-    seen_and_held_out,
     separation,
     topk_against_jumprelu,
-    training_curves,
 )
+from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
+from sandbagging.suite.plots.models import other_models
+from sandbagging.suite.plots.saes import sae_quality, seen_and_held_out, training_curves
 from sandbagging.suite.plots.swaps import (
     battery,
     battery_others,
