@@ -418,3 +418,30 @@ def test_first_verdicts_wait_for_the_rivals():
 def test_an_effect_that_is_not_there_is_named():
     with pytest.raises(UserError, match="delta_E1"):
         estimates.by_question(made_up(TRUE), "delta_E1", "kept")
+
+
+def test_rows_of_one_intervention_their_range_and_the_largest_difference():
+    table = made_up(TRUE)
+    summary = estimates.summarise(table)
+    e6 = tables.of(summary, "E6")
+    assert len(e6) == 1 and e6["effect_pp"].iloc[0] == pytest.approx(5.0, abs=0.2)
+    assert tables.of(summary, "E6", position="all").empty
+    assert tables.in_words(e6).startswith("above 0 in 1, below 0 in 0")
+    assert f"{e6['effect_pp'].iloc[0]:+.2f} to" in tables.in_words(e6)
+    where = pd.DataFrame({"tag": [TAG], "position": ["last"]})
+    change = [
+        table[(table["intervention"] == name) & (table["error_term"] == "kept")]
+        for name in ("E6", "E4")
+    ]
+    change = [c[c["metric"] == metrics.PRIMARY].set_index("question_id")["value"] for c in change]
+    largest = 100 * (change[0] - change[1]).abs().max()
+    assert estimates.largest_difference(table, where) == pytest.approx(largest)
+    assert estimates.largest_difference(table, where[:0]) == 0
+
+
+def test_both_gaps_near_zero():
+    judged = pd.DataFrame(
+        {"gap_e1": [effect(0.1), effect(0.1), effect(-9.0)],
+         "gap_e4": [effect(-0.14), effect(0.2), effect(0.0)]}
+    )  # fmt: skip
+    assert list(decision.both_gaps_near_zero(judged).index) == [0]
