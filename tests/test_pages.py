@@ -13,8 +13,6 @@ from sandbagging.suite.runs import cells, readings
 
 # Pages that are still to be rewritten after these rules; this list only ever gets shorter.
 NOT_YET = {
-    "07_find_the_heads",
-    "08_ablate_five_heads",
     "09_other_models",
     "10_what_survived",
     "11_planted_truth",

@@ -342,3 +342,8 @@ def looked_at_most(table: pd.DataFrame, condition: str = "sandbag") -> pd.DataFr
     """Return of `attention_by_region` the region with the largest share, a row a head."""
     rows = table[table["condition"] == condition]
     return rows.loc[rows.groupby("head", sort=False)["value"].idxmax()]
+
+
+def correct_minus_wrong(table: pd.DataFrame, condition: str = "sandbag") -> pd.DataFrame:
+    """Return of `logit_table` the pushes on correct minus wrong in one condition, a row a head."""
+    return table[(table["condition"] == condition) & (table["to"] == "correct - wrong")]
