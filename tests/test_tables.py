@@ -23,3 +23,8 @@ def test_a_short_table_is_whole_and_text_holds_all_of_it():
 
 def test_an_index_that_only_counts_is_left_out():
     assert "<th>0</th>" not in tables.shown(pd.DataFrame({"x": ["y"]}))._repr_html_()
+
+
+def test_numbers_are_told_as_a_reader_needs_them():
+    table = pd.DataFrame({"k": [64.0, float("nan")], "error": [2.4e-6, 0.0], "n": [3, 4]})
+    assert tables.shown(table).text.split() == ["k", "error", "n", "64", "2e-06", "3", "0.000", "4"]

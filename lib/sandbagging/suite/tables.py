@@ -1,6 +1,5 @@
 """Tables on a page: the first rows open, the rest folded."""
 
-from math import isnan
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,11 +21,11 @@ class Shown(NamedTuple):
 
 
 def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
-    """Return a table for a page: `rows` rows open, the rest folded, numbers to `digits` places.
+    """Return a table for a page: `rows` rows open and the rest folded, numbers rounded to `digits` places.
 
     An index without a name that only counts the rows is left out.
     """
-    rounded = table.map(lambda value: _rounded(value, digits))
+    rounded = table.apply(lambda column: _rounded(column, digits))
     counted = isinstance(table.index, pd.RangeIndex) and table.index.name is None
     whole = rounded.to_string(index=not counted)
     if len(table) <= rows:
@@ -36,11 +35,17 @@ def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
     return Shown(_html(rounded[:rows], not counted) + folded, whole)
 
 
-def _rounded(value: object, digits: int) -> object:
-    """Return a number as text, and nothing for one that is not defined."""
-    if not isinstance(value, float):
-        return value
-    return "" if isnan(value) else f"{value:.{digits}f}"
+def _rounded(column: pd.Series, digits: int) -> pd.Series:
+    """Return a column for reading: floats as text, without places where all are whole numbers."""
+    floats = [value for value in column if isinstance(value, float) and value == value]
+    places = 0 if all(value.is_integer() for value in floats) else digits
+    return column.map(lambda value: _number(value, places) if isinstance(value, float) else value)
+
+
+def _number(value: float, places: int) -> str:
+    if value != value:
+        return ""
+    return f"{value:.0e}" if 0 < abs(value) < 0.5 * 10**-places else f"{value:.{places}f}"
 
 
 def _html(table: pd.DataFrame, index: bool) -> str:
