@@ -1,4 +1,4 @@
-"""Fixtures: tiny random models of both supported architectures, and questions in their vocabulary."""
+"""Fixtures: tiny random models of both architectures, their questions, a throw-away repository."""
 
 import fcntl
 import shutil
@@ -15,20 +15,33 @@ from sandbagging.questions import Question
 from sandbagging.suite import runner
 
 # The longest first, so that the two test processes end at about the same time.
-LONGEST = ("notebooks", "test_faults.py", "test_organisms.py", "test_sweeps.py", "test_site.py", "test_runs.py")
+LONGEST = (
+    "notebooks",
+    "test_faults.py",
+    "test_organisms.py",
+    "test_sweeps.py",
+    "test_site.py",
+    "test_runs.py",
+)
 
 
 def group(path: str) -> str:
-    """Return a test's group: its file, or tests/notebooks as a whole, which shares one run of every notebook."""
+    """Return a test's group: its file, or tests/notebooks as a whole, which shares one run."""
     file = Path(path)
     return "notebooks" if file.parent.name == "notebooks" else file.name
 
 
 def pytest_collection_modifyitems(items) -> None:
-    items.sort(key=lambda item: LONGEST.index(group(item.path)) if group(item.path) in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(group(item.path)) if group(item.path) in LONGEST else len(LONGEST)
+        )
+    )
 
 
-@pytest.hookimpl(optionalhook=True)  # pytest-xdist's; its own groups (--dist loadgroup) are not seen under pytest 9
+@pytest.hookimpl(
+    optionalhook=True
+)  # pytest-xdist's; its own groups (--dist loadgroup) are not seen under pytest 9
 def pytest_xdist_make_scheduler(config, log):
     """Keep a group in one process, so that what its tests share is made once."""
     from xdist.scheduler import LoadScopeScheduling
@@ -48,8 +61,11 @@ def tiny_questions() -> list[Question]:
 
 @pytest.fixture(scope="session")
 def planted_bases() -> None:
-    """The planted models of the fast tests, trained side by side, a core each, where the cache does not hold them yet."""
-    code = "import sys; from sandbagging.planted import planting; planting.ensure('heads', int(sys.argv[1]))"
+    """The planted models of the fast tests, trained side by side where the cache lacks them."""
+    code = (
+        "import sys; from sandbagging.planted import planting; "
+        "planting.ensure('heads', int(sys.argv[1]))"
+    )
     lock = files.cache_folder() / ".planted.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as file:
@@ -80,13 +96,17 @@ def repository(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def tiny_llama() -> models.Model:
     tokenizer = tiny_models.word_tokenizer()
-    return models.wrap(tiny_models.tiny_llama_module(len(tokenizer)), tokenizer, "tiny-llama", weights="random")
+    return models.wrap(
+        tiny_models.tiny_llama_module(len(tokenizer)), tokenizer, "tiny-llama", weights="random"
+    )
 
 
 @pytest.fixture
 def tiny_neox() -> models.Model:
     tokenizer = tiny_models.word_tokenizer()
-    return models.wrap(tiny_models.tiny_neox_module(len(tokenizer)), tokenizer, "tiny-neox", weights="random")
+    return models.wrap(
+        tiny_models.tiny_neox_module(len(tokenizer)), tokenizer, "tiny-neox", weights="random"
+    )
 
 
 @pytest.fixture(params=["tiny_llama", "tiny_neox"])

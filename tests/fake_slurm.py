@@ -1,7 +1,8 @@
-"""A SLURM of a few shell scripts: enough to see that jobs are handed over, with what they ask for, and that their end is noticed.
+"""A SLURM of a few shell scripts: jobs are handed over with what they ask for, and end.
 
-`install(folder)` writes the commands; put the returned folder first on the PATH. Every call is written to folder/calls.log, each
-job's state to folder/jobs/ID.state, and a GPU asked for is given as CUDA_VISIBLE_DEVICES, as a cluster does.
+`install(folder)` writes the commands; put the returned folder first on the PATH. Every call is
+written to folder/calls.log, each job's state to folder/jobs/ID.state, and a GPU asked for is given as
+CUDA_VISIBLE_DEVICES, as a cluster does.
 """
 
 from pathlib import Path

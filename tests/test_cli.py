@@ -1,4 +1,4 @@
-"""The command line: what it answers, how fast, and that a mistake is one sentence and exit code 2."""
+"""The command line: what it answers, how fast; a mistake is one sentence and exit code 2."""
 
 import subprocess
 import sys
@@ -22,7 +22,18 @@ assert not set({HEAVY!r}) & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    commands = ("run", "status", "compare", "models", "fetch", "train", "audit", "release", "export-ablated", "refresh")
+    commands = (
+        "run",
+        "status",
+        "compare",
+        "models",
+        "fetch",
+        "train",
+        "audit",
+        "release",
+        "export-ablated",
+        "refresh",
+    )
     assert all(word in done.stdout for word in (*commands, "examples"))
 
 
@@ -43,7 +54,10 @@ def empty(tmp_path, monkeypatch):
         (["run", "all", "--run", "../elsewhere"], "A run's name is made of letters"),
         (["status", "nothing"], "There is no run nothing"),
         (["compare", "a", "b"], "There is no run a"),
-        (["train", "--tags", "v4_smollm2_topk_L15_mixd"], "the nearest is 'v4_smollm2_topk_L15_mixed'"),
+        (
+            ["train", "--tags", "v4_smollm2_topk_L15_mixd"],
+            "the nearest is 'v4_smollm2_topk_L15_mixed'",
+        ),
         (["train", "--tags", "*_gatted_*"], "No SAE tag matches '*_gatted_*'"),
         (["audit", "no-such-release"], "sae-lens knows no release of that name"),
         (["release", "out", "--run", "nothing"], "There are no trained SAEs"),

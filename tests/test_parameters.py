@@ -54,7 +54,10 @@ def test_right_parameters_reach_the_notebooks_that_declare_them(planning):
     assert first.overrides == {"n_test": 5, "speed": 2.0, "label": "7", "layers": []}
     assert isinstance(first.overrides["speed"], float)
     assert (second.overrides, third.overrides, third.parameters) == ({"k": 1}, {}, {"n_draws": 4})
-    assert runner.plan("quick", "b", {"speed": "1e-3"}).steps[0].overrides == {"n_test": 2, "speed": 0.001}
+    assert runner.plan("quick", "b", {"speed": "1e-3"}).steps[0].overrides == {
+        "n_test": 2,
+        "speed": 0.001,
+    }
 
 
 def test_parameter_of_a_notebook_that_is_not_run_is_refused(planning):
@@ -95,14 +98,33 @@ def test_unknown_set_and_notebook_name_the_nearest(planning):
 
 
 def test_secret_names():
-    for name in ("token", "hf_token", "HF_TOKEN", "apiKey", "key", "secret_sauce", "my_password", "credentials", "hftoken"):
+    for name in (
+        "token",
+        "hf_token",
+        "HF_TOKEN",
+        "apiKey",
+        "key",
+        "secret_sauce",
+        "my_password",
+        "credentials",
+        "hftoken",
+    ):
         assert parameters.looks_secret(name), name
     for name in ("n_tokens", "max_new_tokens", "model", "keep", "layers", "seed"):
         assert not parameters.looks_secret(name), name
 
 
-NAMES = st.one_of(st.sampled_from(["n_test", "speed", "label", "layers", "k", "n_draws", "run"]), st.text(max_size=12))
-TEXTS = st.one_of(st.text(max_size=30), st.integers().map(str), st.floats().map(str), st.lists(st.integers()).map(str), st.dates().map(str))
+NAMES = st.one_of(
+    st.sampled_from(["n_test", "speed", "label", "layers", "k", "n_draws", "run"]),
+    st.text(max_size=12),
+)
+TEXTS = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.lists(st.integers()).map(str),
+    st.dates().map(str),
+)
 
 
 @settings(max_examples=150, deadline=None)

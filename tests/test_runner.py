@@ -1,4 +1,4 @@
-"""The strict runner: pages side by side, interruptions, two runs at once, mistakes inside a page."""
+"""The strict runner: pages side by side, interruptions, two runs at once, mistakes in a page."""
 
 import json
 import shutil
@@ -18,7 +18,9 @@ def test_ctrl_c_ends_the_kernel_and_leaves_no_done_marker_and_the_folder_was_loc
     (repository / "wait").touch()
     process = command(repository, "run", "00", "--run", "c")
     wait_for(repository / "started-c", process)
-    with pytest.raises(UserError, match=f"run c is being written by another process \\({process.pid}\\)"):
+    with pytest.raises(
+        UserError, match=f"run c is being written by another process \\({process.pid}\\)"
+    ):
         runner.execute(runner.plan("laptop", "c"))
     with pytest.raises(UserError, match="Another process is writing the run c"):
         runs.begin("07_heads", {"run": "c", "k": 2})
@@ -53,15 +55,26 @@ def test_two_runs_at_once_are_both_right(repository):
     for process in (first, second):
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
-    gaps = [json.loads((repository / f"papermill_runs/{run}/00_baseline/summary.json").read_text())["gap"]["value"] for run in "xy"]
+    gaps = [
+        json.loads((repository / f"papermill_runs/{run}/00_baseline/summary.json").read_text())[
+            "gap"
+        ]["value"]
+        for run in "xy"
+    ]
     assert gaps == [5.0, 10.0]
 
 
 def test_users_mistake_in_a_notebook_is_one_sentence(repository, capsys):
-    (repository / "fail").write_text("from sandbagging.errors import UserError\nraise UserError('Layer 99 is out of range; take 0 to 29.')")
+    (repository / "fail").write_text(
+        "from sandbagging.errors import UserError\n"
+        "raise UserError('Layer 99 is out of range; take 0 to 29.')"
+    )
     assert main(["run", "00", "--run", "f"]) == 2
     said = capsys.readouterr().err
-    assert said.rstrip().endswith("Layer 99 is out of range; take 0 to 29.") and "Traceback" not in said
+    assert (
+        said.rstrip().endswith("Layer 99 is out of range; take 0 to 29.")
+        and "Traceback" not in said
+    )
     assert (repository / "papermill_runs/f/00_can_it_sandbag.failed.ipynb").exists()
     assert not (repository / "papermill_runs/f/00_can_it_sandbag.ipynb").exists()
 
@@ -77,7 +90,9 @@ def test_other_error_names_notebook_cell_and_file(repository, capsys):
 
 def test_kernels_keep_matplotlibs_list_of_fonts_in_their_own_environment(repository, monkeypatch):
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
-    (repository / "fail").write_text('import os, sys\nassert os.environ["MPLCONFIGDIR"].startswith(sys.prefix)')
+    (repository / "fail").write_text(
+        'import os, sys\nassert os.environ["MPLCONFIGDIR"].startswith(sys.prefix)'
+    )
     runner.execute(runner.plan("laptop", "b", notebooks=["00"]))
 
 
@@ -90,7 +105,9 @@ def test_dead_kernel_is_one_sentence(repository, capsys):
 
 
 def test_full_disk_is_one_sentence(repository, monkeypatch):
-    monkeypatch.setattr(execution.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    monkeypatch.setattr(
+        execution.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6)
+    )
     with pytest.raises(UserError, match="Only 1 MB are free"):
         runner.execute(runner.plan("laptop", "b"))
 
@@ -120,7 +137,7 @@ def test_status_compare_and_headline(repository, capsys):
     assert "There is no run aa" in capsys.readouterr().err
 
 
-# Progress ----------------------------------------------------------------------------------------------
+# Progress ---------------------------------------------------------------------------------------
 
 
 def test_the_live_line_says_where_every_page_stands(repository):
@@ -138,7 +155,7 @@ def test_the_live_line_says_where_every_page_stands(repository):
     assert display.line(now).startswith("elapsed 1:00  ETA 1:02:05  [1/3]")
 
 
-# Side by side --------------------------------------------------------------------------------------------
+# Side by side -----------------------------------------------------------------------------------
 
 
 def test_pages_wait_for_what_they_read_and_for_nothing_else():

@@ -25,7 +25,10 @@ def test_manifest_says_what_made_the_result(finished):
     assert {"commit", "versions", "device", "seconds", "seed", "notebook"} <= manifest.keys()
     baseline = json.loads((finished / "papermill_runs/a/00_baseline/manifest.json").read_text())
     assert {"(notebook)", "(words)", "metrics.py", "circuits_math.py"} == set(baseline["library"])
-    assert json.loads((finished / "papermill_runs/a/08_circuit/summary.json").read_text()) == {"heads": 2, "n_test": 3}
+    assert json.loads((finished / "papermill_runs/a/08_circuit/summary.json").read_text()) == {
+        "heads": 2,
+        "n_test": 3,
+    }
 
 
 def test_executed_notebook_names_no_folder_of_this_machine(finished):
@@ -46,22 +49,38 @@ def test_resume_does_nothing_when_nothing_changed(repository, capsys):
 
 
 def test_changed_parameter_is_named(repository):
-    assert reasons(overrides={"k": "3"}) == {"00_baseline": None, "07_heads": "parameters changed: k 2 -> 3", "08_circuit": None}
+    assert reasons(overrides={"k": "3"}) == {
+        "00_baseline": None,
+        "07_heads": "parameters changed: k 2 -> 3",
+        "08_circuit": None,
+    }
 
 
 def test_docstring_and_comment_change_nothing(repository):
     path = repository / "lib/sandbagging/circuits.py"
-    path.write_text(path.read_text().replace('"""Return k heads."""', '"""Return as many heads as asked."""  # better words'))
+    path.write_text(
+        path.read_text().replace(
+            '"""Return k heads."""', '"""Return as many heads as asked."""  # better words'
+        )
+    )
     assert set(reasons().values()) == {None}
 
 
 def test_function_two_imports_away_makes_its_notebook_stale(repository):
-    (repository / "lib/sandbagging/circuits_math.py").write_text("def times(a, b):\n    return b * a\n")
-    assert reasons() == {"00_baseline": "library changed: circuits_math.py", "07_heads": None, "08_circuit": None}
+    (repository / "lib/sandbagging/circuits_math.py").write_text(
+        "def times(a, b):\n    return b * a\n"
+    )
+    assert reasons() == {
+        "00_baseline": "library changed: circuits_math.py",
+        "07_heads": None,
+        "08_circuit": None,
+    }
 
 
 def test_new_code_with_equal_results_leaves_what_follows_alone(repository, capsys):
-    (repository / "lib/sandbagging/circuits.py").write_text("def heads(k):\n    return [[17, i] for i in range(0, k)]\n")
+    (repository / "lib/sandbagging/circuits.py").write_text(
+        "def heads(k):\n    return [[17, i] for i in range(0, k)]\n"
+    )
     runner.execute(runner.plan("laptop", "a"))
     said = capsys.readouterr().err
     assert "07_find_the_heads  starts (library changed: circuits.py)" in said
@@ -74,7 +93,11 @@ def test_changed_input_makes_the_reader_stale(repository):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["outputs"] = runs.output_hashes(folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert reasons() == {"00_baseline": None, "07_heads": None, "08_circuit": "input changed: 07_heads"}
+    assert reasons() == {
+        "00_baseline": None,
+        "07_heads": None,
+        "08_circuit": "input changed: 07_heads",
+    }
 
 
 def test_changed_notebook_code_counts_and_prose_does_not(repository):
@@ -82,7 +105,11 @@ def test_changed_notebook_code_counts_and_prose_does_not(repository):
     text = path.read_text()
     path.write_text(text.replace("import runs", "import runs  # a remark"))
     assert reasons()["08_circuit"] is None
-    path.write_text(text.replace("from sandbagging.suite", "from sandbagging import files\\nfrom sandbagging.suite"))
+    path.write_text(
+        text.replace(
+            "from sandbagging.suite", "from sandbagging import files\\nfrom sandbagging.suite"
+        )
+    )
     assert reasons()["08_circuit"] == "library changed: (notebook), files.py"
 
 
@@ -94,7 +121,9 @@ def test_missing_executed_notebook_is_made_again(repository):
 def test_corrupted_artefact_is_named(repository):
     (repository / "papermill_runs/a/07_heads/heads.json").write_text("{}")
     assert reasons()["07_heads"] == "heads.json is missing or was changed"
-    with pytest.raises(UserError, match="07_heads/heads.json in the run a .* run notebook 07_find_the_heads"):
+    with pytest.raises(
+        UserError, match="07_heads/heads.json in the run a .* run notebook 07_find_the_heads"
+    ):
         runs.begin("08_circuit", {"run": "a", "n_draws": 1})
 
 
@@ -109,8 +138,12 @@ def test_file_named_by_a_parameter_counts(repository):
 
 def test_figures_do_not_count_as_data():
     with_figure = {"outputs": {"a.json": "1", "fig_a.png": "2"}}
-    assert runs.content_hash(with_figure) == runs.content_hash({"outputs": {"a.json": "1", "fig_a.png": "3"}})
-    assert runs.content_hash(with_figure) != runs.content_hash({"outputs": {"a.json": "2", "fig_a.png": "2"}})
+    assert runs.content_hash(with_figure) == runs.content_hash(
+        {"outputs": {"a.json": "1", "fig_a.png": "3"}}
+    )
+    assert runs.content_hash(with_figure) != runs.content_hash(
+        {"outputs": {"a.json": "2", "fig_a.png": "2"}}
+    )
 
 
 # ---------------------------------------------------------------- begin and Step
@@ -119,7 +152,10 @@ def test_figures_do_not_count_as_data():
 def test_missing_input_names_the_notebook_to_run(repository):
     with pytest.raises(UserError, match="run notebook 00_can_it_sandbag first"):
         runs.begin("07_heads", {"run": "b", "k": 2})
-    with pytest.raises(UserError, match=r"run notebook 00_can_it_sandbag first \(python -m sandbagging run 00 --run b\)"):
+    with pytest.raises(
+        UserError,
+        match=r"run notebook 00_can_it_sandbag first \(python -m sandbagging run 00 --run b\)",
+    ):
         runner.execute(runner.plan("laptop", "b", notebooks=["07"]))
 
 
@@ -141,7 +177,9 @@ def test_step_refuses_what_it_did_not_declare(repository):
     step = runs.begin("07_heads", {"run": "a", "k": 2})
     with pytest.raises(UserError, match="07_heads does not read 08_circuit"):
         step.input("08_circuit")
-    with pytest.raises(UserError, match="No notebook before 07_heads declares the parameter 'nothing'"):
+    with pytest.raises(
+        UserError, match="No notebook before 07_heads declares the parameter 'nothing'"
+    ):
         step.setting("nothing")
     with pytest.raises(UserError, match="holds no file scores.csv"):
         step.read_table("00_baseline", "scores.csv")
@@ -177,11 +215,13 @@ def test_registry_reads_only_what_comes_before():
         assert notebook.name[:2] == notebook.artefact[:2]
         seen.append(notebook.artefact)
     ledger = runs.notebook_of("10_ledger")
-    assert set(ledger.reads) == set(seen[: seen.index("10_ledger")]), "the ledger reads the whole story, not the appendix"
+    assert set(ledger.reads) == set(seen[: seen.index("10_ledger")]), (
+        "the ledger reads the whole story, not the appendix"
+    )
 
 
 def test_small_pictures_look_the_same():
-    """Fewer colours and a white page, the same picture: hardly a pixel moves by what an eye can see, and half of the bytes are gone."""
+    """Fewer colours, the same picture: no pixel moves by what an eye sees, half of the bytes go."""
     import io
 
     import matplotlib.pyplot as plt
@@ -204,7 +244,7 @@ def test_small_pictures_look_the_same():
     assert runs.small_png(drawn.getvalue()) == small
 
 
-# What plain papermill hands over -----------------------------------------------------------------------
+# What plain papermill hands over ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

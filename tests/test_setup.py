@@ -1,4 +1,4 @@
-"""The set-up: the lock, the conda environment and pyproject agree, and the Makefile says in one sentence what is missing.
+"""The set-up: lock, conda environment and pyproject agree; the Makefile says what is missing.
 
 No test installs anything: a stand-in for python3 plays the parts of venv and pip.
 """
@@ -45,7 +45,11 @@ def pyproject() -> dict:
 
 
 def locked() -> dict[str, str]:
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     return dict(line.split("==") for line in lines)
 
 
@@ -53,10 +57,16 @@ def locked() -> dict[str, str]:
 
 
 def test_lock_holds_plain_versions_only():
-    text = "\n".join(line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#"))
+    text = "\n".join(
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if not line.startswith("#")
+    )
     for forbidden in ("+", "nvidia", "triton", "cuda", "file:", "-e ", "@", "git"):
         assert forbidden not in re.sub(r"^(gitpython|gitdb)==.*$", "", text, flags=re.M), forbidden
-    assert all(re.fullmatch(r"[a-z0-9.-]+==[A-Za-z0-9.]+", line) for line in text.splitlines() if line)
+    assert all(
+        re.fullmatch(r"[a-z0-9.-]+==[A-Za-z0-9.]+", line) for line in text.splitlines() if line
+    )
 
 
 def test_lock_satisfies_every_dependency():
@@ -72,7 +82,11 @@ def test_lock_satisfies_every_dependency():
 
 def test_conda_environment_installs_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python = next(item for item in environment["dependencies"] if isinstance(item, str) and item.startswith("python="))
+    python = next(
+        item
+        for item in environment["dependencies"]
+        if isinstance(item, str) and item.startswith("python=")
+    )
     assert pyproject()["project"]["requires-python"] == f">={python.removeprefix('python=')}"
     pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     assert pip == ["-r requirements.lock", "-e ."]
@@ -89,14 +103,21 @@ def test_ci_runs_the_test_command():
 
 
 def test_code_is_clean():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "lib", "tests", "notebooks"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "lib", "tests", "notebooks"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_notebook_sources_hold_no_outputs():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
-            assert not cell.get("outputs") and not cell.get("execution_count"), f"{path.name}: run nbstripout on it"
+            assert not cell.get("outputs") and not cell.get("execution_count"), (
+                f"{path.name}: run nbstripout on it"
+            )
 
 
 # ---------------------------------------------------------------- the Makefile
@@ -104,7 +125,7 @@ def test_notebook_sources_hold_no_outputs():
 
 @pytest.fixture
 def make(tmp_path):
-    """Return a function that calls make in a copy of the set-up files, with the stand-in for python3."""
+    """Return a function that calls make in a copy of the set-up files, with a false python3."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -114,9 +135,18 @@ def make(tmp_path):
     fake.chmod(0o755)
 
     def call(*words: str, wrong: str = "") -> subprocess.CompletedProcess:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+        }
         environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE": wrong}
-        return subprocess.run(["make", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            ["make", *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     return call
 
@@ -137,7 +167,11 @@ def test_help_is_the_default_and_names_every_target(make):
     "wrong, sentence",
     [
         ("old", "Python 3.11 or newer is needed"),
-        ("no-venv", "python3 -m venv does not work here: run `sudo apt install python3-venv`, then make again."),
+        (
+            "no-venv",
+            "python3 -m venv does not work here: run `sudo apt install python3-venv`, "
+            "then make again.",
+        ),
         ("no-network", "connect to the network, then make again"),
         ("full", "The disk is full: free some space"),
         ("odd", "read why in .venv/pip.log"),
@@ -161,16 +195,31 @@ def test_findings_sets_up_once_and_runs_the_set(make, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ran -m sandbagging run all --set quick --run mine-quick" in done.stdout
     calls = (tmp_path / "calls").read_text().splitlines()
-    pips = [re.sub(r".*install --disable-pip-version-check ", "", line) for line in calls if line.startswith("pip")]
-    assert pips == ["torch==2.13.0", "-r requirements.lock", "--quiet --no-deps --no-build-isolation -e ."]
+    pips = [
+        re.sub(r".*install --disable-pip-version-check ", "", line)
+        for line in calls
+        if line.startswith("pip")
+    ]
+    assert pips == [
+        "torch==2.13.0",
+        "-r requirements.lock",
+        "--quiet --no-deps --no-build-isolation -e .",
+    ]
     make("test")
-    assert (tmp_path / "calls").read_text().splitlines() == calls, "a finished set-up is not repeated"
+    assert (tmp_path / "calls").read_text().splitlines() == calls, (
+        "a finished set-up is not repeated"
+    )
 
 
 def test_torch_index_is_used_for_torch_alone(make, tmp_path):
     make("setup", "TORCH_INDEX=https://example.org/cpu")
-    with_index = [line for line in (tmp_path / "calls").read_text().splitlines() if "example.org" in line]
-    assert len(with_index) == 1 and "torch==2.13.0 --index-url https://example.org/cpu" in with_index[0]
+    with_index = [
+        line for line in (tmp_path / "calls").read_text().splitlines() if "example.org" in line
+    ]
+    assert (
+        len(with_index) == 1
+        and "torch==2.13.0 --index-url https://example.org/cpu" in with_index[0]
+    )
 
 
 def test_killed_installation_starts_again_from_nothing(make, tmp_path):

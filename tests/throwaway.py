@@ -53,7 +53,8 @@ CELLS_08 = [
     "step.done()",
 ]
 PARAMETERS_00 = (
-    'run: str = "mine"  # the run\'s name\nn_test: int = 3  # questions\nspeed: float = 0.5  # anything\n'
+    'run: str = "mine"  # the run\'s name\nn_test: int = 3  # questions\n'
+    "speed: float = 0.5  # anything\n"
     'label: str = "default"  # a word\nlayers: list[int] = [1, 2]  # layers'
 )
 
@@ -62,7 +63,11 @@ def write_notebook(path: Path, parameters: str, cells: list[str]) -> None:
     first = nbformat.v4.new_code_cell(parameters)
     first.metadata["tags"] = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(notebook, path)
 
 
@@ -75,8 +80,16 @@ def make_repository(root: Path) -> Path:
     (package / "circuits.py").write_text(CIRCUITS)
     (root / "notebooks").mkdir()
     write_notebook(root / "notebooks" / "00_can_it_sandbag.ipynb", PARAMETERS_00, CELLS_00)
-    write_notebook(root / "notebooks" / "07_find_the_heads.ipynb", 'run: str = "mine"  # name\nk: int = 2  # heads', CELLS_07)
-    write_notebook(root / "notebooks" / "08_ablate_five_heads.ipynb", 'run: str = "mine"  # name\nn_draws: int = 4  # draws', CELLS_08)
+    write_notebook(
+        root / "notebooks" / "07_find_the_heads.ipynb",
+        'run: str = "mine"  # name\nk: int = 2  # heads',
+        CELLS_07,
+    )
+    write_notebook(
+        root / "notebooks" / "08_ablate_five_heads.ipynb",
+        'run: str = "mine"  # name\nn_draws: int = 4  # draws',
+        CELLS_08,
+    )
     sets = root / "papermill_runs" / "parameters"
     sets.mkdir(parents=True)
     names = "notebooks: [00_can_it_sandbag, 07_find_the_heads, '08']\n"
@@ -92,13 +105,20 @@ def use(repository: Path, patch: pytest.MonkeyPatch) -> None:
     """
     broken = repository / "jupyter" / "kernels" / "python3"
     broken.mkdir(parents=True, exist_ok=True)
-    (broken / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "broken", "language": "python"}')
+    (broken / "kernel.json").write_text(
+        '{"argv": ["/bin/false"], "display_name": "broken", "language": "python"}'
+    )
     patch.setenv("JUPYTER_PATH", str(repository / "jupyter"))
     patch.setattr(provenance, "PACKAGE", repository / "lib" / "sandbagging")
     patch.setattr(provenance, "REPOSITORY", repository)
     patch.setenv("PYTHONPATH", str(repository / "lib"))
     patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    for name in ("SANDBAGGING_RUNS", "SANDBAGGING_NOTEBOOKS", "SANDBAGGING_RUNNER", "SANDBAGGING_REFRESH"):
+    for name in (
+        "SANDBAGGING_RUNS",
+        "SANDBAGGING_NOTEBOOKS",
+        "SANDBAGGING_RUNNER",
+        "SANDBAGGING_REFRESH",
+    ):
         patch.delenv(name, raising=False)
 
 
@@ -107,7 +127,9 @@ def command(repository: Path, *words: str) -> subprocess.Popen:
 
     Ctrl-C works even if the tests themselves run in the background.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SANDBAGGING_")}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("SANDBAGGING_")
+    }
     environment |= {"PYTHONPATH": str(repository / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "sandbagging", *words],

@@ -78,7 +78,7 @@ def _running(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     _option(run, "--refresh", action="store_true", help="allow writing the committed reference run")
     refresh = commands.add_parser(
-        "refresh", help="run the committed reference run and all that is nested in it (make refresh)"
+        "refresh", help="run the committed reference run and what is nested in it (make refresh)"
     )
     _side_by_side(refresh)
     sweep = commands.add_parser("sweep", help="run every cell of a grid of parameters")
@@ -128,7 +128,9 @@ def _saes(commands: argparse._SubParsersAction) -> None:
         help="tags, or globs over the 42 of the card (default: all)",
     )  # fmt: skip
     _shared(train, "grid42")
-    audit = commands.add_parser("audit", help="say what published SAEs hold and what is wrong with them")
+    audit = commands.add_parser(
+        "audit", help="say what published SAEs hold and what is wrong with them"
+    )
     _option(
         audit, "source", metavar="FOLDER_OR_RELEASE",
         help="a folder, owner/name on the hub, or a release that sae-lens knows",
@@ -156,7 +158,9 @@ def _saes(commands: argparse._SubParsersAction) -> None:
 
 def _more(commands: argparse._SubParsersAction) -> None:
     commands.add_parser("models", help="list the models that have a name here")
-    fetch = commands.add_parser("fetch", help="fetch a model now, so that later runs need no network")
+    fetch = commands.add_parser(
+        "fetch", help="fetch a model now, so that later runs need no network"
+    )
     _option(fetch, "model", nargs="?", metavar="MODEL", help="default: the embedded model")
     export = commands.add_parser(
         "export-ablated", help="write a model whose heads are zeroed in its weights"
@@ -170,8 +174,9 @@ def _more(commands: argparse._SubParsersAction) -> None:
         help="such as L17H6 L2H0; default: the heads of --run",
     )  # fmt: skip
     _option(
-        export, "--run", metavar="NAME", help="take model and heads from this run's notebook 07 or 08"
-    )
+        export, "--run", metavar="NAME",
+        help="take model and heads from this run's notebook 07 or 08",
+    )  # fmt: skip
     _option(
         export, "--random-weights", action="store_true",
         help="the model's shape with weights drawn at random",
@@ -360,7 +365,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
         for cell in grid.cells:
             print(f"{'done  ' if cell.marker.exists() else 'to do '} {cell.name}")
         return
-    sweeps.run(grid, arguments.profile, arguments.jobs)
+    sweeps.run_all(grid, arguments.profile, arguments.jobs)
     table = runs.run_folder(grid.run) / "summary.csv"
     print(f"All {len(grid.cells)} cells are done; the table is {table}")
 

@@ -49,14 +49,14 @@ def proposal(name: str, known: Sequence[str], what: str) -> str:
     return f"{what}: {', '.join(known) or 'none'}."
 
 
-# What a notebook declares ---------------------------------------------------------------------------
+# What a notebook declares -----------------------------------------------------------------------
 
 
 def declared(path: Path) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, by name; `run`, the run's name, is not one.
 
-    Raises UserError for a parameters cell that plain papermill could not read: each line has to hold
-    one name, one simple type and one literal.
+    Raises UserError for a parameters cell that plain papermill could not read: each line has to
+    hold one name, one simple type and one literal.
     """
     found = {}
     for statement in ast.parse(_parameters_cell(path)).body:
@@ -87,9 +87,7 @@ def _parameters_cell(path: Path) -> str:
         problem = "cannot be read as a notebook"
     else:
         return "\n".join(sources)
-    raise UserError(
-        f"The notebook {path.name} {problem}; restore it with: git checkout notebooks."
-    )
+    raise UserError(f"The notebook {path.name} {problem}; restore it with: git checkout notebooks.")
 
 
 def _declaration(statement: ast.stmt) -> Parameter | None:
@@ -125,7 +123,7 @@ def _type_of(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-# Whether a value fits -------------------------------------------------------------------------------
+# Whether a value fits ---------------------------------------------------------------------------
 
 
 def checked(

@@ -1,21 +1,19 @@
-"""Many runs from one grid: a YAML file names parameters and their values, every combination becomes a run, Snakemake runs them.
+"""Many runs from one grid: every combination of the values in a YAML file becomes a run.
 
-1. `load` reads and checks a grid: every cell's parameters are held against the notebooks before anything starts.
-2. `run` hands the cells to Snakemake (papermill_runs/Snakefile), on this machine or on a SLURM cluster.
-3. `run_cell` is one cell: the strict runner, then a marker. A killed cell leaves no marker and goes on where it stopped.
+1. `load` reads and checks a grid: every cell's parameters are checked before anything starts.
+2. `run_all` hands the cells to Snakemake (papermill_runs/Snakefile), here or on a SLURM cluster.
+3. `run_cell` is one cell: the strict runner, then a marker. A killed cell leaves no marker and
+   goes on where it stopped.
 4. `summary` lays the cells out as a table and a figure.
 """
 
-import contextlib
-import fcntl
 import itertools
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import yaml
 
 from sandbagging import files, provenance
 from sandbagging.errors import UserError
-from sandbagging.suite import runner, runs
+from sandbagging.suite import devices, runner, runs
 
 FIELDS = {"set", "notebooks", "grid", "gpu", "minutes", "memory_gb", "threads"}
 MARKER = "swept.json"  # in a cell's folder, written last
@@ -73,7 +71,10 @@ class Grid:
 
 
 def load(path: Path | str, run: str | None = None) -> Grid:
-    """Return the grid of a YAML file, its runs nested in `run` (default: sweep-NAME); raises UserError for whatever is wrong with it."""
+    """Return the grid of a YAML file, its runs nested in `run` (default: sweep-NAME).
+
+    Raises UserError for whatever is wrong with it.
+    """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -81,18 +82,37 @@ def load(path: Path | str, run: str | None = None) -> Grid:
         raise UserError(f"The grid {path} cannot be read ({error.strerror}).") from None
     except yaml.YAMLError as error:
         raise UserError(f"The grid {path} is no YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(content, dict) or not isinstance(content.get("grid"), dict) or not content["grid"]:
-        raise UserError(f"The grid {path.name} needs a line grid: with one parameter a line, such as seed: [0, 1, 2].")
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("grid"), dict)
+        or not content["grid"]
+    ):
+        raise UserError(
+            f"The grid {path.name} needs a line grid: with one parameter a line, such as "
+            "seed: [0, 1, 2]."
+        )
     for name in content.keys() - FIELDS:
-        raise UserError(f"The grid {path.name} has an unknown line {name!r}; known are {', '.join(sorted(FIELDS))}.")
+        raise UserError(
+            f"The grid {path.name} has an unknown line {name!r}; known are "
+            f"{', '.join(sorted(FIELDS))}."
+        )
     for name, values in content["grid"].items():
         if not isinstance(values, list) or not values:
-            raise UserError(f"The grid {path.name} must give {name} a list of values, such as {name}: [1, 2].")
+            raise UserError(
+                f"The grid {path.name} must give {name} a list of values, such as {name}: [1, 2]."
+            )
     run = run or f"sweep-{re.sub(r'[^A-Za-z0-9_.-]', '-', path.stem)}"
     notebooks = tuple(content["notebooks"]) if content.get("notebooks") else None
     defaults = {"gpu": 0, "minutes": 60, "memory_gb": 8, "threads": 1}
     numbers = {name: _number(path, content, name, default) for name, default in defaults.items()}
-    grid = Grid(path.resolve(), run, str(content.get("set", "laptop")), notebooks, _cells(path, run, content["grid"]), **numbers)
+    grid = Grid(
+        path.resolve(),
+        run,
+        str(content.get("set", "laptop")),
+        notebooks,
+        _cells(path, run, content["grid"]),
+        **numbers,
+    )
     for cell in grid.cells:
         _plan(grid, cell)  # every cell's parameters are checked before the first one runs
     return grid
@@ -106,35 +126,52 @@ def _number(path: Path, content: dict, name: str, default: int) -> int:
 
 
 def _cells(path: Path, run: str, grid: dict[str, list]) -> tuple[Cell, ...]:
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    combinations = [
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    ]
     if len(combinations) > MOST_CELLS:
-        raise UserError(f"The grid {path.name} has {len(combinations)} cells, more than {MOST_CELLS}; cut it into several.")
+        raise UserError(
+            f"The grid {path.name} has {len(combinations)} cells, more than {MOST_CELLS}; cut it "
+            "into several."
+        )
     names = [_cell_name(values) for values in combinations]
     for name in {name for name in names if names.count(name) > 1}:
-        raise UserError(f"Two cells of the grid {path.name} have one name, {name}; leave out values that are written alike.")
-    return tuple(Cell(f"{run}/{name}", values) for name, values in zip(names, combinations, strict=True))
+        raise UserError(
+            f"Two cells of the grid {path.name} have one name, {name}; leave out values that are "
+            "written alike."
+        )
+    return tuple(
+        Cell(f"{run}/{name}", values) for name, values in zip(names, combinations, strict=True)
+    )
 
 
 def _cell_name(values: dict[str, Any]) -> str:
     """Return a folder's name for a combination of values: model-organism-heads_seed-0."""
-    texts = [f"{name}-{value if isinstance(value, str) else json.dumps(value)}" for name, value in values.items()]
+    texts = [
+        f"{name}-{value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in values.items()
+    ]
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-") for text in texts)
 
 
 def _plan(grid: Grid, cell: Cell) -> runner.Plan:
-    overrides = {name: value if isinstance(value, str) else json.dumps(value) for name, value in cell.values.items()}
+    overrides = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in cell.values.items()
+    }
     return runner.plan(grid.set_name, cell.run, overrides, grid.notebooks)
 
 
-# One cell ----------------------------------------------------------------------------------------------------------------
+# One cell ---------------------------------------------------------------------------------------
 
 
 def run_cell(grid: Grid, cell: Cell) -> None:
-    """Run one cell's notebooks on devices of its own, and write its marker; what an earlier call finished is not done again.
+    """Run one cell's notebooks on devices of its own, and write its marker.
 
-    A cell that outlived a sweep that was killed may still be running: this one waits for it, and then finds its work done.
+    What an earlier call finished is not done again. A cell that outlived a sweep that was killed
+    may still be running: this one waits for it, and then finds its work done.
     """
-    with devices(grid.gpu):
+    with devices.held(grid.gpu):
         runner.execute(_plan(grid, cell), wait_for_lock=True, jobs=grid.threads)
     files.write_json(cell.marker, {"values": cell.values, "run": cell.run})
 
@@ -143,61 +180,20 @@ def holds(grid: Grid, cell: Cell) -> bool:
     """Return whether a cell is done and nothing that it depends on has changed since."""
     if not cell.marker.exists():
         return False
-    return all(runs.why_stale(cell.run, step.notebook, step.parameters) is None for step in _plan(grid, cell).steps)
+    return all(
+        runs.why_stale(cell.run, step.notebook, step.parameters) is None
+        for step in _plan(grid, cell).steps
+    )
 
 
-@contextlib.contextmanager
-def devices(n: int) -> Iterator[list[str]]:
-    """Hold n GPUs for this process alone, by name in CUDA_VISIBLE_DEVICES; a cluster that has assigned some already is left to it.
-
-    Snakemake's gpu=1 only counts: two cells on one machine would both take the first device. Each device has a lock file here.
-    Raises UserError if there are fewer than n.
-    """
-    if n == 0 or os.environ.get("SLURM_JOB_ID"):
-        yield []
-        return
-    known = _known_devices()
-    if len(known) < n:
-        raise UserError(f"A cell asks for {n} GPUs and {len(known)} are here; set gpu: 0 in the grid to use the CPU.")
-    with contextlib.ExitStack() as stack:
-        taken = []
-        for name in known:
-            path = Path(tempfile.gettempdir()) / f"sandbagging-gpu-{name}.lock"
-            if not path.exists():
-                path.touch()
-            lock = stack.enter_context(open(path))  # for reading, which is enough to lock it: it may be another user's
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken.append(name)
-            if len(taken) == n:
-                break
-        if len(taken) < n:
-            raise UserError(f"{n} GPUs are asked for and all but {len(taken)} are in use; start fewer cells at a time (--jobs).")
-        before = os.environ.get("CUDA_VISIBLE_DEVICES")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
-        try:
-            yield taken
-        finally:
-            os.environ.pop("CUDA_VISIBLE_DEVICES")
-            if before is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = before
+# All cells --------------------------------------------------------------------------------------
 
 
-def _known_devices() -> list[str]:
-    if os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-    import torch
+def run_all(grid: Grid, profile: str = "local", jobs: int = 1, more: Sequence[str] = ()) -> None:
+    """Run all cells that do not hold yet, `jobs` at a time, through Snakemake; then sum up.
 
-    return [str(i) for i in range(torch.cuda.device_count())]
-
-
-# All cells -----------------------------------------------------------------------------------------------------------------
-
-
-def run(grid: Grid, profile: str = "local", jobs: int = 1, more: Sequence[str] = ()) -> None:
-    """Run all cells that do not hold yet, `jobs` at a time, through Snakemake; then write the summary.
-
-    Raises UserError without Snakemake, for an unknown profile, and where cells failed (the others are done all the same).
+    Raises UserError without Snakemake, for an unknown profile, and where cells failed; the others
+    are done all the same.
     """
     if profile not in PROFILES:
         raise UserError(f"There is no profile {profile!r}; choose {' or '.join(PROFILES)}.")
@@ -207,12 +203,17 @@ def run(grid: Grid, profile: str = "local", jobs: int = 1, more: Sequence[str] =
     folder = runs.run_folder(grid.run)
     folder.mkdir(parents=True, exist_ok=True)
     finished = subprocess.run(
-        _command(grid, profile, jobs, more), cwd=folder, env=os.environ | {"SANDBAGGING_RUNS": str(runs.runs_folder().resolve())}
+        _command(grid, profile, jobs, more),
+        cwd=folder,
+        env=os.environ | {"SANDBAGGING_RUNS": str(runs.runs_folder().resolve())},
     )
     if finished.returncode:
         left = [cell.name for cell in grid.cells if not cell.marker.exists()]
-        raise UserError(f"{len(left)} of {len(grid.cells)} cells are not done ({', '.join(left[:5])}{' ...' if len(left) > 5 else ''}); "
-                        "read why above, then run the same command to go on.")  # fmt: skip
+        raise UserError(
+            f"{len(left)} of {len(grid.cells)} cells are not done ({', '.join(left[:5])}"
+            f"{' ...' if len(left) > 5 else ''}); "
+            "read why above, then run the same command to go on."
+        )
     summary(grid)
 
 
@@ -220,15 +221,38 @@ def _command(grid: Grid, profile: str, jobs: int, more: Sequence[str]) -> list[s
     try:
         import snakemake  # noqa: F401
     except ImportError:
-        raise UserError('Sweeps need Snakemake: run .venv/bin/python -m pip install -e ".[cluster]", then try again.') from None
+        raise UserError(
+            'Sweeps need Snakemake: run .venv/bin/python -m pip install -e ".[cluster]", then try '
+            "again."
+        ) from None
     home = provenance.REPOSITORY / "papermill_runs"
-    more = [*(["--resources", f"gpu={len(_known_devices())}"] if grid.gpu and profile == "local" else []), *more]
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile"), "--profile", str(home / "profiles" / profile),
-            "--jobs", str(jobs), "--config", f"grid={grid.path}", f"run={grid.run}",
-            f"here={Path.cwd()}", *more]  # fmt: skip
+    more = [
+        *(
+            ["--resources", f"gpu={len(devices.known())}"]
+            if grid.gpu and profile == "local"
+            else []
+        ),
+        *more,
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(home / "Snakefile"),
+        "--profile",
+        str(home / "profiles" / profile),
+        "--jobs",
+        str(jobs),
+        "--config",
+        f"grid={grid.path}",
+        f"run={grid.run}",
+        f"here={Path.cwd()}",
+        *more,
+    ]
 
 
-# What came of it -------------------------------------------------------------------------------------------------------------
+# What came of it --------------------------------------------------------------------------------
 
 MEASURES = {  # of a cell's summaries: artefact, path to an Estimate
     "gap": ("00_baseline", ("gate", "gap_p_full")),
@@ -238,13 +262,19 @@ MEASURES = {  # of a cell's summaries: artefact, path to an Estimate
 
 
 def table(grid: Grid) -> pd.DataFrame:
-    """Return one row per cell: its values, done, and each measure that its run holds with low, high and n (effects in pp)."""
+    """Return one row per cell: its values, done, and each measure that its run holds.
+
+    Measures are effects in pp with low, high and n.
+    """
     rows = []
     for cell in grid.cells:
         line = {**cell.values, "run": cell.run, "done": cell.marker.exists()}
         for name, (artefact, keys) in MEASURES.items():
             found = _estimate(cell.run, artefact, keys)
-            line |= {name: found.get("value"), **{f"{name}_{end}": found.get(end) for end in ("low", "high", "n")}}
+            line |= {
+                name: found.get("value"),
+                **{f"{name}_{end}": found.get(end) for end in ("low", "high", "n")},
+            }
         rows.append(line)
     return pd.DataFrame(rows)
 

@@ -1,4 +1,4 @@
-"""The strict runner: every parameter is checked before anything starts, and a run goes on where it stopped."""
+"""The strict runner: all is checked before anything starts; a run goes on where it stopped."""
 
 from sandbagging.suite.runner.executed import executed_path, failed_path, keeps_notebooks
 from sandbagging.suite.runner.execution import NotebookFailed, execute

@@ -26,7 +26,7 @@ def partial_path(run: str, notebook: Notebook) -> Path:
 
 
 def keeps_notebooks(run: str) -> bool:
-    """Return whether a run keeps its executed notebooks: runs nested in the committed one do not."""
+    """Return whether a run keeps its executed notebooks; runs nested in reference do not."""
     return not run.startswith("reference/")
 
 

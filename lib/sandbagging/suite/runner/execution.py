@@ -1,4 +1,4 @@
-"""Plans come true: notebooks whose inputs are done run side by side, and what still holds is skipped.
+"""Plans come true: pages whose inputs are done run side by side, what still holds is skipped.
 
 1. Every notebook of every plan is a node; it waits for the notebooks whose artefacts it reads.
 2. A node that still holds is skipped. Any other is executed under a temporary name, which becomes
@@ -32,7 +32,7 @@ class NotebookFailed(Exception):
     """A notebook stopped with an error that is not the user's: which, where, and its last line."""
 
 
-# A whole command ------------------------------------------------------------------------------------
+# A whole command --------------------------------------------------------------------------------
 
 
 def execute(
@@ -193,7 +193,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-# One notebook ---------------------------------------------------------------------------------------
+# One notebook -----------------------------------------------------------------------------------
 
 
 def _execute_one(node: Node, work: _Work, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Kernels of this very interpreter: as many at a time as are asked for, and one way to end them all."""
+"""Kernels of this very interpreter: any number at a time, and one way to end them all."""
 
 import contextlib
 import logging

@@ -34,7 +34,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
 
 
-# Sets and notebooks by name -------------------------------------------------------------------------
+# Sets and notebooks by name ---------------------------------------------------------------------
 
 
 def _sets_folder() -> Path:
@@ -91,7 +91,7 @@ def find_notebook(name: str) -> Notebook:
 
 
 def with_missing_inputs(names: Sequence[str], run: str) -> list[str]:
-    """Return some notebooks by name, with all before them that they read and the run does not hold."""
+    """Return some notebooks by name, with all that they read and that the run does not hold."""
     chosen = {find_notebook(name) for name in names}
     waiting = list(chosen)
     while waiting:
@@ -103,7 +103,7 @@ def with_missing_inputs(names: Sequence[str], run: str) -> list[str]:
     return [notebook.name for notebook in sorted(chosen)]
 
 
-# The plan -------------------------------------------------------------------------------------------
+# The plan ---------------------------------------------------------------------------------------
 
 
 def plan(
@@ -202,7 +202,7 @@ def _given(
     overrides: Mapping[str, str],
     set_file: str,
 ) -> dict[str, Any]:
-    """Return what set and user give one notebook, checked; files are named as it has to name them."""
+    """Return what set and user give one notebook, checked; files are named as it names them."""
     found = {}
     for name, parameter in own.items():
         if name in values:
