@@ -31,7 +31,11 @@ def group(path: str) -> str:
     return "notebooks" if file.parent.name == "notebooks" else file.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if group(item.path) == "notebooks":
+            item.add_marker("notebook")
     items.sort(
         key=lambda item: (
             LONGEST.index(group(item.path)) if group(item.path) in LONGEST else len(LONGEST)

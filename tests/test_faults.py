@@ -82,6 +82,7 @@ def held_together(folder, run: str, calm: dict) -> None:
         assert content in (None, calm[artefact])
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("artefact", NOTEBOOKS.values())
 def test_a_kill_in_the_middle_of_a_page_ends_in_the_same_numbers(undisturbed, artefact):
     """The runner is killed as soon as a loop of the page has told how far it is."""
@@ -97,6 +98,8 @@ def test_a_kill_in_the_middle_of_a_page_ends_in_the_same_numbers(undisturbed, ar
     assert contents(folder, run) == calm
 
 
+@pytest.mark.notebook
+@pytest.mark.notebook
 @pytest.mark.slow
 def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed):
     (folder, calm), moments, run = undisturbed, random.Random(20), "killed"
@@ -153,6 +156,7 @@ HARDSHIPS["all at once"] = (
 )
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     "case",
     [c if c == "all at once" else pytest.param(c, marks=pytest.mark.slow) for c in HARDSHIPS],

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from throwaway import make_repository, use, write_notebook
 
 from sandbagging.errors import UserError
-from sandbagging.suite import parameters, runner
+from sandbagging.suite import parameters, runner, sweeps
+from sandbagging.suite.parameters import Parameter
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,93 @@ def test_parameters_cell_that_papermill_cannot_read_is_refused(tmp_path):
         write_notebook(tmp_path / "x.ipynb", 'run: str = "mine"\n' + line, [])
         with pytest.raises(UserError, match="one literal"):
             parameters.declared(tmp_path / "x.ipynb")
+
+
+# One check for all roads ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "meant"),
+    [
+        ("bool", "false", False),
+        ("bool", "True", True),
+        ("int", "5", 5),
+        ("float", "1e-3", 0.001),
+        ("float", 2, 2.0),
+        ("list", "[1]", [1]),
+        ("list[str]", "['*_topk_*']", ["*_topk_*"]),
+        ("list[int]", (1, 2), [1, 2]),
+        ("str", "5", "5"),
+        ("dict[str, int]", {"a": 1}, {"a": 1}),
+        ("Optional[int]", None, None),
+    ],
+)
+def test_what_is_given_comes_back_in_its_type(annotation, value, meant):
+    found = parameters.checked({"x": Parameter("x", annotation, 0)}, {"x": value, "other": "1"})
+    assert found == {"x": meant, "other": "1"} and type(found["x"]) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        ("bool", 1),
+        ("bool", "maybe"),
+        ("bool", "1"),
+        ("int", True),
+        ("int", 1.0),
+        ("int", None),
+        pytest.param("int", 10**5000, id="int-huge"),
+        ("float", float("nan")),
+        ("float", "..e5"),
+        ("float", True),
+        ("list", "1"),
+        ("list", "*_topk_*"),
+        ("list[int]", [1, "a"]),
+        ("list[int]", [True]),
+        ("str", 5),
+        ("str", "\ud800"),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence_with_both_types(annotation, value):
+    with pytest.raises(UserError, match=r"parameter x \(given\) must be .*, but .* is \w+") as said:
+        parameters.checked({"x": Parameter("x", annotation, 0)}, {"x": value})
+    assert annotation in str(said.value) and "\n" not in str(said.value)
+
+
+# Files, named from where the user stands -----------------------------------------------------------
+
+
+def test_a_file_is_named_from_where_the_user_stands_on_every_road(planning, tmp_path, monkeypatch):
+    """-p, a parameter set, and a grid: the page, which runs elsewhere, gets a name that leads there."""
+    (tmp_path / "mine.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path)
+    notebooks = planning / "notebooks"
+
+    def leads_there(name: str) -> bool:
+        return (notebooks / name).resolve() == (tmp_path / "mine.jsonl").resolve()
+
+    given = runner.plan("laptop", "b", {"label": "mine.jsonl"}).steps[0].parameters["label"]
+    assert given != "mine.jsonl" and leads_there(given)
+    path = planning / "papermill_runs/parameters/own.yaml"
+    path.write_text("label: ./mine.jsonl\nnotebooks: ['00']\n")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("set: own\nnotebooks: ['00']\ngrid: {label: [mine.jsonl, other.jsonl]}\n")
+    try:
+        assert leads_there(runner.plan("own", "b").steps[0].parameters["label"])
+        cells = sweeps.load(grid).cells
+        plans = [sweeps.plan_of(sweeps.load(grid), cell) for cell in cells]
+    finally:
+        path.unlink()
+    here, absent = (plan.steps[0].parameters["label"] for plan in plans)
+    assert leads_there(here) and absent == "other.jsonl"
+
+
+def test_a_word_that_is_no_file_stays_a_word(planning, tmp_path, monkeypatch):
+    (tmp_path / "instr").mkdir()
+    monkeypatch.chdir(tmp_path)
+    plan = runner.plan("laptop", "b", {"label": "instr"})
+    assert plan.steps[0].parameters["label"] == "instr", "a folder of that name is a coincidence"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.jsonl").write_text("")
+    home = runner.plan("laptop", "b", {"label": "~/mine.jsonl"}).steps[0].parameters["label"]
+    assert (planning / "notebooks" / home).resolve() == (tmp_path / "mine.jsonl").resolve()

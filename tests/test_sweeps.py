@@ -204,6 +204,7 @@ def manifests(run: str) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for p in runs.run_folder(run).glob("*/*/manifest.json")}
 
 
+@pytest.mark.notebook
 def test_cells_are_handed_over_to_slurm_with_what_they_ask_for(folder, planted_bases, monkeypatch):
     """Fake scheduler, real cells. Asked again, nothing is left to hand over."""
     grid = sweeps.load(written(folder, GRID.replace("[0, 1]", "[0]") + "gpu: 1\n"))

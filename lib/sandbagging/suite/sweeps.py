@@ -114,7 +114,7 @@ def load(path: Path | str, run: str | None = None) -> Grid:
         **numbers,
     )
     for cell in grid.cells:
-        _plan(grid, cell)  # every cell's parameters are checked before the first one runs
+        plan_of(grid, cell)  # every cell's parameters are checked before the first one runs
     return grid
 
 
@@ -154,7 +154,8 @@ def _cell_name(values: dict[str, Any]) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-") for text in texts)
 
 
-def _plan(grid: Grid, cell: Cell) -> runner.Plan:
+def plan_of(grid: Grid, cell: Cell) -> runner.Plan:
+    """Return what a cell runs; UserError for whatever is wrong with its parameters."""
     overrides = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in cell.values.items()
@@ -172,7 +173,7 @@ def run_cell(grid: Grid, cell: Cell) -> None:
     may still be running: this one waits for it, and then finds its work done.
     """
     with devices.held(grid.gpu):
-        runner.execute(_plan(grid, cell), wait_for_lock=True, jobs=grid.threads)
+        runner.execute(plan_of(grid, cell), wait_for_lock=True, jobs=grid.threads)
     files.write_json(cell.marker, {"values": cell.values, "run": cell.run})
 
 
@@ -182,7 +183,7 @@ def holds(grid: Grid, cell: Cell) -> bool:
         return False
     return all(
         runs.why_stale(cell.run, step.notebook, step.parameters) is None
-        for step in _plan(grid, cell).steps
+        for step in plan_of(grid, cell).steps
     )
 
 
