@@ -1,8 +1,11 @@
 """The strict runner: pages side by side, interruptions, two runs at once, mistakes in a page."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -260,3 +263,21 @@ def test_the_committed_reference_is_one_command(monkeypatch):
     assert given["reference/organism-null"] == "organism-null"
     assert plans[6].steps[0].parameters["random_weights"] is True
     assert runner.keeps_notebooks("reference") and not runner.keeps_notebooks(plans[1].run)
+
+
+# Without this runner -------------------------------------------------------------------------------
+
+
+def test_plain_papermill_hands_over_text_and_the_page_reads_what_is_meant(repository):
+    page = "00_can_it_sandbag.ipynb"
+    words = ["-p", "run", "p", "-p", "layers", "[7]", "-p", "speed", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", page, str(repository / "out.ipynb"), *words],
+        cwd=repository / "notebooks",
+        env={k: v for k, v in os.environ.items() if k != "JUPYTER_PATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    manifest = runs.read_manifest("p", "00_baseline")
+    assert manifest["parameters"]["layers"] == [7] and manifest["parameters"]["speed"] == 2.0
