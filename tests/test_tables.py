@@ -28,3 +28,8 @@ def test_an_index_that_only_counts_is_left_out():
 def test_numbers_are_told_as_a_reader_needs_them():
     table = pd.DataFrame({"k": [64.0, float("nan")], "error": [2.4e-6, 0.0], "n": [3, 4]})
     assert tables.shown(table).text.split() == ["k", "error", "n", "64", "2e-06", "3", "0.000", "4"]
+
+
+def test_words_stand_left_and_numbers_right():
+    html = tables.shown(pd.DataFrame({"verdict": ["specific"], "value": [-0.5]}))._repr_html_()
+    assert '<td style="text-align: left">specific' in html and "<td>-0.500" in html

@@ -115,7 +115,8 @@ def one_figure_a_cell(cells: list[dict]) -> Iterator[dict]:
             continue
         others = [output for output in outputs if output not in figures]
         for i, figure in enumerate(figures, 1):
-            metadata = cell["metadata"] | ({"tags": ["remove-input"]} if i > 1 else {})
+            tags = cell["metadata"].get("tags", [])
+            metadata = cell["metadata"] | ({"tags": [*tags, "remove-input"]} if i > 1 else {})
             shown = [figure] if i > 1 else [*others, figure]
             yield cell | {"outputs": shown, "metadata": metadata, "id": f"{cell['id']}-{i}"}
 

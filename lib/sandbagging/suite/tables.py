@@ -1,5 +1,6 @@
 """Tables on a page: the first rows open, the rest folded."""
 
+import re
 from typing import NamedTuple
 
 import pandas as pd
@@ -49,4 +50,5 @@ def _number(value: float, places: int) -> str:
 
 
 def _html(table: pd.DataFrame, index: bool) -> str:
-    return table.to_html(index=index, border=0, na_rep="", justify="left")
+    html = table.to_html(index=index, border=0, na_rep="", justify="left")
+    return re.sub("<td>(?=[^<]*[A-Za-z])", '<td style="text-align: left">', html)  # words

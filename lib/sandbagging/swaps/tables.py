@@ -120,6 +120,16 @@ def as_text(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+GAP_COLUMNS = [
+    "gap_e1",
+    "gap_e1_seeds",
+    "seed_sd",
+    "n_seeds",
+    "gap_e4",
+    "p_equivalent",
+    "p_equivalent_own",
+    "detectable",
+]
 VERDICT_COLUMNS = [
     "gap_e1",
     "gap_e4",
