@@ -22,7 +22,7 @@ class Shown(NamedTuple):
 
 
 def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
-    """Return a table for a page: `rows` rows open and the rest folded, numbers rounded to `digits` places.
+    """Return a table for a page: `rows` rows open, the rest folded, numbers to `digits` places.
 
     An index without a name that only counts the rows is left out.
     """
@@ -51,4 +51,4 @@ def _number(value: float, places: int) -> str:
 
 def _html(table: pd.DataFrame, index: bool) -> str:
     html = table.to_html(index=index, border=0, na_rep="", justify="left")
-    return re.sub("<td>(?=[^<]*[A-Za-z])", '<td style="text-align: left">', html)  # words
+    return re.sub("<td>(?=[^<]*[A-Za-z]{2})", '<td style="text-align: left">', html)  # words
