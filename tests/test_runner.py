@@ -271,10 +271,11 @@ def test_the_committed_reference_is_one_command(monkeypatch):
 def test_plain_papermill_hands_over_text_and_the_page_reads_what_is_meant(repository):
     page = "00_can_it_sandbag.ipynb"
     words = ["-p", "run", "p", "-p", "layers", "[7]", "-p", "speed", "2"]
+    own = {name: value for name, value in os.environ.items() if name != "JUPYTER_PATH"}
     done = subprocess.run(
         [sys.executable, "-m", "papermill", page, str(repository / "out.ipynb"), *words],
         cwd=repository / "notebooks",
-        env={k: v for k, v in os.environ.items() if k != "JUPYTER_PATH"},
+        env=own | {"SANDBAGGING_RUNS": str(repository / "papermill_runs")},
         capture_output=True,
         text=True,
     )
