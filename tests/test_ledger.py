@@ -525,7 +525,7 @@ def test_a_closed_gate_leaves_nothing_to_judge():
 def test_notebook_08_decides_what_survives(survives, expected, runs_folder):
     lines = ledger.headline(artefacts(summary=circuit_summary(survives)), "a")
     assert words(lines, "joint effect, p_full") == expected
-    assert f"**{expected}**" in ledger.what_survived(ledger.rows(artefacts()), lines)
+    assert ledger.what_survived(ledger.rows(artefacts()), lines).circuit == expected
 
 
 def test_degenerate_cells_support_nothing():
@@ -644,16 +644,29 @@ def test_what_survived_follows_the_verdicts(table):
         }
     ]
     said = ledger.what_survived(table, lines)
-    assert (
-        "**same direction** (" in said
-        and "`joint_effect`" in said
-        and "None of them is replicated" in said
-    )
-    assert "**does not survive**" in said
-    own = ledger.rows(artefacts(model="llama-3.2-1b"))
-    assert "**replicated** (" in ledger.what_survived(
-        own, lines
-    ) and "None of them" not in ledger.what_survived(own, lines)
+    assert "joint_effect" in said.other[SAME_DIRECTION] and not said.own
+    assert said.circuit == "does not survive" and not said.swaps and not said.nulls
+    judged = [*sum(said.other.values(), []), *said.untestable]
+    assert sorted(judged) == sorted(ledger.findings(table)["claim"])  # each claim once
+    own = ledger.what_survived(ledger.rows(artefacts(model="llama-3.2-1b")), lines)
+    assert own.own[REPLICATED]
+
+
+def test_swaps_and_nulls_are_told_by_name(table):
+    lines = [
+        {"finding": "SAE swap at layer 7 (topk)", "value_text": "", "verdict": "specific"},
+        {"finding": "null model: placebo prompts", "value_text": "", "verdict": "nothing found"},
+    ]
+    said = ledger.what_survived(table, lines)
+    assert said.swaps == {"layer 7 (topk)": "specific"}
+    assert said.nulls == {"placebo prompts": "nothing found"} and said.circuit == "not measured"
+
+
+def test_claims_about_other_models_are_told_apart(table):
+    about = ledger.about_others(table, artefacts())
+    assert "joint_effect" in set(about["claim"])  # about Llama, measured on another model
+    own = ledger.about_others(ledger.rows(artefacts(model="llama-3.2-1b")), artefacts(model="llama-3.2-1b"))
+    assert "joint_effect" not in set(own["claim"])
 
 
 def test_slips_are_told_once():

@@ -1,24 +1,21 @@
-"""Tables as pages show them."""
+"""Tables on a page: what is open, what is folded, and that nothing is cut."""
 
 import pandas as pd
 
 from sandbagging.suite import tables
 
 
-def test_rows_beyond_the_eighth_are_folded():
-    table = pd.DataFrame({"layer": range(11), "value": [x / 7 for x in range(11)]})
-    html = tables.shown(table)._repr_html_()
-    opened, folded = html.split("<details>")
-    assert opened.count("<tr") == 1 + 8 and folded.count("<tr") == 1 + 3
-    assert "<summary>3 more rows</summary>" in folded
-    assert "0.143" in opened and "0.1428" not in opened
+def test_what_is_beyond_the_open_rows_is_folded():
+    table = pd.DataFrame({"claim": [f"claim-{i}" for i in range(10)]})
+    before, _, folded = tables.shown(table, rows=8).html.partition("<details>")
+    assert "claim-7" in before and "claim-8" not in before
+    assert "claim-8" in folded and "claim-9" in folded and "claim-7" not in folded
+    assert "<details>" not in tables.shown(table[:8]).html
 
 
-def test_a_short_table_is_whole_and_text_holds_all_of_it():
-    table = pd.DataFrame({"value": [0.5, float("nan")]}, index=pd.Index(["a", "b"], name="tag"))
-    short = tables.shown(table, digits=1)
-    assert "<details>" not in short._repr_html_() and "<th>a</th>" in short._repr_html_()
-    assert "0.5" in repr(short) and "b" in repr(short)
+def test_a_table_can_be_folded_whole():
+    html = tables.shown(pd.DataFrame({"claim": ["first", "second"]}), rows=0).html
+    assert html.startswith("<details>") and "first" in html and "2 rows" in html
 
 
 def test_an_index_that_only_counts_is_left_out():
@@ -33,3 +30,9 @@ def test_numbers_are_told_as_a_reader_needs_them():
 def test_words_stand_left_and_numbers_right():
     html = tables.shown(pd.DataFrame({"verdict": ["specific"], "value": [-0.5]}))._repr_html_()
     assert '<td style="text-align: left">specific' in html and "<td>-0.500" in html
+
+
+def test_long_texts_are_not_cut():
+    words = "word " * 40 + "end"
+    shown = tables.shown(pd.DataFrame({"why": [words]}))
+    assert words in shown.html and words in repr(shown)

@@ -14,6 +14,7 @@ USES = {
     "zero-, mean-, resample-ablation": r"(zero|mean|resample)[- ]?ablat|\bablat",
     "planted model (organism)": r"\bplanted models?\b|\borganisms?\b",
     "same direction, opposite, not testable here": r"\bsame direction\*|not testable here",
+    "replicated, not replicated, cannot be said": r"\breplicated\b",
     "tag": r"`tags?`|\btags?\b",
     "CI95": r"\bCI95\b",
     "`f`, `D`": r"\$[fD]\b|`[fD]`|\b[fD]\(",

@@ -31,9 +31,10 @@ def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
     whole = rounded.to_string(index=not counted)
     if len(table) <= rows:
         return Shown(_html(rounded, not counted), whole)
-    more = f"<details><summary>{len(table) - rows} more rows</summary>{{}}</details>"
-    folded = more.format(_html(rounded[rows:], not counted))
-    return Shown(_html(rounded[:rows], not counted) + folded, whole)
+    words = f"{len(table) - rows} more rows" if rows else f"{len(table)} rows"
+    rest = _html(rounded[rows:], not counted)
+    folded = f"<details><summary>{words}</summary>{rest}</details>"
+    return Shown((_html(rounded[:rows], not counted) if rows else "") + folded, whole)
 
 
 def _rounded(column: pd.Series, digits: int) -> pd.Series:
@@ -50,5 +51,6 @@ def _number(value: float, places: int) -> str:
 
 
 def _html(table: pd.DataFrame, index: bool) -> str:
-    html = table.to_html(index=index, border=0, na_rep="", justify="left")
+    with pd.option_context("display.max_colwidth", None):  # texts are not cut
+        html = table.to_html(index=index, border=0, na_rep="", justify="left")
     return re.sub("<td>(?=[^<]*[A-Za-z]{2})", '<td style="text-align: left">', html)  # words

@@ -11,7 +11,16 @@ No model is loaded here.
 """
 
 from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, specificity_cells
-from sandbagging.suite.ledger.card import ALIASES, SLIPS, beside, published, same_model, slips
+from sandbagging.suite.ledger.card import (
+    ALIASES,
+    SLIPS,
+    beside,
+    by_name,
+    no_findings,
+    published,
+    same_model,
+    slips,
+)
 from sandbagging.suite.ledger.headline import headline, headline_markdown, null_lines
 from sandbagging.suite.ledger.measured import Measurement, measurements
 from sandbagging.suite.ledger.rule import (
@@ -32,6 +41,8 @@ from sandbagging.suite.ledger.table import (
     COLUMNS,
     GROUPS,
     WITHOUT_GATE,
+    Survived,
+    about_others,
     comparable,
     findings,
     rows,
@@ -42,9 +53,8 @@ from sandbagging.suite.ledger.table import (
 
 __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "GROUPS", "NOT_REPLICATED", "NOT_TESTABLE",
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS",
-           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "beside", "comparable",
-           "difference",
-           "findings", "shown", "headline", "headline_markdown",
-           "heads_verdict", "joint_by_question", "measurements", "null_lines", "published",
-           "rows", "same_model", "slips", "specificity_cells", "tally", "verdict",
-           "what_survived"]  # fmt: skip
+           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "Survived", "about_others",
+           "beside", "by_name", "comparable", "difference", "findings", "headline",
+           "headline_markdown", "heads_verdict", "joint_by_question", "measurements",
+           "no_findings", "null_lines", "published", "rows", "same_model", "shown", "slips",
+           "specificity_cells", "tally", "verdict", "what_survived"]  # fmt: skip

@@ -29,6 +29,21 @@ def published() -> list[dict]:
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 
+def by_name() -> dict[str, dict]:
+    """Return the retold figures by the name of their claim."""
+    return {entry["claim"]: entry for entry in published()}
+
+
+def no_findings() -> pd.DataFrame:
+    """Return the retold statements that are no findings: how things were made, what there is.
+
+    Columns claim, kind, value, unit, section, note.
+    """
+    table = pd.DataFrame([entry for entry in published() if entry["kind"] != "finding"])
+    table = table.assign(value=table["value"].astype(str), note=table["note"].fillna(""))
+    return table[["claim", "kind", "value", "unit", "section", "note"]].reset_index(drop=True)
+
+
 def same_model(claim_model: str, model: str) -> bool:
     """Return whether a run's model is the one that a claim is about.
 
@@ -42,7 +57,7 @@ def slips() -> pd.DataFrame:
 
     Columns claim, section, value, note.
     """
-    entries = {entry["claim"]: entry for entry in published()}
+    entries = by_name()
     columns = ("claim", "section", "value", "note")
     table = pd.DataFrame([{name: entries[claim][name] for name in columns} for claim in SLIPS])
     return table.assign(value=[f"{value:g}" for value in table["value"]])
@@ -53,7 +68,7 @@ def beside(ours: Mapping[str, Estimate], name: str) -> pd.DataFrame:
 
     Columns claim, section, Llama-3.2-1B (card), here: NAME.
     """
-    entries = {entry["claim"]: entry for entry in published()}
+    entries = by_name()
     rows = []
     for claim, estimate in ours.items():
         entry = entries[claim]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import nan
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -126,7 +127,7 @@ def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
     texts = {side: [number_text(line, side) for line in lines] for side in sides}
     counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
     columns = ["claim", "section", "model", *sides, "unit", "n", "verdict", "why"]
-    return part.assign(**texts, n=counts)[columns]
+    return part.assign(**texts, n=counts)[columns].reset_index(drop=True)
 
 
 def number_text(line: Mapping, side: str) -> str:
@@ -148,40 +149,42 @@ def tally(table: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(findings(table)["model"], findings(table)["verdict"])
 
 
-def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> str:
-    """Return in words what the verdicts of the ledger and of the headline say together."""
-    table = findings(table)
-    own = _by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID))
-    other = _by_verdict(table, (SAME_DIRECTION, OPPOSITE))
-    n_open = int((table["verdict"] == NOT_TESTABLE).sum())
-    said = [f"Of {len(table)} published findings, {n_open} are not testable here."]
-    if own:
-        said.append("On the model that they are about: " + "; ".join(own) + ".")
-    if other:
-        said.append("On another model, so as directions alone: " + "; ".join(other) + ".")
-    if not own:
-        none = "None of them is replicated or refuted"
-        said.append(f"{none}: for that, the claim's own model has to be run.")
-    for word in [line["verdict"] for line in lines if "joint effect" in line["finding"]][:1]:
-        what = "the circuit" if "survive" in word else "there is"
-        said.append(f"By this run's own rule {what} **{word}**.")
-    swaps, nulls = _after_prefix(lines, "SAE swap at "), _after_prefix(lines, "null model: ")
-    said += [f"The swap through an SAE is, per layer: {swaps}."] if swaps else []
-    said += [f"Null models: {nulls}."] if nulls else []
-    return " ".join(said)
+def about_others(table: pd.DataFrame, a: Artefacts) -> pd.DataFrame:
+    """Return the findings about other models that were measured on this run's own."""
+    here = findings(table)
+    other = here["model"].map(lambda claimed: not same_model(claimed, a.model))
+    return here[other & (here["measured_on"] == a.measured_on)]
 
 
-def _after_prefix(lines: Sequence[dict[str, str]], prefix: str) -> str:
+class Survived(NamedTuple):
+    """What the verdicts of the ledger and of the headline say together."""
+
+    own: dict[str, list[str]]  # verdict -> claims about this run's own model
+    other: dict[str, list[str]]  # verdict -> claims about another model: directions alone
+    untestable: list[str]  # claims
+    circuit: str  # the verdict on the joint effect, by this run's own rule
+    swaps: dict[str, str]  # layer and architecture -> verdict
+    nulls: dict[str, str]  # null model -> verdict
+
+
+def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> Survived:
+    """Return the verdicts of a ledger and of a run's headline, gathered to be told."""
+    joint = [line["verdict"] for line in lines if "joint effect" in line["finding"]]
+    return Survived(
+        own=_by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID)),
+        other=_by_verdict(table, (SAME_DIRECTION, OPPOSITE)),
+        untestable=_by_verdict(table, (NOT_TESTABLE,)).get(NOT_TESTABLE, []),
+        circuit=joint[0] if joint else "not measured",
+        swaps=_after_prefix(lines, "SAE swap at "),
+        nulls=_after_prefix(lines, "null model: "),
+    )
+
+
+def _after_prefix(lines: Sequence[dict[str, str]], prefix: str) -> dict[str, str]:
     chosen = [line for line in lines if line["finding"].startswith(prefix)]
-    names = [line["finding"].removeprefix(prefix) for line in chosen]
-    said = zip(names, chosen, strict=True)
-    return "; ".join(f"{name}: {line['verdict']}" for name, line in said)
+    return {line["finding"].removeprefix(prefix): line["verdict"] for line in chosen}
 
 
-def _by_verdict(table: pd.DataFrame, words: Sequence[str]) -> list[str]:
-    """Name the claims of each verdict: "3 same direction (`a`, `b`, `c`)"."""
-    said = []
-    for word in words:
-        claims = [f"`{claim}`" for claim in table.loc[table["verdict"] == word, "claim"]]
-        said += [f"{len(claims)} **{word}** ({', '.join(claims)})"] if claims else []
-    return said
+def _by_verdict(table: pd.DataFrame, words: Sequence[str]) -> dict[str, list[str]]:
+    claims = {word: table.loc[table["verdict"] == word, "claim"].tolist() for word in words}
+    return {word: named for word, named in claims.items() if named}
