@@ -18,6 +18,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from sandbagging import provenance
+
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("findings", "test", "test-slow", "bench", "site", "refresh", "setup")
 
@@ -90,6 +92,10 @@ def test_conda_environment_installs_the_same():
     assert pyproject()["project"]["requires-python"] == f">={python.removeprefix('python=')}"
     pip = next(item["pip"] for item in environment["dependencies"] if isinstance(item, dict))
     assert pip == ["-r requirements.lock", "-e ."]
+
+
+def test_version_is_one():
+    assert provenance.version() == pyproject()["project"]["version"]
 
 
 def test_the_embedded_model_is_no_dependency():

@@ -45,8 +45,8 @@ def commit() -> str:
 
 
 def version() -> str:
-    """Return the version of this library."""
-    return importlib.metadata.version("sandbagging")
+    """Return the version of this library, installed or used from its folder."""
+    return sys.modules[__package__].__version__
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""TopK training steps of dictionary_learning and of sparsify against ours, the card's recipe: unit-norm decoder, projected gradient.
+"""TopK training steps of dictionary_learning and of sparsify against ours, the card's recipe:
+unit-norm decoder, projected gradient.
 
-Both are peers that this project does not install; each is timed where it can be imported, for example after
-pip install --no-deps dictionary-learning eai-sparsify natsort schedulefree simple-parsing docstring-parser
-in an environment of their own. Same batches, blocks of 20 steps in turn; initialisations differ, so that only held-out FVU is compared.
+Both are peers that this project does not install; each is timed where it can be imported, for
+example after pip install --no-deps dictionary-learning eai-sparsify natsort schedulefree
+simple-parsing docstring-parser in an environment of their own. Same batches, blocks of 20 steps in
+turn; initialisations differ, so that only held-out FVU is compared.
 """
 
 import importlib.util
@@ -25,8 +27,18 @@ class DictionaryLearning:
     def __init__(self, mean: torch.Tensor) -> None:
         from dictionary_learning.trainers.top_k import TopKTrainer
 
-        self.trainer = TopKTrainer(bench.STEPS, bench.D_IN, 4 * bench.D_IN, K, layer=bench.LAYER, lm_name="smollm2", lr=LR,
-                                   warmup_steps=0, seed=0, device="cpu")  # fmt: skip
+        self.trainer = TopKTrainer(
+            bench.STEPS,
+            bench.D_IN,
+            4 * bench.D_IN,
+            K,
+            layer=bench.LAYER,
+            lm_name="smollm2",
+            lr=LR,
+            warmup_steps=0,
+            seed=0,
+            device="cpu",
+        )
         self.done = 0
 
     def step(self, batch: torch.Tensor) -> float:
@@ -78,10 +90,24 @@ def main() -> None:
             print(f"{module} is not installed here and is left out.")
             continue
         stack, peer = saes.new_stack([bench.recipe("topk")], bench.STEPS, mean), side(mean)
-        seconds, _ = bench.side_by_side({"ours": lambda b, s=stack: s.step(b).loss.item(), "peer": peer.step}, given)
+        seconds, _ = bench.side_by_side(
+            {"ours": lambda b, s=stack: s.step(b).loss.item(), "peer": peer.step}, given
+        )
         spread = (x["test"] - x["test"].mean(dim=0)).square().sum()
-        fvu = [bench.held_out_fvu(stack.saes()[0], x["test"]), float((x["test"] - peer.rebuild(x["test"])).square().sum() / spread)]
-        rows.append(bench.result("topk: the card's recipe", seconds["ours"], seconds["peer"], None, module, fvu_held_out=fvu))
+        fvu = [
+            bench.held_out_fvu(stack.saes()[0], x["test"]),
+            float((x["test"] - peer.rebuild(x["test"])).square().sum() / spread),
+        ]
+        rows.append(
+            bench.result(
+                "topk: the card's recipe",
+                seconds["ours"],
+                seconds["peer"],
+                None,
+                module,
+                fvu_held_out=fvu,
+            )
+        )
         rows[-1]["versions"][side.package] = version(side.package)
         print(f"  held-out FVU {fvu[0]:.4f}, peer {fvu[1]:.4f}", flush=True)
     if rows:

@@ -1,4 +1,6 @@
-"""Scoring by prefix-tree packing, against one forward call per prompt and answer option, and against padded batches."""
+"""Scoring by prefix-tree packing, against one forward call per prompt and answer option, and
+against padded batches.
+"""
 
 import timing
 import torch
@@ -10,7 +12,12 @@ N_QUESTIONS = 8
 
 
 def encoded(model, items):
-    return [packing.encode(model.tokenizer, q.id, prompts.render(q, "sandbag", "instr_contrast"), q.options) for q in items]
+    return [
+        packing.encode(
+            model.tokenizer, q.id, prompts.render(q, "sandbag", "instr_contrast"), q.options
+        )
+        for q in items
+    ]
 
 
 def log_p(logits, prompt, option):
@@ -20,7 +27,13 @@ def log_p(logits, prompt, option):
 
 @torch.no_grad()
 def one_by_one(module, items):
-    return torch.stack([log_p(module(torch.tensor([e.prompt + o])).logits[0], e.prompt, o) for e in items for o in e.options])
+    return torch.stack(
+        [
+            log_p(module(torch.tensor([e.prompt + o])).logits[0], e.prompt, o)
+            for e in items
+            for o in e.options
+        ]
+    )
 
 
 @torch.no_grad()
@@ -29,7 +42,9 @@ def padded(module, items):
     rows = [(e.prompt, o) for e in items for o in e.options]
     width = max(len(p) + len(o) for p, o in rows)
     ids = torch.tensor([p + o + [0] * (width - len(p) - len(o)) for p, o in rows])
-    mask = torch.tensor([[1] * (len(p) + len(o)) + [0] * (width - len(p) - len(o)) for p, o in rows])
+    mask = torch.tensor(
+        [[1] * (len(p) + len(o)) + [0] * (width - len(p) - len(o)) for p, o in rows]
+    )
     logits = module(ids, attention_mask=mask).logits
     return torch.stack([log_p(logits[i], p, o) for i, (p, o) in enumerate(rows)])
 
@@ -51,8 +66,14 @@ def main() -> None:
     rows = []
     for name, peer in (("one forward call per option", one_by_one), ("one padded batch", padded)):
         difference = float((ours - peer(plain, items)).abs().max())
-        seconds = timing.alternate(lambda: packed(model, items), lambda peer=peer: peer(plain, items))
-        rows.append(timing.row(f"score {N_QUESTIONS} questions x 4 options, log p", name, *seconds, difference))
+        seconds = timing.alternate(
+            lambda: packed(model, items), lambda peer=peer: peer(plain, items)
+        )
+        rows.append(
+            timing.row(
+                f"score {N_QUESTIONS} questions x 4 options, log p", name, *seconds, difference
+            )
+        )
     timing.save("packing", rows)
 
 
