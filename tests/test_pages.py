@@ -1,11 +1,13 @@
-"""The pages read as prose and call the library: rules on their sources; no page is run."""
+"""The pages read as prose and call the library: rules on their sources; no whole page is run."""
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 
 import jinja2
 import jinja2.meta
+import pandas as pd
 import pytest
 
 from sandbagging.suite import runs
@@ -200,3 +202,33 @@ def test_names_of_a_reading_are_found():
     assert set_by("import pandas as pd\na, b = 1, 2\nfor i in x: pass") == {"pd", "a", "b", "i"}
     with pytest.raises(jinja2.TemplateAssertionError):
         wanted_by("{{ n | no_such_filter }}")
+
+
+# What a page writes out by hand holds for every architecture --------------------------------------
+
+
+def section(notebook, heading: str) -> str:
+    """Return the code of one section of a page."""
+    inside, found = False, []
+    for cell in cells.notebook_cells(runs.notebook_path(notebook)):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and source.startswith("## "):
+            inside = heading in source.partition("\n")[0]
+        elif inside and cell["cell_type"] == "code" and not cells.is_reading(cell):
+            found.append(source)
+    return "\n".join(found)
+
+
+def test_the_swap_by_hand_holds_on_every_architecture(tiny, tiny_questions, tmp_path):
+    page = next(n for n in runs.NOTEBOOKS if n.artefact == "04_swap")
+    names = {
+        "lm": tiny,
+        "asked": {"train": tiny_questions, "test": tiny_questions},
+        "framing": "instr_contrast",
+        "guards": pd.DataFrame({"layer": [1, 2]}),
+        "tags": ["v4_tiny_topk_k8_L1_mixed"],
+    }
+    script = tmp_path / "by_hand.py"  # nnsight reads the source of a trace from its file
+    script.write_text(code_of(page)[0] + "\n" + section(page, "by hand"))
+    names = runpy.run_path(str(script), names)  # its own assertions are the test
+    assert abs(names["by_hand"] - names["by_library"]["baseline"]) > 1e-6
