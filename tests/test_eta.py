@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbagging.suite import runs
-from sandbagging.suite.runner import eta, work
+from sandbagging.suite import runner, runs
+from sandbagging.suite.runner import eta, history, nodes, work
 from sandbagging.suite.runner.history import Expected
 
 RECORDED = sorted((Path(__file__).parent / "timings").glob("*.json"))
@@ -43,6 +43,17 @@ def test_pages_side_by_side_end_with_the_longest_way():
     clock.start(A, 0.0)
     clock.finish(A, 30.0, 20.0)
     assert clock.seconds_left(30.0) == 110 + 60, "c reads b"
+
+
+def test_what_most_seconds_wait_for_begins_first():
+    planned = [
+        nodes.Node(run, runner.PlannedStep(runs.notebook_of(name), {}, {}), 0, 1)
+        for run, name in (("r", "00_baseline"), ("r", "07_heads"), ("q", "11_planted"))
+    ]
+    seconds = {"00_baseline": 10.0, "07_heads": 50.0, "11_planted": 55.0}
+    expected = {n.key: Expected(seconds[n.key[1]], 0.0, "") for n in planned}
+    order = [n.key[1] for n in history.longest_way_first(planned, expected)]
+    assert order == ["00_baseline", "11_planted", "07_heads"]
 
 
 def test_a_loop_that_takes_longer_than_expected_counts():

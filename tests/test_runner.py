@@ -14,7 +14,7 @@ from throwaway import command, wait_for
 from sandbagging.errors import UserError
 from sandbagging.suite import reports, runner, runs
 from sandbagging.suite.cli import main
-from sandbagging.suite.runner import execution, live, locks, nodes
+from sandbagging.suite.runner import execution, history, live, locks, nodes
 
 
 def test_ctrl_c_ends_the_kernel_and_leaves_no_done_marker_and_the_folder_was_locked(repository):
@@ -145,7 +145,7 @@ def test_status_compare_and_headline(repository, capsys):
 
 def test_the_live_line_says_where_every_page_stands(repository):
     planned = nodes.nodes_of([runner.plan("laptop", "a")])
-    display = live.Display(planned, jobs=2)
+    display = live.Display(planned, history.expectations(planned), jobs=2)
     now = display.began + 60
     display.running = {planned[0].key: display.began, planned[1].key: display.began}
     report = {"label": "head sweep", "done": 2, "total": 5, "time": display.began + 1}

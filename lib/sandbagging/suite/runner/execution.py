@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sandbagging.errors import UserError
 from sandbagging.suite import runs
-from sandbagging.suite.runner import executed, live, locks
+from sandbagging.suite.runner import executed, history, live, locks
 from sandbagging.suite.runner.kernels import Kernels, kernels
 from sandbagging.suite.runner.nodes import Node, cores, default_jobs, nodes_of, waits_for
 from sandbagging.suite.runner.planning import Plan
@@ -61,7 +61,10 @@ def execute(
         stack.enter_context(_terminable())
         place = stack.enter_context(kernels())
         jobs = jobs or default_jobs(nodes)
-        display = stack.enter_context(live.Display(nodes, jobs))
+        expected = history.expectations(nodes)
+        if jobs > 1:
+            nodes = history.longest_way_first(nodes, expected)
+        display = stack.enter_context(live.Display(nodes, expected, jobs))
         _execute_nodes(nodes, _Work(place, display, refresh), jobs)
 
 

@@ -34,6 +34,29 @@ def expectations(nodes: Sequence[Node]) -> dict[tuple[str, str], Expected]:
     return found
 
 
+def longest_way_first(
+    nodes: Sequence[Node], expected: Mapping[tuple[str, str], Expected]
+) -> list[Node]:
+    """Return nodes in the order in which to begin them side by side.
+
+    First comes what most seconds wait for: with itself, the longest chain of nodes that read it.
+    """
+    readers: dict[tuple[str, str], list[Node]] = {node.key: [] for node in nodes}
+    for node in nodes:
+        for before in waits_for(node, nodes):
+            readers[before.key].append(node)
+    way: dict[tuple[str, str], float] = {}
+
+    def seconds(node: Node) -> float:
+        if node.key not in way:
+            own = expected[node.key]
+            behind = max((seconds(reader) for reader in readers[node.key]), default=0.0)
+            way[node.key] = own.telling + (own.measuring or 0.0) + behind
+        return way[node.key]
+
+    return sorted(nodes, key=seconds, reverse=True)
+
+
 def _expected(node: Node, settings: Mapping[str, Any], stored: bool) -> Expected:
     artefact = node.step.notebook.artefact
     kind = work.KINDS.get(artefact, "")

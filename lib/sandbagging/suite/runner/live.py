@@ -5,11 +5,12 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbagging.suite import runs
-from sandbagging.suite.runner import eta, history
+from sandbagging.suite.runner import eta
+from sandbagging.suite.runner.history import Expected
 from sandbagging.suite.runner.nodes import Node, waits_for
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -18,12 +19,14 @@ SECONDS_BETWEEN_LINES = 30.0
 class Display:
     """A lasting line for what begins and ends, and one that says how far everything has come."""
 
-    def __init__(self, nodes: Sequence[Node], jobs: int):
+    def __init__(
+        self, nodes: Sequence[Node], expected: Mapping[tuple[str, str], Expected], jobs: int
+    ):
         self.nodes = nodes
         self.began = self.spoke = time.time()
         self.running: dict[tuple[str, str], float] = {}  # node's key -> when it began
         waits = {n.key: [w.key for w in waits_for(n, nodes)] for n in nodes}
-        self.estimator = eta.Estimator(history.expectations(nodes), waits, jobs)
+        self.estimator = eta.Estimator({n.key: expected[n.key] for n in nodes}, waits, jobs)
         self.live = sys.stderr.isatty()
         self._lock = threading.RLock()
         self._stop = threading.Event()
