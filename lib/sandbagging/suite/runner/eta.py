@@ -4,7 +4,7 @@
 2. Every page that ends here says how fast this machine is at its kind of work, and at telling.
 3. Pages that wait are laid out on the jobs in the order of what they read.
 No estimate is shown before a page has ended, nor while most of what is left is of a kind that this
-run has not seen yet, nor once a page takes far longer than expected.
+run has not seen yet or is unsure of, nor once a page takes far longer than expected.
 """
 
 import math
@@ -17,6 +17,8 @@ Key = tuple[str, str]
 TELLING = "telling"
 SEEN_SHARE = 2 / 3  # of the seconds that are left, those of kinds that this run has seen
 OVER = 1.5  # a page that takes longer than this many times what was expected is not understood
+PRIOR = 20.0  # seconds of work that speak for a machine as fast as the one of the run before
+APART = 1.4  # of what was seen and what is thought: further apart, there is no estimate yet
 SLACK = 15.0  # seconds within which nobody minds
 
 
@@ -82,12 +84,16 @@ class Estimator:
 
     # What is left
 
-    def speed(self, kind: str) -> float:
-        """Return seconds here over seconds expected, of a kind or, where none ended, of all."""
+    def speed(self, kind: str, prior: float | None = None) -> float:
+        """Return seconds here over seconds expected, of a kind or, where none ended, of all.
+
+        A short page says little, so it moves the speed little: `prior` seconds (PRIOR) speak for 1.
+        """
+        prior = PRIOR if prior is None else prior
         own = self._seconds.get(kind)
         if own is None or own[1] <= 0:
-            own = [sum(sums) for sums in zip(*self._seconds.values(), strict=True)] or [0, 0]
-        return own[0] / own[1] if own[1] > 0 else 1.0
+            own = [sum(sums) for sums in zip(*self._seconds.values(), strict=True)] or [0.0, 0.0]
+        return (own[0] + prior) / (own[1] + prior) if own[1] + prior > 0 else 1.0
 
     def seconds_left(self, now: float) -> float | None:
         """Return the seconds until everything has ended, or None where that is not known."""
@@ -100,14 +106,22 @@ class Estimator:
             if left is None:
                 return None
             seconds[key] = left
-        return self._laid_out(seconds) if self._familiar(seconds) else None
+        known = self._familiar(seconds) and self._settled()
+        return self._laid_out(seconds) if known else None
 
-    def _whole(self, key: Key) -> float | None:
+    def _whole(self, key: Key, prior: float | None = None) -> float | None:
+        """Return the seconds that a page takes here from its beginning to its end."""
         expected = self.expected[key]
         if expected.measuring is None:
             return None
-        telling = expected.telling * self.speed(TELLING)
-        return telling + expected.measuring * self.speed(expected.kind)
+        telling = expected.telling * self.speed(TELLING, prior)
+        return telling + expected.measuring * self.speed(expected.kind, prior)
+
+    def _settled(self) -> bool:
+        """Return whether what was seen outweighs what was thought before, for what is left."""
+        seen = math.fsum(self._whole(key, 0.0) for key in self.left)
+        thought = math.fsum(self._whole(key) for key in self.left)
+        return 1 / APART < seen / thought < APART
 
     def _page_left(self, key: Key, whole: float, now: float) -> float | None:
         if key not in self.began:
