@@ -1,6 +1,6 @@
 """Effects and verdicts of swaps as tables to read and to draw, and in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -8,16 +8,6 @@ from sandbagging import metrics
 from sandbagging.saes import short_tag
 from sandbagging.statistics import Estimate
 from sandbagging.swaps.estimates import CELL, as_estimates
-
-
-def gate_sentence(gate: Mapping) -> str:
-    """Return as Markdown what notebook 00 says about sandbagging (its summary's `gate`)."""
-    sentence = f"Gate of notebook 00, {gate['reason']}."
-    return (
-        sentence
-        if gate["open"]
-        else f"{sentence}\n\n**No sandbagging to explain: the verdicts below are marked so.**"
-    )
 
 
 def to_draw(summary: pd.DataFrame, error_term: str = "kept") -> pd.DataFrame:
