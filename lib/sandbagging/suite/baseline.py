@@ -52,7 +52,7 @@ def collisions(first: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def framings(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame:
+def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame:
     """Return the gap of each framing (pp), how well the model does in it when it is to be correct,
     and the kind of gap: a row a framing, in the order of `gaps.gap_table`.
     """
