@@ -1,5 +1,4 @@
-"""A model of Llama-3.2-1B's true shape on a GPU: sweep, battery and SAE training beside their
-peers.
+"""Sweep, battery and SAE training beside their peers on a GPU, at Llama-3.2-1B's true shape.
 
 Random weights: the time is that of the real model, the numbers mean nothing. The peers of the sweep
 are timed on three heads (early, middle, late), that of the battery on four interventions, and both
@@ -9,6 +8,7 @@ layers or the tiny model are named: the whole would take hours.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -32,15 +32,17 @@ from sandbagging.models import packing, registry
 os.environ["HF_HUB_OFFLINE"] = "1"  # random weights need nothing from the hub
 MODEL, TINY, FRAMING = "llama-3.2-1b", "tiny", "caps"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIZES = {"cuda": (8192, 16384, 32768, 65536), "cpu": (1024, 2048)}  # tokens in one forward pass
+# Tokens in one forward pass; all heads of a layer together have about 16,000.
+SIZES = {"cuda": (2048, 4096, 8192, 16384), "cpu": (1024, 2048)}
 # Llama's code at a size that a CPU runs in seconds, to try this file with.
 TINY_CONFIG = {**registry.LLAMA_1B, "vocab_size": 49152, "hidden_size": 256}
 TINY_CONFIG |= {"intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 TINY_CONFIG |= {"num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 0}
 
 
+@functools.cache
 def load(name: str, dtype: str) -> models.Model:
-    """Return the model with random weights."""
+    """Return the model with random weights, made once."""
     tiny = registry.Entry(TINY, "nobody/tiny", config=TINY_CONFIG)
     registry.REGISTRY.setdefault(TINY, tiny)
     return models.load(name, random_weights=True, dtype=dtype)
@@ -75,6 +77,7 @@ def compare(
 # The sweep over all heads -------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def sweep_rows(model: models.Model, n_questions: int, repeats: int, layers: Sequence[int]) -> list:
     """One row a peer."""
     asked = questions.subset(questions.load("default", "train"), n_questions, 0)
@@ -119,6 +122,7 @@ def matrix_product_rate(dtype: torch.dtype) -> float:
     return 2 * n**3 / statistics.median(timing.seconds(lambda: a @ b)[0] for _ in range(9))
 
 
+@torch.no_grad()
 def by_batch_size(model: models.Model, n_questions: int, layers: Sequence[int]) -> dict[str, float]:
     """Seconds of the sweep by tokens in one forward pass."""
     asked = questions.subset(questions.load("default", "train"), n_questions, 0)
@@ -136,6 +140,7 @@ def by_batch_size(model: models.Model, n_questions: int, layers: Sequence[int]) 
 # The battery of swaps and controls ----------------------------------------------------------------
 
 
+@torch.no_grad()
 def battery_rows(model: models.Model, n_questions: int, repeats: int) -> list[dict]:
     """One row: all interventions at the middle layer, with an SAE as it was drawn."""
     layer, timed = model.n_layers // 2, bench_battery.TIMED
@@ -168,10 +173,8 @@ def training_rows(model: models.Model, steps: int) -> list[dict]:
     layer = model.n_layers // 2
     asked = {split: questions.load("default", split) for split in ("train", "test")}
     asked["test"] = questions.subset(asked["test"], 60, 0)
-    with torch.no_grad():
-        resid, table = activations.collect_all(
-            model, asked, prompts.CONDITIONS, bench_battery.FRAMING, [layer]
-        )
+    framing = bench_battery.FRAMING
+    resid, table = activations.collect_all(model, asked, prompts.CONDITIONS, framing, [layer])
     tokens = {
         split: resid[layer][saes.select_tokens(table, "mixed", split=split)] for split in asked
     }
@@ -188,48 +191,37 @@ def training_rows(model: models.Model, steps: int) -> list[dict]:
 
 
 def main(asked: argparse.Namespace) -> int:
-    """Measure part by part, the most telling first; a part that fails does not stop the others."""
+    """Measure part by part, the most telling first, and return how many parts failed: one that
+    fails does not stop the others.
+    """
     rows, begin, failed = [], time.perf_counter(), 0
-    loaded: dict[str, models.Model] = {}
 
-    def part(name: str, run: Callable) -> None:
-        nonlocal failed
+    def swept(dtype: str) -> list[dict]:
+        return sweep_rows(load(asked.model, dtype), asked.questions, asked.repeats, asked.layers)
+
+    def sizes(dtype: str) -> list[dict]:
+        found = by_batch_size(load(asked.model, dtype), asked.questions, asked.layers)
+        for result in rows:
+            if result.get("dtype") == dtype:
+                result["seconds_by_tokens_at_once"] = found
+        return []
+
+    parts = {
+        "sweep in float32": lambda: swept("float32"),
+        "sweep in bfloat16": lambda: swept("bfloat16"),
+        "battery": lambda: battery_rows(load(asked.model, "float32"), asked.swapped, asked.repeats),
+        "SAE training": lambda: training_rows(load(asked.model, "float32"), asked.steps),
+        "batch sizes in bfloat16": lambda: sizes("bfloat16"),
+        "batch sizes in float32": lambda: sizes("float32"),
+    }
+    for name, run in parts.items():
         try:
-            rows.extend(run() or [])
+            rows += run()
         except Exception:
             traceback.print_exc()
             failed += 1
         timing.save("card_model", rows, asked.out)
         print(f"  {name}: until {time.perf_counter() - begin:.0f} s", flush=True)
-
-    def model(dtype: str) -> models.Model:
-        if dtype not in loaded:
-            loaded[dtype] = load(asked.model, dtype)
-            print(f"  loaded in {dtype}: {time.perf_counter() - begin:.0f} s", flush=True)
-        return loaded[dtype]
-
-    def swept(dtype: str) -> list[dict]:
-        with torch.no_grad():
-            return sweep_rows(model(dtype), asked.questions, asked.repeats, asked.layers)
-
-    def swapped() -> list[dict]:
-        with torch.no_grad():
-            return battery_rows(model("float32"), asked.swapped, asked.repeats)
-
-    def sizes(dtype: str) -> None:
-        with torch.no_grad():
-            found = by_batch_size(model(dtype), asked.questions, asked.layers)
-        for row in rows:
-            if row.get("dtype") == dtype:
-                row["seconds_by_tokens_at_once"] = found
-
-    dtypes = ("float32", "bfloat16")
-    for dtype in dtypes:
-        part(f"sweep {dtype}", lambda dtype=dtype: swept(dtype))
-    part("battery", swapped)
-    part("SAE training", lambda: training_rows(model("float32"), asked.steps))
-    for dtype in reversed(dtypes):
-        part(f"batch sizes {dtype}", lambda dtype=dtype: sizes(dtype))
     return failed
 
 
