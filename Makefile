@@ -24,7 +24,7 @@ help:
 	@echo 'make test-slow   run the tests that take long'
 	@echo 'make bench       time this library beside its peers'
 	@echo 'make site        build the pages from the committed reference run, executing nothing: build/site/index.html'
-	@echo 'make refresh     compute the committed reference run again (about two hours)'
+	@echo 'make refresh     compute the committed reference run again, as far as it is behind (all of it: about an hour)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''
 	@echo 'SET=laptop       parameter set for findings: quick, laptop, or a file in papermill_runs/parameters'

@@ -69,7 +69,7 @@ class Kernels:
         }
         files.write_json(own / "kernels" / "python3" / "kernel.json", spec)
         specs = KernelSpecManager(kernel_dirs=[str(own / "kernels")])
-        kernels = self
+        ours = self
 
         class Manager(AsyncKernelManager):
             def __init__(self, **more: Any):
@@ -79,9 +79,9 @@ class Kernels:
             async def start_kernel(self, **more: Any) -> None:
                 # What the kernel says outside the notebook goes to a file: on Ctrl-C it would
                 # bury our own last line.
-                with open(kernels.log(name), "ab") as log:
+                with open(ours.log(name), "ab") as log:
                     await super().start_kernel(cwd=str(folder), stderr=log, **more)
-                kernels._started(name, self)
+                ours._started(name, self)
 
         return Manager
 
