@@ -26,11 +26,9 @@ def library_hashes(notebook: Notebook) -> dict[str, str]:
     code, words = notebook_code(page), notebook_words(page)
     hashes = sources.closure(code, skip=PLUMBING)
     texts = [code, *((provenance.PACKAGE / name).read_text(encoding="utf-8") for name in hashes)]
-    # Questions are data, but a changed question changes every number after it.
-    # Other data counts where it is named.
+    # A file of data counts where code names it: questions.py names the packaged questions.
     for path in sorted((provenance.PACKAGE / "data").glob("*.*")):
-        asked = path.suffix == ".jsonl" and "questions.py" in hashes
-        if asked or any(path.name in text for text in texts):
+        if any(path.name in text for text in texts):
             hashes[f"data/{path.name}"] = files.sha256(path)[:16]
     hashes["(words)"] = hashlib.sha256(words.encode()).hexdigest()[:16]
     hashes["(notebook)"] = provenance.source_hash(code)
