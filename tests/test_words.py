@@ -83,6 +83,32 @@ def test_a_term_is_explained_once_and_before_its_other_uses(term):
     assert use_of(term).search(explained), f"the paragraph behind the mark of {term} does not name it"
 
 
+def hides_prose(text: str) -> list[str]:
+    """Return the lines that begin with a mark and go on, or at which a mark cuts a paragraph.
+
+    A comment at the beginning of a line makes all of the line plain HTML: `**` would show as it is.
+    """
+    lines = ["", *text.splitlines()]
+    begins = re.compile(r"\s*(?:[-*+] |\d+\. |> )?<!-- term: .*?-->")
+    pairs = zip(lines, lines[1:], strict=False)
+    marked = [(before, line, begins.match(line)) for before, line in pairs]
+    return [line for before, line, m in marked if m and (line[m.end() :].strip() or before.strip())]
+
+
+def test_a_mark_hides_no_prose():
+    for notebook in runs.NOTEBOOKS:
+        words = runs.notebook_words(runs.notebook_path(notebook)).replace("%%reading\n", "")
+        assert hides_prose(words) == []
+
+
+def test_marks_that_hide_prose_are_found():
+    mark = "<!-- term: tag -->"
+    for text in (f"{mark}A *tag*", f"- {mark}A *tag*", f"Before.\n{mark}\nA *tag*"):
+        assert hides_prose(text)
+    for text in (f"Before.\n\n{mark}\nA *tag*", f"Before. {mark}A *tag*", f"Before. {mark}\nA"):
+        assert not hides_prose(text)
+
+
 def test_every_mark_names_a_term_of_the_glossary():
     assert {mark[1] for mark in MARK.finditer(story())} <= set(terms())
 
