@@ -1,6 +1,7 @@
 """How notebook 00 shows prompts and scores."""
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
@@ -29,7 +30,8 @@ def side_by_side(prompts_of: Mapping[str, Mapping[str, str]]) -> Shown:
     folds, lines = [], []
     for framing, of_condition in prompts_of.items():
         cells = "".join(CELL.format(c, html.escape(text)) for c, text in of_condition.items())
-        folds.append(FOLD.format(framing, html.escape(_about(framing)), cells))
+        about = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(_about(framing)))
+        folds.append(FOLD.format(framing, about, cells))
         lines += [f"{framing}, {c}:\n{text}\n" for c, text in of_condition.items()]
     return Shown("".join(folds), "\n".join(lines))
 
