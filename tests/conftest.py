@@ -1,28 +1,23 @@
 """Fixtures: tiny random models of both architectures, their questions, a throw-away repository."""
 
-import fcntl
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import filelock
 import pytest
 import throwaway
 import tiny_models
 
 from sandbagging import files, models
+from sandbagging.planted import planting
 from sandbagging.questions import Question
 from sandbagging.suite import runner
 
 # The longest first, so that the two test processes end at about the same time.
 LONGEST = (
-    "notebooks",
-    "test_faults.py",
-    "test_organisms.py",
-    "test_sweeps.py",
-    "test_site.py",
-    "test_runs.py",
-)
+    "notebooks", "test_faults.py", "test_organisms.py", "test_sweeps.py", "test_site.py",
+    "test_runner.py", "test_api.py", "test_runs.py", "test_parameters.py", "test_store.py",
+)  # fmt: skip
 
 
 def group(path: str) -> str:
@@ -36,16 +31,12 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if group(item.path) == "notebooks":
             item.add_marker("notebook")
-    items.sort(
-        key=lambda item: (
-            LONGEST.index(group(item.path)) if group(item.path) in LONGEST else len(LONGEST)
-        )
-    )
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(group(item.path), len(LONGEST)))
 
 
-@pytest.hookimpl(
-    optionalhook=True
-)  # pytest-xdist's; its own groups (--dist loadgroup) are not seen under pytest 9
+# pytest-xdist's hook; its own groups (--dist loadgroup) are not seen under pytest 9.
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Keep a group in one process, so that what its tests share is made once."""
     from xdist.scheduler import LoadScopeScheduling
@@ -65,17 +56,11 @@ def tiny_questions() -> list[Question]:
 
 @pytest.fixture(scope="session")
 def planted_bases() -> None:
-    """The planted models of the fast tests, trained side by side where the cache lacks them."""
-    code = (
-        "import sys; from sandbagging.planted import planting; "
-        "planting.ensure('heads', int(sys.argv[1]))"
-    )
+    """The planted base of the fast tests, trained where the cache lacks it."""
     lock = files.cache_folder() / ".planted.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the other test process waits here, then finds them made
-        running = [subprocess.Popen([sys.executable, "-c", code, seed]) for seed in "01"]
-        assert [process.wait() for process in running] == [0, 0]
+    with filelock.FileLock(lock):  # the other test process waits here, then finds it made
+        planting.ensure("heads", 0)
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def commands() -> list[tuple[str, str]]:
                     words = words[: words.rindex(")")]
                 for name, example in EXAMPLES.items():
                     words = words.replace(name, example)
-                words = re.sub(r"\{\w+\}", "mine-laptop", words).strip(" .,:")
+                words = re.sub(r"\{+ ?\w+ ?\}+", "mine-laptop", words).strip(" .,:")
                 if words:
                     found[words] = path.relative_to(ROOT).as_posix()
     return sorted((where, words) for words, where in found.items())

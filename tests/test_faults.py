@@ -115,6 +115,7 @@ def test_kills_at_random_moments_end_in_the_same_numbers(undisturbed):
     assert contents(folder, run) == calm
 
 
+@pytest.mark.notebook
 def test_a_full_disk_in_mid_run_is_one_sentence_and_leaves_no_done_marker(undisturbed):
     """A limit on the size of files stands in for a full disk: what is larger than 60 kB fails."""
     folder, calm = undisturbed

@@ -19,7 +19,7 @@ from sandbagging.planted import base as organism_base
 from sandbagging.planted import planting as organisms
 from sandbagging.planted.base import D_HEAD, DECOY, FLAG, INSTRUCTION, N_HEADS, N_LAYERS, READ, RESERVED, SWITCH, U_NORM, WRITTEN
 
-SEEDS, SLOW_SEEDS = (0, 1), (0, 1, 2, 3, 4)
+SEEDS, SLOW_SEEDS = (0,), (0, 1, 2, 3, 4)
 FRAMINGS = ("instr_pref", "instr")
 
 

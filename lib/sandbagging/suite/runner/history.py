@@ -60,52 +60,63 @@ def longest_way_first(
 def _expected(node: Node, settings: Mapping[str, Any], stored: bool) -> Expected:
     artefact = node.step.notebook.artefact
     kind = work.KINDS.get(artefact, "")
-    for run in _runs_before(node.run, settings.get("model", "")):
-        manifest = runs.read_manifest(run, artefact)
+    for folder in _runs_before(node.run, settings.get("model", "")):
+        manifest = _manifest(folder / artefact)
         if manifest is None:
             continue
-        measuring = _measuring_seconds(run, artefact, manifest)
+        measuring = _measuring_seconds(folder / artefact, manifest)
         telling = max(1.0, manifest["seconds"] - manifest.get("seconds_measuring", measuring))
         if stored or not kind:
             return Expected(telling, 0.0, kind)
         now = work.amount(artefact, settings)
-        then = work.amount(artefact, _settings(run, ()))
+        then = work.amount(artefact, _parameters(folder))
         return Expected(telling, measuring * now / then if now and then else None, kind)
     return Expected(TELLING, None if kind else 0.0, kind)
 
 
-def _runs_before(run: str, model: str) -> list[str]:
+def _runs_before(run: str, model: str) -> list[Path]:
     """Return runs to learn from, the nearest first: this one, one of this model, the committed."""
-    nested = [f"reference/{model}"] if model in NESTED else []
-    return [run, *nested, "reference"]
+    committed = runs.run_folder("reference")
+    if not committed.is_dir():
+        committed = provenance.REPOSITORY / "papermill_runs" / "reference"
+    nested = [committed / model] if model in NESTED else []
+    return [runs.run_folder(run), *nested, committed]
 
 
 def _settings(run: str, nodes: Sequence[Node]) -> dict[str, Any]:
-    """Return all settings of a run: those of its manifests, and over them those that are
-    planned.
-    """
-    found: dict[str, Any] = {}
-    for notebook in runs.NOTEBOOKS:
-        found |= (runs.read_manifest(run, notebook.artefact) or {}).get("parameters", {})
+    """Return all settings of a run: those of its manifests, and over them those that are planned."""
+    found = _parameters(runs.run_folder(run))
     for node in nodes:
         if node.run == run:
             found |= node.step.parameters
     return found
 
 
-def _measuring_seconds(run: str, artefact: str, manifest: Mapping[str, Any]) -> float:
-    records = _records(run, artefact)
+def _parameters(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for notebook in runs.NOTEBOOKS:
+        found |= (_manifest(folder / notebook.artefact) or {}).get("parameters", {})
+    return found
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / runs.MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _measuring_seconds(folder: Path, manifest: Mapping[str, Any]) -> float:
+    records = _records(folder)
     if records:
         return sum(record.get("seconds", 0.0) for record in records)
     return max(0.0, manifest["seconds"] - TELLING)
 
 
 def _holds(node: Node) -> bool:
-    """Return whether all that a page measures is stored, as far as can be said without asking
-    it.
-    """
-    run, artefact = node.key
-    manifest, records = runs.read_manifest(run, artefact), _records(run, artefact)
+    """Return whether all that a page measures is stored, as far as can be said without asking it."""
+    folder = runs.run_folder(node.run) / node.step.notebook.artefact
+    manifest, records = _manifest(folder), _records(folder)
     if manifest is None or manifest["parameters"] != json.loads(json.dumps(node.step.parameters)):
         return False
     return bool(records) and all(
@@ -118,6 +129,6 @@ def _hash(name: str) -> str | None:
     return provenance.file_hash(path) if path.is_file() else None
 
 
-def _records(run: str, artefact: str) -> list[dict[str, Any]]:
-    folder: Path = runs.run_folder(run) / artefact / runs.STORED
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def _records(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted((folder / runs.STORED).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
