@@ -255,6 +255,9 @@ def _environment(refresh: bool, threads: int) -> dict[str, str]:
         # that is gone.
         "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", fonts),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        # Threads that spin while they wait take the cores from all others: measured beside other
+        # work on two cores, products of matrices took seven times as long.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "SANDBAGGING_NOTEBOOKS": str(runs.notebooks_folder().resolve()),
         "SANDBAGGING_REFRESH": "1" if refresh else "0",
