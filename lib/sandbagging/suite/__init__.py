@@ -1,1 +1,1 @@
-"""How the notebooks are run, told and compared. It may import the science; never the other way round."""
+"""How the notebooks are run, told and compared. It may import the science, never the reverse."""

@@ -40,9 +40,7 @@ def _shared(command: argparse.ArgumentParser, set_name: str) -> None:
         command, "--set", default=set_name, dest="set_name", metavar="SET",
         help=f"parameter set (default: {set_name})",
     )  # fmt: skip
-    _option(
-        command, "--run", metavar="NAME", help="name of the run's folder (default: mine-SET)"
-    )
+    _option(command, "--run", metavar="NAME", help="name of the run's folder (default: mine-SET)")
     _option(
         command, "-p", action="append", default=[], dest="overrides", metavar="NAME=VALUE",
         help="one changed parameter; repeatable",
@@ -87,12 +85,8 @@ def _running(commands: argparse._SubParsersAction) -> None:
         sweep, "--run", metavar="NAME",
         help="the folder that holds the cells (default: sweep-GRID)",
     )  # fmt: skip
-    _option(
-        sweep, "--profile", default="local", metavar="PROFILE", help="local (default) or slurm"
-    )
-    _option(
-        sweep, "--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)"
-    )
+    _option(sweep, "--profile", default="local", metavar="PROFILE", help="local (default) or slurm")
+    _option(sweep, "--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
     _option(sweep, "--cell", metavar="CELL", help="run this one here and now")
     _option(
         sweep, "--list", action="store_true", help="check the grid and list its cells, nothing else"
@@ -108,9 +102,7 @@ def _reading(commands: argparse._SubParsersAction) -> None:
         status, "--write-stale", action="store_true",
         help="list what is behind the code in STALE.md",
     )  # fmt: skip
-    compare = commands.add_parser(
-        "compare", help="put two runs side by side, every table included"
-    )
+    compare = commands.add_parser("compare", help="put two runs side by side, every table included")
     _option(compare, "first", metavar="A")
     _option(compare, "second", metavar="B")
     _option(
@@ -141,9 +133,7 @@ def _saes(commands: argparse._SubParsersAction) -> None:
         audit, "--given", action="append", default=[], metavar="NAME=VALUE",
         help="a setting that files leave out; repeatable",
     )  # fmt: skip
-    _option(
-        audit, "--json", dest="json_file", metavar="FILE", help="write the reports there too"
-    )
+    _option(audit, "--json", dest="json_file", metavar="FILE", help="write the reports there too")
     release = commands.add_parser("release", help="make a run's SAEs ready to upload")
     _option(
         release, "--run", default="mine-grid42", metavar="NAME",
@@ -310,9 +300,7 @@ def _audit(arguments: argparse.Namespace) -> None:
         for note in report.notes:
             print(f"{report.name}: {note}")
     if arguments.json_file:
-        files.write_json(
-            arguments.json_file, runs.plain([report.as_dict() for report in reports])
-        )
+        files.write_json(arguments.json_file, runs.plain([report.as_dict() for report in reports]))
 
 
 def _release(arguments: argparse.Namespace) -> None:

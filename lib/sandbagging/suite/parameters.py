@@ -201,7 +201,7 @@ def looks_secret(name: str) -> bool:
     return any(p.endswith(SECRET_PARTS) or p.startswith(SECRET_PARTS[:6]) for p in parts)
 
 
-# What stands after -p -------------------------------------------------------------------------------
+# What stands after -p -----------------------------------------------------------------------------
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:

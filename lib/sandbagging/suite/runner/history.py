@@ -84,7 +84,7 @@ def _runs_before(run: str, model: str) -> list[Path]:
 
 
 def _settings(run: str, nodes: Sequence[Node]) -> dict[str, Any]:
-    """Return all settings of a run: those of its manifests, and over them those that are planned."""
+    """Return all settings of a run: those of its manifests, and over them the planned ones."""
     found = _parameters(runs.run_folder(run))
     for node in nodes:
         if node.run == run:
@@ -114,7 +114,7 @@ def _measuring_seconds(folder: Path, manifest: Mapping[str, Any]) -> float:
 
 
 def _holds(node: Node) -> bool:
-    """Return whether all that a page measures is stored, as far as can be said without asking it."""
+    """Return whether all that a page measures is stored, as far as its files can say."""
     folder = runs.run_folder(node.run) / node.step.notebook.artefact
     manifest, records = _manifest(folder), _records(folder)
     if manifest is None or manifest["parameters"] != json.loads(json.dumps(node.step.parameters)):

@@ -119,7 +119,7 @@ def _through(face: Path, names: set[str] | None) -> Iterator[Path]:
 
 
 def _face(path: Path) -> dict[str, Path]:
-    """Return the file behind each name of a package's face: imported, or in a dict of lazy names."""
+    """Return the file behind each name of a package's face: imported, or lazy by a dict."""
     found = {}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(NAME):

@@ -21,7 +21,7 @@ PLUMBING = ("errors.py", "provenance.py", "progress.py", "suite/runs/", "suite/r
 
 
 def library_hashes(notebook: Notebook) -> dict[str, str]:
-    """Return the hashes of all that a page tells: code, words, the library behind it, data files."""
+    """Return the hashes of all that a page tells: code, words, library and data files."""
     page = notebook_path(notebook)
     code, words = notebook_code(page), notebook_words(page)
     hashes = sources.closure(code, skip=PLUMBING)

@@ -1,4 +1,4 @@
-"""One notebook's work in one run: `begin` at its top, `Step` to read and write, `done` at its end."""
+"""One notebook's work in one run: `begin` at its top, `Step` for files, `done` at its end."""
 
 import io
 import json
@@ -237,7 +237,7 @@ class Step:
 
 
 def begin(artefact: str, names: MutableMapping[str, Any]) -> Step:
-    """Start a notebook's step: check its inputs, clear its folder, return the Step to write through.
+    """Start a notebook's step: check its inputs, clear its folder, return the Step.
 
     names: the notebook's own (`globals()`), of which `run` and the declared parameters are taken.
     Stored results stay, so that what was measured before is not measured again. Raises UserError

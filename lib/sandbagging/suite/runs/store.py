@@ -107,8 +107,9 @@ class Store:
         wrong = self._wrong(self.folder / f"{name}.npz", _record(self.folder / f"{name}.json"))
         if wrong and os.environ.get(REMEASURE) != "1":
             raise UserError(
-                f"{self.artefact}/{STORED}/{wrong} in the run {self.run} is damaged or was changed: "
-                "restore the file, or run the same command with --remeasure to compute it again."
+                f"{self.artefact}/{STORED}/{wrong} in the run {self.run} is damaged or was "
+                "changed: restore the file, or run the same command with --remeasure to compute "
+                "it again."
             )
         return bool(wrong)
 
