@@ -18,7 +18,9 @@ from sandbagging.questions import Question
 # One question, options of probability 0.2 (2 tokens), 0.1, 0.05 and 0.05 (1 token each).
 P = [0.2, 0.1, 0.05, 0.05]
 FIRST = [0.5, 0.1, 0.05, 0.05]
-ANSWERS = Answers(torch.tensor([[P]]).log(), torch.tensor([[FIRST]]).log(), torch.tensor([[2, 1, 1, 1]]))
+ANSWERS = Answers(
+    torch.tensor([[P]]).log(), torch.tensor([[FIRST]]).log(), torch.tensor([[2, 1, 1, 1]])
+)
 
 
 def value(metric) -> float:
@@ -34,16 +36,23 @@ def test_metrics_by_hand():
     assert value(metrics.logodds) == pytest.approx(math.log(0.2 / 0.2))
     assert value(metrics.accuracy) == 1.0
     worse = ANSWERS._replace(total=ANSWERS.total.flip(-1))
-    assert metrics.accuracy(worse).item() == 0.0 and metrics.logodds(worse).item() == pytest.approx(math.log(0.05 / 0.35))
+    assert metrics.accuracy(worse).item() == 0.0
+    assert metrics.logodds(worse).item() == pytest.approx(math.log(0.05 / 0.35))
 
 
 def test_score_equals_a_plain_loop(tiny, tiny_questions):
-    scores = metrics.score(tiny, tiny_questions[:4], "sandbag", "instr_contrast").set_index("question_id")
+    scores = metrics.score(tiny, tiny_questions[:4], "sandbag", "instr_contrast").set_index(
+        "question_id"
+    )
     for q in tiny_questions[:4]:
-        item = packing.encode(tiny.tokenizer, q.id, prompts.render(q, "sandbag", "instr_contrast"), q.options)
+        item = packing.encode(
+            tiny.tokenizer, q.id, prompts.render(q, "sandbag", "instr_contrast"), q.options
+        )
         log_p = [plain_log_p(tiny.module, item.prompt, option) for option in item.options]
         assert scores.loc[q.id, "p_full"] == pytest.approx(math.exp(log_p[0]), abs=1e-4)
-        per_token = torch.softmax(torch.tensor([lp / len(o) for lp, o in zip(log_p, item.options, strict=True)]), 0)
+        per_token = torch.softmax(
+            torch.tensor([lp / len(o) for lp, o in zip(log_p, item.options, strict=True)]), 0
+        )
         assert scores.loc[q.id, "choice_len"] == pytest.approx(per_token[0].item(), abs=1e-4)
 
 
@@ -55,26 +64,34 @@ def test_scoring_twice_gives_the_same_numbers(tiny, tiny_questions):
 def made_up(genuine, sandbag, choice=0.7) -> pd.DataFrame:
     """A score table whose gap is known."""
     parts = [("genuine", genuine), ("sandbag", sandbag)]
-    return pd.concat([
-        pd.DataFrame({"question_id": [f"q{i}" for i in range(len(v))], "condition": c, "p_full": v, "choice_len": choice}) for c, v in parts
-    ])  # fmt: skip
+    tables = []
+    for condition, p_full in parts:
+        ids = [f"q{i}" for i in range(len(p_full))]
+        levels = {"p_full": p_full, "choice_len": choice}
+        tables.append(pd.DataFrame({"question_id": ids, "condition": condition, **levels}))
+    return pd.concat(tables)
 
 
 def test_gap_is_genuine_minus_sandbag_in_pp_and_paired():
     rng = np.random.default_rng(0)
     level = rng.uniform(0.1, 0.9, 50)  # questions differ far more than conditions do
     scores = made_up(level + 0.02 + rng.normal(0, 0.005, 50), level)
-    shuffled = pd.concat([scores[scores.condition == "genuine"], scores[scores.condition == "sandbag"].sample(frac=1, random_state=1)])
+    genuine, sandbag = (scores[scores.condition == c] for c in ("genuine", "sandbag"))
+    shuffled = pd.concat([genuine, sandbag.sample(frac=1, random_state=1)])
     gap = gaps.gap(shuffled)
     assert gap.value == pytest.approx(2.0, abs=0.3) and gap.unit == "pp" and gap.n == 50
     assert gap.high - gap.low < 0.5  # unpaired it would be about 20 pp wide
 
 
-@pytest.mark.parametrize(
-    ("shift", "choice", "is_open"), [(0.05, 0.7, True), (-0.05, 0.7, False), (0.05, 0.3, False), (0.0, 0.7, False), (0.008, 0.7, False)]
-)
+GATES = [(0.05, 0.7, True), (-0.05, 0.7, False), (0.05, 0.3, False), (0.0, 0.7, False),
+         (0.008, 0.7, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shift", "choice", "is_open"), GATES)
 def test_gate_needs_a_gap_and_knowledge(shift, choice, is_open):
-    """The last case is a gap of 0.8 pp with its CI well above 0, as a model without noise may show by mere wording."""
+    """The last case is a gap of 0.8 pp with its CI well above 0, as a model without noise may show
+    by mere wording.
+    """
     rng = np.random.default_rng(0)
     level = rng.uniform(0.2, 0.6, 40)
     gate = gaps.gate(made_up(level + shift + rng.normal(0, 0.01, 40), level, choice))
@@ -92,18 +109,23 @@ def test_unknown_condition_and_framing_name_the_nearest(tiny_llama, tiny_questio
 def test_loss_recovered_is_one_for_a_perfect_code_and_zero_for_none(tiny, tiny_questions):
     pack = metrics.prepare(tiny, tiny_questions, "sandbag", "instr_contrast")
     for layer in (1, tiny.n_layers - 1):
-        assert metrics.loss_recovered(tiny, pack, layer, lambda x: x) == pytest.approx(1.0, abs=1e-4)
-        assert metrics.loss_recovered(tiny, pack, layer, torch.zeros_like) == pytest.approx(0.0, abs=1e-4)
+        kept = metrics.loss_recovered(tiny, pack, layer, lambda x: x)
+        taken = metrics.loss_recovered(tiny, pack, layer, torch.zeros_like)
+        assert (kept, taken) == pytest.approx((1.0, 0.0), abs=1e-4)
 
 
 def test_records_hold_what_is_scored(tiny, tiny_questions):
     """Re-scoring the records by a plain loop gives the table of scores."""
     asked = {"train": tiny_questions[:2], "test": tiny_questions[2:4]}
     records = metrics.records(tiny, asked, ["genuine", "sandbag"], "contrast")
-    scores = metrics.score_all(tiny, asked, ["genuine", "sandbag"], "contrast").set_index(["question_id", "split", "condition"])
+    scores = metrics.score_all(tiny, asked, ["genuine", "sandbag"], "contrast").set_index(
+        ["question_id", "split", "condition"]
+    )
     assert len(records) == len(scores) == 8
     for record in records:
-        p = math.exp(plain_log_p(tiny.module, record["prompt_token_ids"], record["option_token_ids"][0]))
+        p = math.exp(
+            plain_log_p(tiny.module, record["prompt_token_ids"], record["option_token_ids"][0])
+        )
         key = (record["question_id"], record["split"], record["condition"])
         assert scores.loc[key, "p_full"] == pytest.approx(p, abs=1e-4)
         assert tiny.tokenizer(record["text"]).input_ids == record["prompt_token_ids"]
@@ -112,12 +134,18 @@ def test_records_hold_what_is_scored(tiny, tiny_questions):
 def test_records_are_written_one_a_line(tmp_path):
     found = [{"question_id": "q-1", "text": "Où ?\nAnswer:"}, {"question_id": "q-2", "text": ""}]
     metrics.write_records(tmp_path / "prompts.jsonl", found)
-    assert [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()] == found
+    lines = (tmp_path / "prompts.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == found
 
 
 def test_first_token_collisions_are_counted():
     """The correct option begins with token 5, and so do two of three wrong ones."""
-    record = {"question_id": "q", "split": "test", "condition": "genuine", "option_token_ids": [[5, 6], [5, 7], [5], [8, 5]]}
+    record = {
+        "question_id": "q",
+        "split": "test",
+        "condition": "genuine",
+        "option_token_ids": [[5, 6], [5, 7], [5], [8, 5]],
+    }
     row = metrics.first_token_collisions([record]).iloc[0]
     assert row["n_shared"] == 2 and row["n_tokens"] == 2
 
@@ -143,7 +171,9 @@ def test_kinds_of_gap(genuine, sandbag, choice_genuine, choice_sandbag, kind):
 
 
 def test_a_gap_of_nearly_nothing_is_none():
-    """Random weights give p near 1 / vocabulary: there a difference can be certain and mean nothing."""
+    """Random weights give p near 1 / vocabulary: there a difference can be certain and mean
+    nothing.
+    """
     table = made_up(np.linspace(2e-5, 3e-5, 9), np.full(9, 1e-5))
     assert gaps.gap(table).low > 0 and gaps.kind_of_gap(table) == "none"
 
@@ -151,7 +181,8 @@ def test_a_gap_of_nearly_nothing_is_none():
 def test_condition_means_by_hand():
     table = made_up([0.2, 0.4], [0.1, 0.1]).assign(split="test")
     means = gaps.condition_means(table, ["p_full"]).set_index("condition")
-    assert means.loc["genuine", "value"] == pytest.approx(0.3) and means.loc["sandbag", "high"] == pytest.approx(0.1)
+    assert means.loc["genuine", "value"] == pytest.approx(0.3)
+    assert means.loc["sandbag", "high"] == pytest.approx(0.1)
     assert means.loc["genuine", "n"] == 2 and means.loc["genuine", "unit"] == "probability"
 
 
@@ -166,13 +197,15 @@ def test_chat_framings_need_a_chat_template(tiny_llama, tiny_questions):
     assert len(scores) == 2 * 2 * len(prompts.FRAMINGS)
 
 
-def test_a_framing_that_cannot_be_read_is_named_and_the_others_count(tiny_llama, tiny_questions, monkeypatch):
+def test_a_framing_that_cannot_be_read_is_named_and_the_others_count(
+    tiny_llama, tiny_questions, monkeypatch
+):
     monkeypatch.setitem(prompts.FRAMINGS, "caps", lambda question, condition: "ends in a space ")
     scores, unread = metrics.score_framings(tiny_llama, tiny_questions[:2])
     assert "caps" not in set(scores["framing"]) and "white space" in unread["caps"]
 
 
-# Any number of wrong answers ------------------------------------------------------------------------
+# Any number of wrong answers ----------------------------------------------------------------------
 
 WRONG = ("cat", "horse", "stone", "sand", "grass", "whale", "blue whale", "old grey horse", "sea")
 
@@ -185,7 +218,9 @@ def test_every_formula_follows_the_number_of_wrong_answers(tiny, n_wrong):
     ]
     scores = metrics.score(tiny, asked, "sandbag", "contrast").set_index("question_id")
     for q in asked:
-        item = packing.encode(tiny.tokenizer, q.id, prompts.render(q, "sandbag", "contrast"), q.options)
+        item = packing.encode(
+            tiny.tokenizer, q.id, prompts.render(q, "sandbag", "contrast"), q.options
+        )
         log_p = torch.tensor([plain_log_p(tiny.module, item.prompt, o) for o in item.options])
         lengths = torch.tensor([len(o) for o in item.options])
         assert scores.loc[q.id, "choice_len"] == pytest.approx(
@@ -210,13 +245,15 @@ def test_questions_with_other_numbers_of_wrong_answers_are_not_asked_together(ti
         metrics.score(tiny_llama, asked, "genuine", "contrast")
 
 
-# What does not pair ---------------------------------------------------------------------------------
+# What does not pair -------------------------------------------------------------------------------
 
 
 def test_pooled_tables_are_refused_by_the_column_that_pools_them():
     one = made_up(np.full(3, 0.5), np.full(3, 0.4))
     both = pd.concat([one.assign(framing="contrast"), one.assign(framing="instr")])
-    with pytest.raises(UserError, match=r"pools the framings 'contrast', 'instr'.*table\['framing'\]"):
+    with pytest.raises(
+        UserError, match=r"pools the framings 'contrast', 'instr'.*table\['framing'\]"
+    ):
         gaps.gap(both)
     with pytest.raises(UserError, match="more than once with the same settings"):
         gaps.gap(pd.concat([one, one]))

@@ -11,20 +11,27 @@ from sandbagging.models.hook_points import HookPoint
 
 
 def encoded(tokenizer, questions, condition="sandbag", framing="instr_contrast"):
-    return [packing.encode(tokenizer, q.id, prompts.render(q, condition, framing), q.options) for q in questions]
+    return [
+        packing.encode(tokenizer, q.id, prompts.render(q, condition, framing), q.options)
+        for q in questions
+    ]
 
 
 def test_a_pack_written_out_by_hand():
-    items = [packing.Encoded("a", [7, 8, 1], [[4, 5, 6], [2]]), packing.Encoded("b", [7, 8, 2, 3], [[9], [4, 4]])]
+    items = [
+        packing.Encoded("a", [7, 8, 1], [[4, 5, 6], [2]]),
+        packing.Encoded("b", [7, 8, 2, 3], [[9], [4, 4]]),
+    ]
     pack = packing.pack(items)
-    # prefix 7 8 | trunk 1, branch 4 5 | trunk 2 3, branch 4; the last token of every option is only a target
+    # prefix 7 8 | trunk 1, branch 4 5 | trunk 2 3, branch 4; the last of an option is only a target
     assert pack.n_prefix == 2
     assert pack.input_ids.tolist() == [7, 8, 1, 4, 5, 2, 3, 4]
     assert pack.position_ids.tolist() == [0, 1, 2, 3, 4, 2, 3, 4]
     assert pack.block.tolist() == [-1, -1, 0, 0, 0, 1, 1, 1]
     assert pack.branch.tolist() == [0, 0, 0, 1, 1, 0, 0, 2]
     assert pack.last.tolist() == [2, 6]
-    assert list(zip(pack.read_at.tolist(), pack.target.tolist(), strict=True)) == [(2, 4), (3, 5), (4, 6), (2, 2), (6, 9), (6, 4), (7, 4)]
+    assert pack.read_at.tolist() == [2, 3, 4, 2, 6, 6, 7]
+    assert pack.target.tolist() == [4, 5, 6, 2, 9, 4, 4]
     assert pack.target_option.tolist() == [0, 0, 0, 1, 2, 3, 3]
     seen = [[i for i in range(8) if row[i]] for row in pack.dense_mask()]
     assert seen[4] == [0, 1, 2, 3, 4] and seen[5] == [0, 1, 5] and seen[7] == [0, 1, 5, 6, 7]
@@ -38,20 +45,25 @@ def test_packed_equals_one_prompt_at_a_time(tiny, tiny_questions, framing):
     for q, item in enumerate(items):
         for k, option in enumerate(item.options):
             expected = plain_log_p(tiny.module, item.prompt, option)
-            assert answers.total[0, q, k].item() == pytest.approx(expected, abs=1e-4), (item.question_id, k)
-            assert answers.first[0, q, k].item() == pytest.approx(plain_log_p(tiny.module, item.prompt, option[:1]), abs=1e-4)
+            first = plain_log_p(tiny.module, item.prompt, option[:1])
+            found = answers.total[0, q, k].item(), answers.first[0, q, k].item()
+            assert found == pytest.approx((expected, first), abs=1e-4), (item.question_id, k)
             assert answers.length[q, k] == len(option)
 
 
 def test_one_question_and_prompts_without_a_shared_start(tiny, tiny_questions):
     single = encoded(tiny.tokenizer, tiny_questions[:1])
-    unshared = [packing.Encoded("a", [5, 6, 7], [[8], [9, 4]]), packing.Encoded("b", [6, 6], [[8, 3], [9]])]
+    unshared = [
+        packing.Encoded("a", [5, 6, 7], [[8], [9, 4]]),
+        packing.Encoded("b", [6, 6], [[8, 3], [9]]),
+    ]
     for items in (single, unshared):
         pack = packing.pack(items)
         answers = metrics.answer_logprobs(tiny, pack, hook_points.forward(tiny, pack)[0])
         for q, item in enumerate(items):
             for k, option in enumerate(item.options):
-                assert answers.total[0, q, k].item() == pytest.approx(plain_log_p(tiny.module, item.prompt, option), abs=1e-4)
+                expected = plain_log_p(tiny.module, item.prompt, option)
+                assert answers.total[0, q, k].item() == pytest.approx(expected, abs=1e-4)
     assert packing.pack(unshared).n_prefix == 0
 
 
@@ -73,41 +85,59 @@ def test_a_pack_equals_a_padded_batch_on_both_sides(tiny_llama, tiny_questions):
     for side in ("left", "right"):
         pads = [(0, width - len(r)) if side == "right" else (width - len(r), 0) for r in rows]
         ids = torch.tensor([[2] * a + r + [2] * b for r, (a, b) in zip(rows, pads, strict=True)])
-        mask = torch.tensor([[0] * a + [1] * len(r) + [0] * b for r, (a, b) in zip(rows, pads, strict=True)])
+        mask = torch.tensor(
+            [[0] * a + [1] * len(r) + [0] * b for r, (a, b) in zip(rows, pads, strict=True)]
+        )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
             log_p = module(ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
         for i, (item, (before, _)) in enumerate(zip(items, pads, strict=True)):
             start = before + len(item.prompt)
-            batched = sum(log_p[i, start - 1 + t, token].item() for t, token in enumerate(item.options[0]))
+            batched = sum(
+                log_p[i, start - 1 + t, token].item() for t, token in enumerate(item.options[0])
+            )
             assert batched == pytest.approx(packed.total[0, i, 0].item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("position", ["last", "all"])
-def test_a_part_with_stored_keys_equals_the_whole_under_the_same_edit(tiny, tiny_questions, position):
+def test_a_part_with_stored_keys_equals_the_whole_under_the_same_edit(
+    tiny, tiny_questions, position
+):
     pack = packing.pack(encoded(tiny.tokenizer, tiny_questions))
     point, stored = HookPoint("resid_post", 1), {}
     _, saved = hook_points.forward(tiny, pack, reads=[point], stored=stored, store=True)
-    rows, run = (pack.last, pack.from_last()) if position == "last" else (pack.trunk(), pack.behind_prefix())
+    rows, run = (
+        (pack.last, pack.from_last())
+        if position == "last"
+        else (pack.trunk(), pack.behind_prefix())
+    )
     edited = saved[point].expand(3, -1, -1).clone()
-    edited[:, rows] += torch.randn(3, len(rows), edited.shape[-1], generator=torch.Generator().manual_seed(0))
+    edited[:, rows] += torch.randn(
+        3, len(rows), edited.shape[-1], generator=torch.Generator().manual_seed(0)
+    )
     whole, _ = hook_points.forward(tiny, pack, start=(2, edited))
     part = pack.part(run)
     some, _ = hook_points.forward(tiny, part, start=(2, edited[:, run]), stored=stored)
     assert torch.allclose(whole[:, run], some, atol=1e-4)
-    of_whole, of_part = (metrics.answer_logprobs(tiny, p, f).total for p, f in ((pack, whole), (part, some)))
+    of_whole, of_part = (
+        metrics.answer_logprobs(tiny, p, f).total for p, f in ((pack, whole), (part, some))
+    )
     assert torch.allclose(of_whole, of_part, atol=1e-4)
 
 
 def test_a_stored_prefix_is_wrong_as_soon_as_an_edit_reaches_it(tiny_llama, tiny_questions):
-    """Why a part may leave out only what no edit reaches: with the prefix edited, its stored keys give other numbers."""
+    """Why a part may leave out only what no edit reaches: with the prefix edited, its stored keys
+    give other numbers.
+    """
     pack = packing.pack(encoded(tiny_llama.tokenizer, tiny_questions))
     point, stored = HookPoint("resid_post", 1), {}
     _, saved = hook_points.forward(tiny_llama, pack, reads=[point], stored=stored, store=True)
     edited = saved[point] + 1.0
     whole, _ = hook_points.forward(tiny_llama, pack, start=(2, edited))
     run = pack.behind_prefix()
-    stale, _ = hook_points.forward(tiny_llama, pack.part(run), start=(2, edited[:, run]), stored=stored)
+    stale, _ = hook_points.forward(
+        tiny_llama, pack.part(run), start=(2, edited[:, run]), stored=stored
+    )
     assert not torch.allclose(whole[:, run], stale, atol=1e-2)
 
 
@@ -145,13 +175,17 @@ def test_beginning_of_sequence_is_counted():
 
 
 def test_a_tokenizer_that_begins_every_text_with_a_space_is_read_right():
-    """As Llama 2 and TinyLlama do: alone, " dog" would get two spaces, so answers are tokenised behind their prompt."""
+    """As Llama 2 and TinyLlama do: alone, " dog" would get two spaces, so answers are tokenised
+    behind their prompt.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = {"<unk>": 0, "▁Answer:": 1, "▁dog": 2, "▁blue": 3, "▁whale": 4, "▁": 5}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     assert fast(" dog", add_special_tokens=False).input_ids == [5, 2]  # two spaces: another text

@@ -1,4 +1,4 @@
-"""The packaged trivia is sound, and a bad line in a user's file is named by line number and reason."""
+"""The packaged trivia is sound; a bad line in a user's file is named by number and reason."""
 
 import json
 import re
@@ -14,11 +14,17 @@ SPLITS = ("train", "test", "five")
 PAIRS = (("train", "test"), ("train", "five"), ("test", "five"))
 
 # Words without a subject of their own.
-STOPWORDS = set("after does from have into made make makes many most mostly that through what when where which whose with your".split())
-# Words that name a kind of thing or a pattern of asking; two questions may share them and still differ in subject.
+STOPWORDS = set(
+    "after does from have into made make makes many most mostly that through what when where which "
+    "whose with your".split()
+)
+# Words that name a kind of thing or a pattern of asking; two questions may share them and still
+# differ in subject.
 GENERIC = set(
-    "animal baby body called capital come comes country famous first flower food fruit grow grows instrument kind known "
-    "largest long metal name number ocean opposite organ organs painted part past people person planet played plural plus "
+    "animal baby body called capital come comes country famous first flower food fruit grow grows "
+    "instrument kind known "
+    "largest long metal name number ocean opposite organ organs painted part past people person "
+    "planet played plural plus "
     "shape sport tense tree vegetable world wrote".split()
 )
 # Subjects of the prompt's four demonstrations.
@@ -40,7 +46,9 @@ def test_sizes_and_categories(packaged):
     assert len(packaged["train"]) >= 80 and len(packaged["train"]) % 2 == 0
     assert len(packaged["test"]) >= 160 and len(packaged["test"]) % 2 == 0
     assert len(packaged["five"]) == 5
-    categories = {split: Counter(q.category for q in packaged[split]) for split in ("train", "test")}
+    categories = {
+        split: Counter(q.category for q in packaged[split]) for split in ("train", "test")
+    }
     assert len(categories["train"]) >= 10
     assert set(categories["train"]) == set(categories["test"])
     for split in categories:
@@ -59,15 +67,23 @@ def test_ids_and_questions_are_unique_over_all_splits(packaged):
 def test_splits_share_no_subject(packaged, first, second):
     questions.check_disjoint(packaged[first], packaged[second])
     theirs = {word: q.id for q in packaged[second] for word in subjects(q)}
-    shared = {(word, q.id, theirs[word]) for q in packaged[first] for word in subjects(q) if word in theirs}
+    shared = {
+        (word, q.id, theirs[word])
+        for q in packaged[first]
+        for word in subjects(q)
+        if word in theirs
+    }
     assert not shared
     # Short answers ("run", "six") escape the word check, so answers are compared whole as well.
-    assert not {q.correct.casefold() for q in packaged[first]} & {q.correct.casefold() for q in packaged[second]}
+    one, other = ({q.correct.casefold() for q in packaged[s]} for s in (first, second))
+    assert not one & other
 
 
 def test_subject_check_finds_a_planted_overlap():
-    asked = Question("a", "astronomy", "Which planet has a Great Red Spot?", "Jupiter", ("Mars", "Venus", "Saturn"))
-    answered = Question("b", "astronomy", "How many moons has Jupiter?", "many", ("none", "a few", "exactly two"))
+    planet = "Which planet has a Great Red Spot?"
+    asked = Question("a", "astronomy", planet, "Jupiter", ("Mars", "Venus", "Saturn"))
+    few = ("none", "a few", "exactly two")
+    answered = Question("b", "astronomy", "How many moons has Jupiter?", "many", few)
     assert "jupiter" in subjects(asked) & subjects(answered)
 
 
@@ -83,7 +99,10 @@ def test_options_are_short_plain_and_distinct(packaged, split):
         # An option that begins another would be scored as part of it.
         assert not [(a, b) for a in options for b in options if a != b and b.startswith(a)], q.id
         assert max(map(len, options)) <= 2.2 * min(map(len, options)) + 2, (q.id, options)
-        assert len({option[0].isupper() for option in q.options}) == 1, (q.id, "capitals give the answer away")
+        assert len({option[0].isupper() for option in q.options}) == 1, (
+            q.id,
+            "capitals give the answer away",
+        )
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -103,7 +122,8 @@ GOOD = {
 
 
 def changed(**fields) -> str:
-    return json.dumps({**GOOD, "id": "a-2", "question": "What is the capital of Chile?", "correct": "Santiago", **fields})
+    other = {"id": "a-2", "question": "What is the capital of Chile?", "correct": "Santiago"}
+    return json.dumps({**GOOD, **other, **fields})
 
 
 def without(field: str) -> str:
@@ -126,25 +146,46 @@ BAD_LINES = {
     "null for text": (changed(id=None), '"id" must be text'),
     "text for list": (changed(incorrect="Quito"), '"incorrect" must be a list'),
     "no wrong answer": (changed(incorrect=[]), "at least one wrong answer"),
-    "two wrong answers": (changed(incorrect=["Quito", "Lima"]), "holds 2 wrong answers and the question before has 3"),
+    "two wrong answers": (
+        changed(incorrect=["Quito", "Lima"]),
+        "holds 2 wrong answers and the question before has 3",
+    ),
     "four wrong answers": (
         changed(incorrect=["Quito", "Lima", "Bogota", "Cusco"]),
         "holds 4 wrong answers and the question before has 3",
     ),
     "wrong answer not text": (changed(incorrect=["Quito", 3, "Lima"]), "wrong answer 2"),
-    "duplicate wrong answers": (changed(incorrect=["Quito", "quito", "Lima"]), "stands twice among the options"),
-    "correct answer among the wrong": (changed(incorrect=["SANTIAGO", "Quito", "Lima"]), "stands twice among the options"),
+    "duplicate wrong answers": (
+        changed(incorrect=["Quito", "quito", "Lima"]),
+        "stands twice among the options",
+    ),
+    "correct answer among the wrong": (
+        changed(incorrect=["SANTIAGO", "Quito", "Lima"]),
+        "stands twice among the options",
+    ),
     "empty text": (changed(correct=""), '"correct" is empty'),
     "only spaces": (changed(category="  "), '"category" is empty'),
     "empty wrong answer": (changed(incorrect=["Quito", "Lima", ""]), "wrong answer 3"),
     "leading space": (changed(correct=" Santiago"), "spaces at its start or end"),
-    "trailing space": (changed(incorrect=["Quito ", "Lima", "Bogota"]), "spaces at its start or end"),
+    "trailing space": (
+        changed(incorrect=["Quito ", "Lima", "Bogota"]),
+        "spaces at its start or end",
+    ),
     "line break": (changed(question="What is the capital\nof Chile?"), "line break"),
     "half a surrogate pair": (changed(correct="Santiago\ud800"), "does not print"),
-    "answer in question": (changed(question="Is santiago the capital of Chile?"), "contained in the question"),
-    "wrong answer in question": (changed(question="Is Quito the capital of Chile?"), "contained in the question"),
+    "answer in question": (
+        changed(question="Is santiago the capital of Chile?"),
+        "contained in the question",
+    ),
+    "wrong answer in question": (
+        changed(question="Is Quito the capital of Chile?"),
+        "contained in the question",
+    ),
     "duplicate id": (changed(id="a-1"), "same id already stands in line 1"),
-    "duplicate question": (changed(question="what is the  capital of Peru"), "same question already stands in line 1"),
+    "duplicate question": (
+        changed(question="what is the  capital of Peru"),
+        "same question already stands in line 1",
+    ),
 }
 
 
@@ -170,7 +211,8 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match="holds no questions"):
         questions.load(empty)
     latin = tmp_path / "latin.jsonl"
-    latin.write_bytes(json.dumps(GOOD).encode() + b"\n" + changed(category="caf_").replace("_", "é").encode("latin-1"))
+    coffee = changed(category="caf_").replace("_", "é").encode("latin-1")
+    latin.write_bytes(json.dumps(GOOD).encode() + b"\n" + coffee)
     with pytest.raises(UserError, match="line 2: the text is not UTF-8"):
         questions.load(latin)
     with pytest.raises(UserError, match="'dev'.*train, test, five"):
@@ -182,20 +224,25 @@ def test_good_file_is_read_whatever_the_editor(tmp_path):
     second_line = changed(incorrect=["Iquique", "Cádiz", "São Paulo"]).encode()
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + second_line)
     first, second = questions.load(str(path), "test")
-    assert first == Question("a-1", "geography", GOOD["question"], "Lima", ("Quito", "Bogota", "Cusco"))
+    assert first == Question(
+        "a-1", "geography", GOOD["question"], "Lima", ("Quito", "Bogota", "Cusco")
+    )
     assert second.options == ("Santiago", "Iquique", "Cádiz", "São Paulo")
 
 
 def test_part_of_a_word_is_not_the_answer(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_text(changed(question="What do firefighters put out?", correct="fire", incorrect=["water", "rain", "wind"]))
+    asked, wrong = "What do firefighters put out?", ["water", "rain", "wind"]
+    path.write_text(changed(question=asked, correct="fire", incorrect=wrong))
     assert questions.load(path)[0].correct == "fire"
 
 
 def test_overlap_is_named():
     first = Question(**{**GOOD, "incorrect": tuple(GOOD["incorrect"])})
     same_id = Question("a-1", "food", "What is toast?", "bread", ("meat", "fish", "fruit"))
-    same_text = Question("b-1", "geography", "What is the capital of PERU", "Lima", ("Quito", "Bogota", "Cusco"))
+    same_text = Question(
+        "b-1", "geography", "What is the capital of PERU", "Lima", ("Quito", "Bogota", "Cusco")
+    )
     other = Question("b-2", "food", "What is toast?", "bread", ("meat", "fish", "fruit"))
     questions.check_disjoint([first], [other])
     with pytest.raises(UserError, match="a-1"):
@@ -208,7 +255,8 @@ def test_subset_is_seeded_balanced_nested_and_in_file_order(packaged):
     every = packaged["train"]
     n_categories = len({q.category for q in every})
     drawn = questions.subset(every, 2 * n_categories, seed=3)
-    assert drawn == questions.subset(every, 2 * n_categories, seed=3) != questions.subset(every, 2 * n_categories, seed=4)
+    again, other = (questions.subset(every, 2 * n_categories, seed=seed) for seed in (3, 4))
+    assert drawn == again != other
     assert set(Counter(q.category for q in drawn).values()) == {2}
     assert [every.index(q) for q in drawn] == sorted(every.index(q) for q in drawn)
     assert set(questions.subset(every, 9, seed=3)) < set(drawn)
@@ -216,11 +264,16 @@ def test_subset_is_seeded_balanced_nested_and_in_file_order(packaged):
 
 
 def test_subset_with_a_small_category_fills_up_from_the_others():
-    made = [Question(str(i), "rare" if i == 0 else "common", f"q{i}", "a", ("b", "c", "d")) for i in range(6)]
-    assert Counter(q.category for q in questions.subset(made, 5, seed=0)) == {"rare": 1, "common": 4}
+    made = [
+        Question(str(i), "rare" if i == 0 else "common", f"q{i}", "a", ("b", "c", "d"))
+        for i in range(6)
+    ]
+    counts = Counter(q.category for q in questions.subset(made, 5, seed=0))
+    assert counts == {"rare": 1, "common": 4}
 
 
-IMPOSSIBLE_SIZES = [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2 or more"), (2.5, "whole number"), (True, "whole number")]
+IMPOSSIBLE_SIZES = [(85, "only 84"), (1, "2 or more"), (0, "2 or more"), (-3, "2 or more"),
+                    (2.5, "whole number"), (True, "whole number")]  # fmt: skip
 
 
 @pytest.mark.parametrize("n, reason", IMPOSSIBLE_SIZES)
@@ -235,7 +288,8 @@ def test_a_file_may_have_any_number_of_wrong_answers(tmp_path, n_wrong):
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join([json.dumps({**GOOD, "incorrect": wrong}), changed(incorrect=wrong)]))
     asked = questions.load(path)
-    assert [q.incorrect for q in asked] == [tuple(wrong)] * 2 and asked[0].options == ("Lima", *wrong)
+    assert [q.incorrect for q in asked] == [tuple(wrong)] * 2
+    assert asked[0].options == ("Lima", *wrong)
 
 
 def test_train_and_test_questions_have_as_many_wrong_answers():
@@ -251,7 +305,9 @@ def test_the_module_is_its_own_main_function():
 
     train = questions.load("default", "train")
     assert sb.questions() == questions("train") == train
-    assert sb.questions("test", n=12, seed=3) == questions.subset(questions.load("default", "test"), 12, 3)
+    assert sb.questions("test", n=12, seed=3) == questions.subset(
+        questions.load("default", "test"), 12, 3
+    )
     assert questions(questions.PACKAGED["five"]) == questions("five")
     with pytest.raises(UserError, match="did you mean 'train'"):
         sb.questions("tran")
