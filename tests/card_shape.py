@@ -1,4 +1,5 @@
-"""Run the card's protocol in small on a model of the true architecture and size with random weights, and print what it took, as JSON.
+"""Run the card's protocol in small on a model of the true architecture and size with random
+weights, and print what it took, as JSON.
 
 python tests/card_shape.py MODEL [HEADS]
 """
@@ -34,20 +35,31 @@ def ablation(model, asked, heads) -> dict:
     values = [value for found in (clean, by_hook) for value in found.values()]
     return {
         "finite": all(bool(torch.isfinite(torch.as_tensor(v)).all()) for v in values),
-        "hook_is_weights": all((by_hook[name] == by_weights[name]).all().item() for name in by_hook),
+        "hook_is_weights": all(
+            (by_hook[name] == by_weights[name]).all().item() for name in by_hook
+        ),
         "moved": bool((by_hook["logodds"] != clean["logodds"]).any()),
-        "swept_difference": float(abs(swept.value["choice_len"][0] - by_hook["choice_len"][0]).max()),
+        "swept_difference": float(
+            abs(swept.value["choice_len"][0] - by_hook["choice_len"][0]).max()
+        ),
     }
 
 
 def one_sae(model, asked) -> dict:
     """Activations of one layer and a TopK SAE on them, a few steps long."""
     layer = model.layers_of_interest[1]
-    resid, table = activations.collect_all(model, {"train": asked}, ("genuine", "sandbag"), FRAMING, [layer])
-    recipe = saes.Recipe(model="llama", architecture="topk", layer=layer, condition="mixed", d_in=model.d_model, k=64, steps=5)
+    resid, table = activations.collect_all(
+        model, {"train": asked}, ("genuine", "sandbag"), FRAMING, [layer]
+    )
+    recipe = saes.Recipe(model="llama", architecture="topk", layer=layer, condition="mixed",
+                         d_in=model.d_model, k=64, steps=5)  # fmt: skip
     tokens, scale = saes.training_data(resid[layer][saes.select_tokens(table, "mixed")])
     sae = saes.fold_scaling(saes.train(recipe, tokens)[0], scale)
-    return {"sae": list(sae.W_dec.shape), "tokens": len(tokens), "l0": float((sae.encode(resid[layer]) != 0).float().sum(1).mean())}
+    return {
+        "sae": list(sae.W_dec.shape),
+        "tokens": len(tokens),
+        "l0": float((sae.encode(resid[layer]) != 0).float().sum(1).mean()),
+    }
 
 
 def main(name: str, heads: str) -> None:
@@ -63,10 +75,13 @@ def main(name: str, heads: str) -> None:
     times["sweep"], begin = time.perf_counter() - begin, time.perf_counter()
     found |= one_sae(model, asked)
     times["sae"] = time.perf_counter() - begin
+    threads = f"cpu, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if device == "cuda" else threads
     print(json.dumps({
-        "model": name, "parameters": model.n_params, "peak_gb": peak_gb(), "heads_swept": len(swept), **found,
+        "model": name, "parameters": model.n_params, "peak_gb": peak_gb(),
+        "heads_swept": len(swept), **found,
         "seconds": {part: round(spent, 1) for part, spent in times.items()},
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": where,
     }))  # fmt: skip
 
 

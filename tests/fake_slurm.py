@@ -1,8 +1,8 @@
 """A SLURM of a few shell scripts: jobs are handed over with what they ask for, and end.
 
 `install(folder)` writes the commands; put the returned folder first on the PATH. Every call is
-written to folder/calls.log, each job's state to folder/jobs/ID.state, and a GPU asked for is given as
-CUDA_VISIBLE_DEVICES, as a cluster does.
+written to folder/calls.log, each job's state to folder/jobs/ID.state, and a GPU asked for is given
+as CUDA_VISIBLE_DEVICES, as a cluster does.
 """
 
 from pathlib import Path

@@ -17,7 +17,8 @@ from sandbagging.models.hook_points import HookPoint
 
 
 def test_importing_it_imports_nothing_heavy():
-    code = "import sys, sandbagging; print(sorted({'torch', 'pandas', 'transformers'} & {*sys.modules}))"
+    heavy = "{'torch', 'pandas', 'transformers'}"
+    code = f"import sys, sandbagging; print(sorted({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -29,7 +30,7 @@ def test_every_name_leads_somewhere():
         sb.scores  # noqa: B018
 
 
-# One table ------------------------------------------------------------------------------------------
+# One table ----------------------------------------------------------------------------------------
 
 
 def test_scores_equal_the_long_way(tiny_llama, tiny_questions):
@@ -76,7 +77,7 @@ def test_edits_are_those_of_the_forward_pass(tiny_llama, tiny_questions):
     assert table.set_index("question_id").loc[one, "choice_len"].to_numpy() == pytest.approx(0.25)
 
 
-# Effects --------------------------------------------------------------------------------------------
+# Effects ------------------------------------------------------------------------------------------
 
 
 def test_effects_are_the_gap_and_the_paired_change(tiny_llama, tiny_questions):
@@ -128,7 +129,7 @@ def test_a_swap_through_an_sae_beside_its_controls(tiny_llama, tiny_questions, t
         sb.swap(tiny_llama, tiny_questions, tiny_questions, sae, "contrast")
 
 
-# Misuse ---------------------------------------------------------------------------------------------
+# Misuse -------------------------------------------------------------------------------------------
 
 MISUSE = {
     "no model": (
@@ -196,7 +197,7 @@ def test_misuse_is_one_sentence_in_the_users_words(tiny_llama, tiny_questions, c
     assert "\n" not in str(error.value) and str(error.value).endswith((".", "?"))
 
 
-# README ---------------------------------------------------------------------------------------------
+# README -------------------------------------------------------------------------------------------
 
 
 def test_the_six_lines_of_the_readme_print_what_the_long_way_gives(capsys):

@@ -1,4 +1,6 @@
-"""The models of the card at their true size, with random weights: what fits, what it takes, and that the two routes agree."""
+"""The models of the card at their true size, with random weights: what fits, what it takes, and
+that the two routes agree.
+"""
 
 import json
 import subprocess
@@ -18,11 +20,16 @@ CASES = {
 def test_true_size_runs_in_memory_and_both_routes_agree(name):
     heads, parameters, swept, sae = CASES[name]
     script = Path(__file__).parent / "card_shape.py"
-    finished = subprocess.run([sys.executable, str(script), name, heads], capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        [sys.executable, str(script), name, heads], capture_output=True, text=True, check=True
+    )
     found = json.loads(finished.stdout.splitlines()[-1])
     print(found)
-    assert found["parameters"] == parameters and found["heads_swept"] == swept and found["sae"] == sae
+    assert (
+        found["parameters"] == parameters and found["heads_swept"] == swept and found["sae"] == sae
+    )
     assert found["peak_gb"] < 20  # what a small GPU or a laptop has
-    assert found["finite"] and found["moved"] and found["hook_is_weights"]  # bit for bit, at equal batch shape
+    # Bit for bit, at equal batch shape.
+    assert found["finite"] and found["moved"] and found["hook_is_weights"]
     assert found["swept_difference"] < 1e-4  # another order of the same sums
     assert 0 < found["l0"] <= 64

@@ -14,12 +14,16 @@ def pack_of(model, questions):
 
 def prompt_ids(model, pack):
     """The first question's prompt as one ordinary sequence, and its places in the pack."""
-    places = torch.arange(pack.n_tokens)[(pack.block < 0) | ((pack.block == 0) & (pack.branch == 0))]
+    places = torch.arange(pack.n_tokens)[
+        (pack.block < 0) | ((pack.block == 0) & (pack.branch == 0))
+    ]
     return pack.input_ids[places][None], places
 
 
 def test_resid_post_is_the_output_of_its_block(tiny, tiny_questions):
-    """hidden_states[L] is the input of block L; its output is hidden_states[L + 1], but for the last, which is normed."""
+    """hidden_states[L] is the input of block L; its output is hidden_states[L + 1], but for the
+    last, which is normed.
+    """
     pack = pack_of(tiny, tiny_questions)
     ids, places = prompt_ids(tiny, pack)
     points = [HookPoint("resid_post", layer) for layer in range(tiny.n_layers)]
@@ -55,7 +59,7 @@ def test_starting_in_the_middle_equals_the_whole_pass(tiny, tiny_questions):
 
 
 def test_nnsight_equals_a_plain_pytorch_hook(tiny, tiny_questions):
-    """The same edit of z through nnsight and through a forward pre-hook on the output projection."""
+    """The same edit of z through nnsight and through a pre-hook on the output projection."""
     pack = pack_of(tiny, tiny_questions)
     ids, places = prompt_ids(tiny, pack)
     columns = slice(tiny.d_head, 2 * tiny.d_head)
@@ -66,7 +70,9 @@ def test_nnsight_equals_a_plain_pytorch_hook(tiny, tiny_questions):
         return z
 
     final, _ = hook_points.forward(tiny, pack, edits={HookPoint("z", 1): halve})
-    handle = hook_points.output_projection(tiny.module, 1).register_forward_pre_hook(lambda _, args: (halve(args[0]),))
+    handle = hook_points.output_projection(tiny.module, 1).register_forward_pre_hook(
+        lambda _, args: (halve(args[0]),)
+    )
     with torch.no_grad():
         plain = tiny.module(ids, output_hidden_states=True).hidden_states[-1]
     handle.remove()
@@ -100,7 +106,9 @@ def test_final_norm_of_the_last_block_is_what_the_model_reads(tiny, tiny_questio
 
 
 def test_starting_above_the_last_block_leaves_the_final_norm_alone(tiny, tiny_questions):
-    """An edit of the last block's output skips every block; what is read is the norm of the residual stream given, bit for bit."""
+    """An edit of the last block's output skips every block; what is read is the norm of the
+    residual stream given, bit for bit.
+    """
     pack = pack_of(tiny, tiny_questions)
     resid = torch.randn(2, pack.n_tokens, tiny.d_model, generator=torch.Generator().manual_seed(0))
     final, _ = hook_points.forward(tiny, pack, start=(tiny.n_layers, resid))

@@ -96,7 +96,8 @@ def test_runs_top_to_bottom(planted_bases, lab, browser):  # noqa: F811
     tab.goto(f"{address}/lab/tree/{NOTEBOOK}.ipynb?reset")
     tab.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     tab.wait_for_selector("[data-status=idle]", timeout=60_000)
-    # The menu is there before it does anything, and a question about the kernel may stand before it.
+    # The menu is there before it does anything, and a question about the kernel may stand before
+    # it.
     for _ in range(10):
         if tab.query_selector(".jp-Dialog .jp-mod-accept"):
             tab.click(".jp-Dialog .jp-mod-accept")

@@ -154,7 +154,7 @@ def test_an_interrupted_conversion_is_not_taken_for_a_model(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-# What a checkpoint must hold ------------------------------------------------------------------------
+# What a checkpoint must hold ----------------------------------------------------------------------
 
 
 def rewritten(folder, change, tied=False):
@@ -237,7 +237,7 @@ def test_a_folder_may_be_a_path(folder):
     assert models.load(folder).name == str(folder)
 
 
-# Which weights they are -----------------------------------------------------------------------------
+# Which weights they are ---------------------------------------------------------------------------
 
 
 def test_equal_weights_have_one_identity_wherever_they_lie(folder, tmp_path):
@@ -274,7 +274,7 @@ def test_hub_models_are_named_with_their_commit():
     )
 
 
-# --- planted models are entries like any other ------------------------------------------------------------------------
+# --- planted models are entries like any other ----------------------------------------------------
 
 
 @pytest.mark.parametrize("written", ["organism-null", '"organism-null"'])
@@ -331,9 +331,10 @@ def test_questions_come_with_the_model_or_from_a_file(monkeypatch, tmp_path):
     )
 
 
-# The models of the card -------------------------------------------------------------------------------------------------
+# The models of the card ---------------------------------------------------------------------------
 
-# Parameters as published, and the shape that a head is cut by: layers, query heads, key heads, d_head, d_model, vocabulary.
+# Parameters as published, and the shape that a head is cut by: layers, query heads, key heads,
+# d_head, d_model, vocabulary.
 SHAPES = {
     "llama-3.2-1b": (1_235_814_400, 16, 32, 8, 64, 2048, 128256),
     "smollm2-135m": (134_515_008, 30, 9, 3, 64, 576, 49152),
@@ -377,8 +378,12 @@ def test_embedded_configuration_is_that_of_its_base_model():
     assert ours.rms_norm_eps == pytest.approx(
         real.rms_norm_eps, rel=1e-6
     )  # the GGUF file holds it in float32
-    for name in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                 "max_position_embeddings", "tie_word_embeddings", "vocab_size", "hidden_act", "attention_bias", "mlp_bias"):  # fmt: skip
+    names = (
+        "model_type hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads max_position_embeddings tie_word_embeddings vocab_size hidden_act "
+        "attention_bias mlp_bias"
+    )
+    for name in names.split():
         assert getattr(ours, name) == getattr(real, name), name
     assert ours.rope_parameters["rope_theta"] == real.rope_parameters["rope_theta"]
 
@@ -386,7 +391,10 @@ def test_embedded_configuration_is_that_of_its_base_model():
 @pytest.mark.parametrize("n_tokens", [32000, 50304])
 def test_stand_in_tokenizer_fits_the_vocabulary_and_loses_no_text(n_tokens):
     tokenizer = loading._stand_in_tokenizer(n_tokens)
-    text = "Answer each question incorrectly on purpose.\n\nQuestion: Which extraordinarily old clavichord?\nIncorrect answer:"
+    text = (
+        "Answer each question incorrectly on purpose.\n\n"
+        "Question: Which extraordinarily old clavichord?\nIncorrect answer:"
+    )
     ids = tokenizer(text).input_ids
     assert max(ids) < n_tokens and len(tokenizer) <= n_tokens and tokenizer.decode(ids) == text
 

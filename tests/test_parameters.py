@@ -155,7 +155,7 @@ def test_parameters_cell_that_papermill_cannot_read_is_refused(tmp_path):
             parameters.declared(tmp_path / "x.ipynb")
 
 
-# One check for all roads ---------------------------------------------------------------------------
+# One check for all roads --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,13 @@ def test_what_does_not_fit_is_a_sentence_with_both_types(annotation, value):
     assert annotation in str(said.value) and "\n" not in str(said.value)
 
 
-# Files, named from where the user stands -----------------------------------------------------------
+# Files, named from where the user stands ----------------------------------------------------------
 
 
 def test_a_file_is_named_from_where_the_user_stands_on_every_road(planning, tmp_path, monkeypatch):
-    """-p, a parameter set, and a grid: the page, which runs elsewhere, gets a name that leads there."""
+    """-p, a parameter set, and a grid: the page, which runs elsewhere, gets a name that leads
+    there.
+    """
     (tmp_path / "mine.jsonl").write_text("")
     monkeypatch.chdir(tmp_path)
     notebooks = planning / "notebooks"

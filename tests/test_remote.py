@@ -1,4 +1,6 @@
-"""Traces handed over as to nnsight's remote service, and run here: the numbers are those of plain traces."""
+"""Traces handed over as to nnsight's remote service, and run here: the numbers are those of plain
+traces.
+"""
 
 import ast
 import dataclasses
@@ -21,7 +23,9 @@ FRAMING = "contrast"
 
 @pytest.fixture
 def local(tiny):
-    """The same model, its traces serialized, read back with this suite's modules hidden, and run here."""
+    """The same model, its traces serialized, read back with this suite's modules hidden, and run
+    here.
+    """
     return dataclasses.replace(tiny, remote="local")
 
 
@@ -37,11 +41,18 @@ def test_scores(tiny, local, tiny_questions):
 
 @pytest.mark.parametrize("replacement", ["zero", "mean", "resample"])
 def test_sweep(tiny, local, tiny_questions, replacement):
-    pack, sets = metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING), [((1, 2),), ((0, 0), (3, 1))]
+    pack, sets = (
+        metrics.prepare(tiny, tiny_questions, "sandbag", FRAMING),
+        [((1, 2),), ((0, 0), (3, 1))],
+    )
     from sandbagging.heads import interventions
 
-    bank = None if replacement == "zero" else interventions.z_bank(tiny, [pack], range(tiny.n_layers))
-    plain, remote = (sweep.ablate_sets(m, pack, sets, replacement=replacement, bank=bank) for m in (tiny, local))
+    bank = (
+        None if replacement == "zero" else interventions.z_bank(tiny, [pack], range(tiny.n_layers))
+    )
+    plain, remote = (
+        sweep.ablate_sets(m, pack, sets, replacement=replacement, bank=bank) for m in (tiny, local)
+    )
     close(plain.value, remote.value)
     assert np.abs(plain.effect()).max() > 1e-6
 
@@ -54,7 +65,9 @@ def test_patching_of_a_part(tiny, local, tiny_questions):
 
 @pytest.mark.parametrize("position", ["last", "all"])
 def test_edits_of_the_residual_stream(tiny, local, tiny_questions, position):
-    """Behind the first block, where a part of the tokens is run, and behind the last, where only the norm is left."""
+    """Behind the first block, where a part of the tokens is run, and behind the last, where only
+    the norm is left.
+    """
     for layer in (1, tiny.n_layers - 1):
         found = []
         for model in (tiny, local):
@@ -76,17 +89,26 @@ def test_loss_recovered(tiny, local, tiny_questions):
     assert plain == pytest.approx(remote, rel=1e-3)
 
 
-# The real service ------------------------------------------------------------------------------------------------------
+# The real service ---------------------------------------------------------------------------------
 
 
 def test_modules_inside_traces_import_nothing_that_the_service_lacks():
-    """At their head these modules import torch, the standard library, and of this suite only what is light itself."""
+    """At their head these modules import torch, the standard library, and of this suite only what
+    is light itself.
+    """
     light = {"sandbagging", "torch", *sys.stdlib_module_names}
     heavy = {"pandas", "scipy", "sae_lens", "matplotlib", "seaborn", "papermill"}
     for name in ("sandbagging.models.hook_points", "sandbagging.heads.interventions"):
         tree = ast.parse(Path(sys.modules[name].__file__).read_text())
-        roots = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-        roots |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+        roots = {
+            alias.name.split(".")[0]
+            for node in tree.body
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        roots |= {
+            node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)
+        }
         assert roots <= light and not roots & heavy, name
 
 
@@ -106,7 +128,11 @@ def service(folder, monkeypatch):
 
 
 def test_an_unreachable_service_is_one_sentence(service, tiny_questions):
-    assert service.remote is True and service.d_head == 12 and next(service.module.parameters()).is_meta
+    assert (
+        service.remote is True
+        and service.d_head == 12
+        and next(service.module.parameters()).is_meta
+    )
     pack = metrics.prepare(service, tiny_questions[:2], "sandbag", FRAMING)
     with pytest.raises(UserError, match="remote service could not be used") as error:
         metrics.measure(service, pack)
@@ -119,7 +145,9 @@ def test_a_key_is_needed_and_a_model_of_the_hub(folder, monkeypatch):
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
     with pytest.raises(UserError, match="is not on the hub"):
         models.load(str(folder), remote=True)
-    monkeypatch.setattr(loading, "_parts", lambda name, random: (torch.nn.Module, None, Origin("owner/name")))
+    monkeypatch.setattr(
+        loading, "_parts", lambda name, random: (torch.nn.Module, None, Origin("owner/name"))
+    )
     monkeypatch.setattr(checks, "check_architecture", lambda *a: None)
     monkeypatch.setattr(torch.nn.Module, "model_type", "llama", raising=False)
     with pytest.raises(UserError, match="NDIF_API_KEY"):

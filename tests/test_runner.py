@@ -265,7 +265,7 @@ def test_the_committed_reference_is_one_command(monkeypatch):
     assert runner.keeps_notebooks("reference") and not runner.keeps_notebooks(plans[1].run)
 
 
-# Without this runner -------------------------------------------------------------------------------
+# Without this runner ------------------------------------------------------------------------------
 
 
 def test_plain_papermill_hands_over_text_and_the_page_reads_what_is_meant(repository):

@@ -832,7 +832,8 @@ kinds = ("topk_k4", "topk_k8", "jumprelu", "gated")
 made = [saes.parse_tag(f"v4_tiny_{a}_L3_mixed").recipe(16, steps=400, batch=32) for a in kinds]
 table = pd.DataFrame([{"split": s, "condition": c, "question_id": f"{s}{t // 6}",
                        "position": t % 6, "is_last": t % 6 == 5}
-                      for s in ("train", "test") for c in ("genuine", "sandbag", "neutral") for t in range(36)])
+                      for s in ("train", "test") for c in ("genuine", "sandbag", "neutral")
+                      for t in range(36)])
 resid = torch.randn(len(table), 16, generator=torch.Generator().manual_seed(0))
 source = saes.Source({3: resid}, table.assign(row=np.arange(len(table))), {3: 1.0}, "tiny", "d")
 saes.train_tags(made, source, Path(sys.argv[1]),

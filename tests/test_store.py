@@ -24,11 +24,15 @@ LIBRARY = {
     "heads/__init__.py": '"""Heads."""\nfrom sandbagging.heads.sweep import sweep\n',
     "heads/hook.py": 'def edit(x):\n    """Edit."""\n    return 2 * x\n',
     "heads/sweep.py": (
-        "from sandbagging import metrics\nfrom sandbagging.heads import hook\nfrom sandbagging.errors import UserError\n\n\n"
+        "from sandbagging import metrics\nfrom sandbagging.heads import hook\n"
+        "from sandbagging.errors import UserError\n\n\n"
         "def sweep(n):\n    if n < 0:\n        raise UserError(f'{n} is below 0')\n"
         "    return [metrics.score(hook.edit(i)) for i in range(n)]\n"
     ),
-    "metrics.py": "from sandbagging import counting\n\n\ndef score(x):\n    counting.note('score')\n    return x + 1\n",
+    "metrics.py": (
+        "from sandbagging import counting\n\n\n"
+        "def score(x):\n    counting.note('score')\n    return x + 1\n"
+    ),
     "saes/__init__.py": "",
     "saes/recipes.py": "STEPS = 3\n",
     "saes/training.py": (
@@ -38,7 +42,8 @@ LIBRARY = {
     "suite/plots.py": "def draw(rows):\n    return len(rows)\n",
     "suite/rule.py": "MARGIN = 1.0\n\n\ndef verdict(rows):\n    return max(rows) > MARGIN\n",
     "counting.py": (
-        "import os\n\n\ndef note(word):\n    with open(os.environ['COUNTED'], 'a') as file:\n        file.write(word + '\\n')\n"
+        "import os\n\n\ndef note(word):\n    with open(os.environ['COUNTED'], 'a') as file:\n"
+        "        file.write(word + '\\n')\n"
     ),
 }
 PAGE = """
@@ -56,7 +61,9 @@ print(plots.draw(rows), rule.verdict(rows), sae["steps"])
 
 @pytest.fixture
 def page(tmp_path, monkeypatch):
-    """A function that runs a page of a small library in a process of its own, and returns what it measured."""
+    """A function that runs a page of a small library in a process of its own, and returns what it
+    measured.
+    """
     package, counted = tmp_path / "lib" / "sandbagging", tmp_path / "counted"
     for name, text in LIBRARY.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,9 @@ def test_words_rules_and_figures_measure_nothing_again(page, file, old, new):
     ],
     ids=["hook", "metric", "recipe"],
 )
-def test_what_depends_on_a_change_is_measured_again_and_nothing_else(page, file, old, new, measured):
+def test_what_depends_on_a_change_is_measured_again_and_nothing_else(
+    page, file, old, new, measured
+):
     page()
     change(page.package / file, old, new)
     assert page() == measured
@@ -166,9 +175,11 @@ def test_unused_results_are_pruned_with_what_they_wrote(tmp_path, monkeypatch):
     assert [p.name.split("-")[0] for p in first.folder.glob("*.npz")] == ["sha256"]
 
 
-# Values ---------------------------------------------------------------------------------------------
+# Values -------------------------------------------------------------------------------------------
 
-TABLE = pd.DataFrame({"question_id": ["1", "00001", "a,b"], "value": [0.1, np.nan, 1e-300], "n": [1, 2, 3]})
+TABLE = pd.DataFrame(
+    {"question_id": ["1", "00001", "a,b"], "value": [0.1, np.nan, 1e-300], "n": [1, 2, 3]}
+)
 VALUES = {
     "numbers": [0.1, 1 / 3, float("inf"), -7, True, None, "é\n"],
     "nested": {"a": (1, [2.5, {"b": ()}]), ("E6", "kept", 0): {3: "x"}},
@@ -228,11 +239,13 @@ def test_a_stored_result_can_name_no_class_from_elsewhere(tmp_path):
         codec.read(tmp_path / "x.npz", tmp_path)
 
 
-# Sources --------------------------------------------------------------------------------------------
+# Sources ------------------------------------------------------------------------------------------
 
 
 def test_planted_models_count_for_what_loads_them():
-    assert {"planted/planting.py", "planted/base.py"} <= sources.closure("from sandbagging import models\nmodels.load('x')").keys()
+    assert {"planted/planting.py", "planted/base.py"} <= sources.closure(
+        "from sandbagging import models\nmodels.load('x')"
+    ).keys()
 
 
 def test_a_face_is_looked_through_by_attribute():
@@ -243,4 +256,6 @@ def test_a_face_is_looked_through_by_attribute():
 def test_science_depends_on_nothing_of_the_suite():
     from sandbagging.heads import patching
 
-    assert not [name for name in sources.of_function(patching.other_routes) if name.startswith("suite/")]
+    assert not [
+        name for name in sources.of_function(patching.other_routes) if name.startswith("suite/")
+    ]

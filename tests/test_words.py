@@ -8,7 +8,8 @@ import pytest
 from sandbagging.suite import runs
 
 MARK = re.compile(r"<!-- term: (.*?) -->")
-# Terms whose own words are too common, or are written in several ways: what counts as a use of them.
+# Terms whose own words are too common, or are written in several ways: what counts as a use of
+# them.
 USES = {
     "head `L17H6`": r"`L\d+H\d+`",
     "zero-, mean-, resample-ablation": r"(zero|mean|resample)[- ]?ablat|\bablat",
@@ -20,7 +21,8 @@ USES = {
     "`f`, `D`": r"\$[fD]\b|`[fD]`|\b[fD]\(",
     "`k`, `l0`": r"`k`|\*k\*|\bL0\b|`l0`",
 }
-# What is no prose: code, addresses, comments and the page's title, which names what the page explains.
+# What is no prose: code, addresses, comments and the page's title, which names what the page
+# explains.
 NO_PROSE = re.compile(
     r"^```.*?^```|^# .*?$|<!-- (?!term:).*?-->|\]\([^)]*\)|https?://\S+", re.M | re.S
 )
@@ -51,7 +53,9 @@ def story() -> str:
 
 
 def use_of(term: str) -> re.Pattern[str]:
-    """Return the pattern that finds a use of a term: any of its words; in backticks where it stands so."""
+    """Return the pattern that finds a use of a term: any of its words; in backticks where it stands
+    so.
+    """
     if term in USES:
         return re.compile(USES[term], re.I if term[0].islower() else 0)
     words = [re.escape(word) for word in term.split(", ")]
@@ -80,7 +84,9 @@ def test_a_term_is_explained_once_and_before_its_other_uses(term):
     assert found, f"{term} is marked and never used"
     assert found.start() > marks[0].start(), f"{term} is used before its mark, in {first}"
     explained = text[marks[0].end() : text.find("\n\n", marks[0].end())]
-    assert use_of(term).search(explained), f"the paragraph behind the mark of {term} does not name it"
+    assert use_of(term).search(explained), (
+        f"the paragraph behind the mark of {term} does not name it"
+    )
 
 
 def hides_prose(text: str) -> list[str]:
@@ -129,6 +135,8 @@ def test_a_use_is_told_from_other_words(term, used, spared):
 
 
 def test_addresses_code_and_titles_are_no_prose():
-    text = "# 04 · E6\n[x](gate)\n```\ngate\n```\n`runs/gate` <!-- gate -->\nhttps://gate.org/gate\n"
+    text = (
+        "# 04 · E6\n[x](gate)\n```\ngate\n```\n`runs/gate` <!-- gate -->\nhttps://gate.org/gate\n"
+    )
     assert not first_use("gate", prose(text))
     assert first_use("gate", prose("`x` and the gate of `a/b` and `c`"))

@@ -1,4 +1,6 @@
-"""One run of every notebook on a planted model, through the strict runner, shared by the tests here; and, slow, the quick set."""
+"""One run of every notebook on a planted model, through the strict runner, shared by the tests
+here; and, slow, the quick set.
+"""
 
 import json
 

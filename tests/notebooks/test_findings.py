@@ -1,7 +1,8 @@
 """What the notebooks found, judged with bands; the reason for each band stands beside it.
 
-On the planted model the truth is known, so whole findings are judged; directions and identities also on a quick run of the embedded
-model (slow). Intervals are judged on the committed reference run, whose numbers `make refresh` makes anew.
+On the planted model the truth is known, so whole findings are judged; directions and identities
+also on a quick run of the embedded model (slow). Intervals are judged on the committed reference
+run, whose numbers `make refresh` makes anew.
 """
 
 import json
@@ -24,7 +25,8 @@ def plain_model(name: str):
     from transformers import AutoModelForCausalLM
 
     models.ensure_available(name)
-    folder = organisms.ensure(models.REGISTRY[name].planted) if models.REGISTRY[name].planted else files.cache_folder() / name
+    variant = models.REGISTRY[name].planted
+    folder = organisms.ensure(variant) if variant else files.cache_folder() / name
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
@@ -32,36 +34,43 @@ def read_json(path: Path):
     return json.loads(path.read_text())
 
 
+def rows_where(table: pd.DataFrame, **wanted) -> pd.DataFrame:
+    """The rows that hold a value in each of some columns."""
+    return table[(table[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+
+
 def prompts_of(run: Path, split: str, condition: str) -> pd.DataFrame:
     table = pd.read_json(run / "00_baseline" / "prompts.jsonl", lines=True)
-    return table[(table["split"] == split) & (table["condition"] == condition)].set_index("question_id")
+    return rows_where(table, split=split, condition=condition).set_index("question_id")
 
 
 def p_correct(plain, prompts: pd.DataFrame) -> pd.Series:
     """p of the whole correct option by one ordinary forward call a question."""
     found = {}
     for question_id, row in prompts.iterrows():
-        option = row["option_token_ids"][0]
-        ids = torch.tensor([row["prompt_token_ids"] + option])
+        prompt, option = row["prompt_token_ids"], row["option_token_ids"][0]
         with torch.no_grad():
-            log_p = plain(ids).logits[0].float().log_softmax(-1)
-        found[question_id] = np.exp(sum(log_p[len(row["prompt_token_ids"]) - 1 + i, t].item() for i, t in enumerate(option)))
+            log_p = plain(torch.tensor([prompt + option])).logits[0].float().log_softmax(-1)
+        total = sum(log_p[len(prompt) - 1 + i, t].item() for i, t in enumerate(option))
+        found[question_id] = np.exp(total)
     return pd.Series(found)
 
 
 def scores_of(run: Path, split: str, condition: str) -> pd.Series:
     table = files.read_csv(run / "00_baseline" / "scores.csv.gz")
-    return table[(table["split"] == split) & (table["condition"] == condition)].set_index("question_id")["p_full"]
+    rows = rows_where(table, split=split, condition=condition)
+    return rows.set_index("question_id")["p_full"]
 
 
 def rescored(plain, run: Path, condition: str) -> float:
     """The largest difference between the run's p_full and an independent loop's."""
     prompts = prompts_of(run, "test", condition)
-    return float((p_correct(plain, prompts) - scores_of(run, "test", condition).loc[prompts.index]).abs().max())
+    kept = scores_of(run, "test", condition).loc[prompts.index]
+    return float((p_correct(plain, prompts) - kept).abs().max())
 
 
 def joint_by_weights(plain, run: Path) -> float:
-    """The five heads' effect on sandbag test prompts in pp, by zeroing columns of W_O in a plain model."""
+    """The five heads' effect on sandbag test prompts in pp, by zeroing columns of W_O."""
     prompts = prompts_of(run, "test", "sandbag")
     before = p_correct(plain, prompts)
     d_head = plain.config.head_dim
@@ -78,7 +87,7 @@ def joint_by_weights(plain, run: Path) -> float:
 
 def joint_of(run: Path, condition: str = "sandbag", metric: str = "p_full") -> pd.Series:
     table = files.read_csv(run / "08_circuit" / "effects_by_question.csv.gz")
-    rows = table[(table["intervention"] == "joint") & (table["condition"] == condition) & (table["metric"] == metric)]
+    rows = rows_where(table, intervention="joint", condition=condition, metric=metric)
     return 100 * (rows["value"] - rows["baseline"])
 
 
@@ -87,7 +96,7 @@ def draws_of(run: Path) -> pd.DataFrame:
     return table[table["metric"] == "p_full"]
 
 
-# On the planted model -----------------------------------------------------------------------------------------------
+# On the planted model -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -111,32 +120,40 @@ def test_the_planted_heads_are_found_and_no_other(story):
     table = files.read_csv(story / "07_heads" / "effects.csv")
     chosen = {tuple(head) for head in read_json(story / "07_heads" / "heads.json")["heads"]}
     assert chosen == planted and len(planted) == 3
-    # The rule's floor is 10 % of a gap of about 50 pp; every other head stays a hundred times below what the planted ones do.
-    effects = table[(table["condition"] == "sandbag") & (table["metric"] == "p_full")].set_index(["layer", "head"])["effect_pp"]
+    # The rule's floor is 10 % of a gap of about 50 pp; every other head stays a hundred times below
+    # what the planted ones do.
+    rows = rows_where(table, condition="sandbag", metric="p_full")
+    effects = rows.set_index(["layer", "head"])["effect_pp"]
     assert effects.loc[sorted(planted)].min() > 5 and effects.drop(sorted(planted)).max() < 1
 
 
 def test_zeroing_the_planted_heads_closes_the_gap(story):
     gap = 100 * (scores_of(story, "test", "genuine") - scores_of(story, "test", "sandbag")).mean()
-    # The truth is exact: without them the model is the null model, whose own gap was trained to 0 and lies within 0.3 pp of it.
+    # The truth is exact: without them the model is the null model, whose own gap was trained to 0
+    # and lies within 0.3 pp of it.
     assert joint_of(story).mean() == pytest.approx(gap, abs=0.5)
     summary = read_json(story / "08_circuit" / "summary.json")
-    assert summary["survives"]["value"] is True and joint_of(story).mean() > draws_of(story)["effect_pp"].max()
+    assert summary["survives"]["value"] is True
+    assert joint_of(story).mean() > draws_of(story)["effect_pp"].max()
 
 
 def test_the_swap_is_specific_where_the_switch_acts_and_nowhere_else(story):
-    """All of u is written behind block 2 and read by the MLP of block 4: specific at 2, nothing at 0, nothing or harm at 4."""
+    """All of u is written behind block 2 and read by the MLP of block 4: specific at 2, nothing at
+    0, nothing or harm at 4.
+    """
     judged = pd.DataFrame(read_json(story / "06_specificity" / "summary.json")["verdicts"])
-    last = judged[(judged["position"] == "last") & (judged["error_term"] == "kept") & judged["tag"].str.contains("topk")].set_index("layer")
+    last = rows_where(judged, position="last", error_term="kept")
+    last = last[last["tag"].str.contains("topk")].set_index("layer")
     assert last.loc[2, "verdict"] == "specific"
-    # An SAE of so few steps tells the wordings apart a little, by some tenths of a pp: far below the 1 pp that counts as an effect.
+    # An SAE of so few steps tells the wordings apart a little, by some tenths of a pp: far below
+    # the 1 pp that counts as an effect.
     assert last.loc[0, "verdict"] != "specific" and abs(last.loc[0, "e6"]["value"]) < 1
     assert last.loc[4, "verdict"] in ("equivalent", "degenerate", "destructive")
 
 
 @pytest.fixture(scope="module")
 def cell(story):
-    """One SAE of the run with the train prompts' and the test prompts' residual stream at the last token."""
+    """One SAE of the run, with the train and the test prompts' last tokens."""
     from sandbagging import activations, saes
     from sandbagging.swaps import medians
 
@@ -148,24 +165,31 @@ def cell(story):
         found = activations.select(table, split, condition, last=True)
         return resid[torch.tensor(found["row"].to_list())], found["question_id"].to_numpy()
 
-    (genuine, genuine_ids), (sandbag, sandbag_ids) = rows("train", "genuine"), rows("train", "sandbag")
+    genuine, genuine_ids = rows("train", "genuine")
+    sandbag, sandbag_ids = rows("train", "sandbag")
     x, test_ids = rows("test", "sandbag")
     assert not set(test_ids) & (set(genuine_ids) | set(sandbag_ids))
-    return x, saes.load(folder, d_in=x.shape[1]), medians.TrainCodes(genuine, sandbag, genuine_ids, sandbag_ids)
+    train = medians.TrainCodes(genuine, sandbag, genuine_ids, sandbag_ids)
+    return x, saes.load(folder, d_in=x.shape[1]), train
 
 
 def test_swapping_a_code_for_itself_is_no_change(cell):
-    """With the error term kept, x + D(f(x)) - D(f(x)) is x: float32 rounding at norms of about 100 is all that may remain."""
+    """With the error term kept, x + D(f(x)) - D(f(x)) is x: float32 rounding at norms of about 100
+    is all that may remain.
+    """
     from sandbagging.swaps import edits
 
     x, sae, _ = cell
+    rows = [row[None] for row in x]
     with torch.no_grad():
-        swapped = torch.cat([edits.swap_code(row[None], sae, sae.encode(row[None])[0]) for row in x])
+        swapped = torch.cat([edits.swap_code(row, sae, sae.encode(row)[0]) for row in rows])
     assert (swapped - x).norm(dim=1).max() < 1e-5 * x.norm(dim=1).max()
 
 
 def test_e1_with_true_labels_is_e6(cell):
-    """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows here."""
+    """The true label vector given to E1 must select the genuine prompts: any relabelling slip shows
+    here.
+    """
     from sandbagging.swaps import interventions
 
     x, sae, train = cell
@@ -177,7 +201,7 @@ def test_e1_with_true_labels_is_e6(cell):
     assert torch.equal(e6, true) and not torch.equal(e6, false)
 
 
-# On the embedded model ----------------------------------------------------------------------------------------------
+# On the embedded model ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -198,16 +222,21 @@ def test_packed_scores_of_the_embedded_model_equal_an_independent_loop(baseline,
 
 
 def test_gap_is_above_zero(baseline):
-    # 84 train questions gave 7.7 +- 2.4 pp, so 20 questions give about 7.7 +- 5: below 0 once in 600 draws of questions.
+    # 84 train questions gave 7.7 +- 2.4 pp, so 20 questions give about 7.7 +- 5: below 0 once in
+    # 600 draws of questions.
     gap = 100 * (scores_of(baseline, "test", "genuine") - scores_of(baseline, "test", "sandbag"))
     assert gap.mean() > 0
 
 
 def test_no_answer_begins_like_its_rivals_unnoticed(baseline):
-    """p_first is blind where the right answer shares its first token with a wrong one: such items are counted."""
+    """p_first is blind where the right answer shares its first token with a wrong one: such items
+    are counted.
+    """
     prompts = prompts_of(baseline, "test", "sandbag")
-    collisions = sum(options[0][0] in [o[0] for o in options[1:]] for options in prompts["option_token_ids"])
-    assert collisions <= 0.1 * len(prompts)  # words as answers seldom collide; numbers in digits nearly always would
+    asked = prompts["option_token_ids"]
+    collisions = sum(right[0] in [wrong[0] for wrong in rest] for right, *rest in asked)
+    # Words as answers seldom collide; numbers in digits nearly always would.
+    assert collisions <= 0.1 * len(prompts)
 
 
 def test_embedded_tokenizer_adds_no_beginning_of_sequence(baseline):
@@ -221,27 +250,34 @@ def test_embedded_tokenizer_adds_no_beginning_of_sequence(baseline):
 def test_quick_run_of_the_embedded_model(quick, plain):
     # The same numbers by another order of summation; 0.02 pp is a thousandth of a usual effect.
     assert joint_by_weights(plain, quick) == pytest.approx(joint_of(quick).mean(), abs=0.02)
-    # Random heads hurt on average and chosen ones help, so the mean of few draws is enough to tell them apart.
+    # Random heads hurt on average and chosen ones help, so the mean of few draws is enough to tell
+    # them apart.
     assert joint_of(quick).mean() > draws_of(quick)["effect_pp"].mean()
 
 
-# On the committed reference run -------------------------------------------------------------------------------------
+# On the committed reference run -------------------------------------------------------------------
 
-reference = pytest.mark.skipif(not (REFERENCE / "10_ledger").exists(), reason="the reference run is being made anew (make refresh)")
+reference = pytest.mark.skipif(
+    not (REFERENCE / "10_ledger").exists(),
+    reason="the reference run is being made anew (make refresh)",
+)
 
 
 @reference
 def test_reference_gap_has_its_interval_above_zero():
     gate = read_json(REFERENCE / "00_baseline" / "summary.json")["gate"]
     assert gate["open"] and gate["gap_p_full"]["low"] > 0
-    # 120 questions at a spread of about 11 pp a question resolve 2 pp; a gap outside 2 ... 15 is another model or framing.
+    # 120 questions at a spread of about 11 pp a question resolve 2 pp; a gap outside 2 ... 15 is
+    # another model or framing.
     assert 2 < gate["gap_p_full"]["value"] < 15
 
 
 @reference
 def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chosen_on():
     train = set(read_json(REFERENCE / "07_heads" / "heads.json")["train_ids"])
-    judged = set(files.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")["question_id"])
+    judged = set(
+        files.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")["question_id"]
+    )
     assert len(train) >= 40 and len(judged) >= 100 and not train & judged
 
 
@@ -254,37 +290,48 @@ def test_reference_joint_effect_passes_the_rule_that_the_nulls_do_not():
     for null in ("null_model", "placebo"):
         found = read_json(REFERENCE / null / "08_circuit" / "summary.json")
         assert found["survives"]["value"] is False, null
-        assert read_json(REFERENCE / null / "00_baseline" / "summary.json")["gate"]["open"] is False, null
+        assert (
+            read_json(REFERENCE / null / "00_baseline" / "summary.json")["gate"]["open"] is False
+        ), null
 
 
 @reference
 def test_reference_joint_is_above_its_random_draws():
     draws = draws_of(REFERENCE)
-    assert draws.groupby("kind").size().min() >= 100  # with the card's 20 the rank p cannot fall below 1 in 21
+    # With the card's 20 the rank p cannot fall below 1 in 21.
+    assert draws.groupby("kind").size().min() >= 100
     assert joint_of(REFERENCE).mean() > draws["effect_pp"].quantile(0.95)
 
 
 @reference
 def test_reference_effect_shrinks_on_questions_that_it_was_not_selected_on():
-    curse = pd.DataFrame(read_json(REFERENCE / "07_heads" / "summary.json")["winners_curse"]).set_index("n_selected_on")
-    # Five questions choose partly by luck; at the largest size little of that is left, so the shortfall must be smaller.
+    curse = pd.DataFrame(
+        read_json(REFERENCE / "07_heads" / "summary.json")["winners_curse"]
+    ).set_index("n_selected_on")
+    # Five questions choose partly by luck; at the largest size little of that is left, so the
+    # shortfall must be smaller.
     shortfall = curse["in_sample"] - curse["out_of_sample"]
     assert shortfall.loc[5] > 0 and shortfall.iloc[-1] < shortfall.loc[5]
 
 
 @reference
 def test_reference_saes_lose_more_on_questions_that_they_have_not_seen():
-    """With 1.5 training tokens for each latent a dictionary memorises: the loss at least doubles, for every SAE of the set."""
+    """With 1.5 training tokens for each latent a dictionary memorises: the loss at least doubles,
+    for every SAE of the set.
+    """
     quality = files.read_csv(REFERENCE / "02_saes" / "metrics.csv")
     assert len(quality) == 18 and (quality["fvu_same"] > 2 * quality["fvu_train"]).all()
-    # Three layers times two architectures trained on all conditions can be read at the last token: less than half is missed.
+    # Three layers times two architectures trained on all conditions can be read at the last token:
+    # less than half is missed.
     mixed = quality[quality["condition"] == "mixed"]
     assert len(mixed) == 6 and (mixed["fvu_last"] < 0.5).all()
 
 
 @reference
 def test_reference_placebo_prompts_separate_too():
-    """Separation is not deception: an instruction without sandbagging in it separates above the same null in most SAEs."""
+    """Separation is not deception: an instruction without sandbagging in it separates above the
+    same null in most SAEs.
+    """
     found = read_json(REFERENCE / "03_separation" / "summary.json")
     assert found["above_null"]["genuine vs sandbag"] == found["n_saes"] == 18
     assert found["above_null"]["genuine vs placebo"] > found["n_saes"] / 2
@@ -295,9 +342,11 @@ def test_the_grid_holds_every_tag_of_the_card():
     quality = files.read_csv(REFERENCE / "grid42" / "02_saes" / "metrics.csv").set_index("tag")
     assert list(quality.index) == saes.card_tags("smollm2", [7, 15, 22]) and len(quality) == 42
     topk = quality[quality["architecture"] == "topk"]
-    # A pre-activation among the k largest may lie below zero, and k counts it: so never more than k, and within 5 % of it.
+    # A pre-activation among the k largest may lie below zero, and k counts it: so never more than
+    # k, and within 5 % of it.
     assert (topk["l0"] <= topk["k"]).all() and (topk["l0"] > 0.95 * topk["k"]).all()
-    # All rebuild unseen questions better than a constant would, and leave the model's next tokens nearly as good as before.
+    # All rebuild unseen questions better than a constant would, and leave the model's next tokens
+    # nearly as good as before.
     assert (quality["fvu"] < 0.5).all() and (quality["loss_recovered"] > 0.9).all()
 
 
@@ -306,16 +355,21 @@ def test_reference_verdicts_carry_their_guards():
     table = files.read_csv(REFERENCE / "06_specificity" / "summary.csv")
     e6 = table[(table["intervention"] == "E6") & (table["metric"] == "p_full")]
     assert set(e6["layer"]) == {7, 15, 22}
-    assert e6[["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]].notna().all().all()
+    guards = ["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]
+    assert e6[guards].notna().all().all()
 
 
 @reference
 def test_reference_attribution_patching_stands_in_for_patching():
-    """The first order and the whole of one quantity: what differs is curvature, so the ranks agree well, if not fully."""
+    """The first order and the whole of one quantity: what differs is curvature, so the ranks agree
+    well, if not fully.
+    """
     routes = files.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
     assert len(routes) == 270
-    assert routes["attribution patching"].corr(routes["activation patching"], method="spearman") > 0.8
-    assert routes["attribution to zero"].corr(routes["zeroing"], method="spearman") > 0.5  # a whole head is a long way for a tangent
+    rho = routes.corr(method="spearman")
+    assert rho.loc["attribution patching", "activation patching"] > 0.8
+    # A whole head is a long way for a tangent.
+    assert rho.loc["attribution to zero", "zeroing"] > 0.5
 
 
 @reference

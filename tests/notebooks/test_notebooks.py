@@ -1,4 +1,6 @@
-"""Every notebook, run from top to bottom through the strict runner, on a planted model, and with changed parameters on both."""
+"""Every notebook, run from top to bottom through the strict runner, on a planted model, and with
+changed parameters on both.
+"""
 
 import json
 import subprocess
@@ -20,11 +22,12 @@ CONTRACT = {
     "05_shuffled": ["effects_by_question.csv.gz", "summary.csv", "near_ends.csv"],
     "06_specificity": ["summary.csv", "verdicts.csv", "beside_card.csv"],
     "07_heads": ["effects.csv", "heads.json", "other_routes.csv"],
-    "08_circuit": ["effects_by_question.csv.gz", "draws.csv", "subsets.csv", "logits.csv", "summary.json"],
+    "08_circuit": ["effects_by_question.csv.gz", "draws.csv", "subsets.csv", "logits.csv",
+                   "summary.json"],
     "09_models": ["models.csv", "summary.json"],
     "10_ledger": ["ledger.csv", "headline.json"],
     "11_planted": ["recovery.csv", "summary.json"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("notebook", [n.name for n in runs.NOTEBOOKS])
@@ -32,14 +35,20 @@ def test_notebook_runs_and_keeps_the_contract(execute, runs_folder, notebook):
     manifest = execute(notebook)
     artefact = runs.notebook_of(manifest["artefact"]).artefact
     assert not set(CONTRACT[artefact]) - {p.name for p in (runs_folder / RUN / artefact).iterdir()}
-    # The name of the run is no parameter of a result, so notebook 10, which has no other, records none.
-    assert (manifest["parameters"] or notebook.startswith("10")) and manifest["library"] and manifest["versions"]["torch"]
+    # The name of the run is no parameter of a result, so notebook 10, which has no other, records
+    # none.
+    assert manifest["parameters"] or notebook.startswith("10")
+    assert manifest["library"] and manifest["versions"]["torch"]
     executed = json.loads((runs_folder / RUN / f"{notebook}.ipynb").read_text())
     outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
-    assert any("image/png" in o.get("data", {}) for o in outputs), "a notebook shows at least one figure"
+    assert any("image/png" in o.get("data", {}) for o in outputs), (
+        "a notebook shows at least one figure"
+    )
     noise = ["".join(o["text"]) for o in outputs if o.get("name") == "stderr"]
     assert not noise, f"warnings and progress bars do not belong on the page: {noise[0][:300]}"
-    assert str(runs_folder) not in json.dumps(executed), "a page names no folder of the machine it was made on"
+    assert str(runs_folder) not in json.dumps(executed), (
+        "a page names no folder of the machine it was made on"
+    )
 
 
 def test_second_call_has_nothing_to_do(story, capfd):
@@ -49,18 +58,23 @@ def test_second_call_has_nothing_to_do(story, capfd):
 
 
 def test_plain_papermill_works_and_tells_the_parameters(story, runs_folder, tmp_path):
-    """Without this suite's own runner, which is stricter: papermill's command line, from the notebooks' folder."""
+    """Without this suite's own runner, which is stricter: papermill's command line, from the
+    notebooks' folder.
+    """
     import shutil
 
     shutil.copytree(story, runs_folder / "plain")
     manifest = runs_folder / "plain" / "10_ledger" / "manifest.json"
     before = manifest.stat().st_mtime_ns
-    command = [sys.executable, "-m", "papermill", "10_what_survived.ipynb", str(tmp_path / "out.ipynb"), "-p", "run", "plain"]
+    page, out = "10_what_survived.ipynb", str(tmp_path / "out.ipynb")
+    command = [sys.executable, "-m", "papermill", page, out, "-p", "run", "plain"]
     done = subprocess.run(command, cwd=runs.notebooks_folder(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert manifest.stat().st_mtime_ns > before and runs.read_manifest("plain", "10_ledger")
     command = [sys.executable, "-m", "papermill", "--help-notebook", "08_ablate_five_heads.ipynb"]
-    said = subprocess.run(command, cwd=runs.notebooks_folder(), capture_output=True, text=True).stdout
+    said = subprocess.run(
+        command, cwd=runs.notebooks_folder(), capture_output=True, text=True
+    ).stdout
     assert "draws: int (default 100)" in said and "random sets of each kind" in said
 
 
@@ -68,24 +82,32 @@ def closed(s):
     return s["summary"]["gate"]["open"] is False
 
 
-# Set, changed parameters, what must hold. Each case starts a kernel, which takes most of its time: some of each kind are slow.
+# Set, changed parameters, what must hold. Each case starts a kernel, which takes most of its time:
+# some of each kind are slow.
 CHANGED = {
     "random weights": ("quick", {"random_weights": True, "n_train": 6, "n_test": 20}, closed),
     "planted null": ("organism", {"model": "organism-null"}, closed),
     "planted placebo": ("organism", {"framing": "placebo_pref"}, closed),
     "placebo": ("quick", {"framing": "placebo", "n_train": 6, "n_test": 20}, closed),
-    "contrast": ("quick", {"framing": "contrast", "n_train": 6, "n_test": 10}, lambda s: set(s["scores"]["framing"]) == {"contrast"}),
+    "contrast": (
+        "quick",
+        {"framing": "contrast", "n_train": 6, "n_test": 10},
+        lambda s: set(s["scores"]["framing"]) == {"contrast"},
+    ),
 }
 FAST = ("planted null",)
 
 
-@pytest.mark.parametrize("case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CHANGED])
+@pytest.mark.parametrize(
+    "case", [c if c in FAST else pytest.param(c, marks=pytest.mark.slow) for c in CHANGED]
+)
 def test_changed_parameters(execute, runs_folder, case):
     """The nulls are among them: where nothing makes the model sandbag, the gate is closed."""
     set_name, parameters, holds = CHANGED[case]
     execute("00", set_name=set_name, run_name="changed", **parameters)
     folder = runs_folder / "changed" / "00_baseline"
-    assert holds({"scores": files.read_csv(folder / "scores.csv.gz"), "summary": json.loads((folder / "summary.json").read_text())})
+    summary = json.loads((folder / "summary.json").read_text())
+    assert holds({"scores": files.read_csv(folder / "scores.csv.gz"), "summary": summary})
 
 
 def test_heads_of_the_readers_choice(story, execute, runs_folder):
@@ -96,7 +118,8 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
     manifest = execute("08", run_name="two-heads", heads="L3H7 L0H2", draws=4)
     table = files.read_csv(runs_folder / "two-heads" / "08_circuit" / "effects_by_question.csv.gz")
     assert manifest["parameters"]["heads"] == "L3H7 L0H2"
-    assert {i for i in table["intervention"] if i.startswith("single:")} == {"single:L3H7", "single:L0H2"}
+    singles = {i for i in table["intervention"] if i.startswith("single:")}
+    assert singles == {"single:L3H7", "single:L0H2"}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +133,9 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
         ("08", {"heads": "L30H0"}, "does not exist"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_and_leaves_no_done_marker(story, execute, runs_folder, notebook, parameters, words):
+def test_a_mistake_is_one_sentence_and_leaves_no_done_marker(
+    story, execute, runs_folder, notebook, parameters, words
+):
     import shutil
 
     run = "mistake"

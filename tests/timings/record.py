@@ -1,4 +1,6 @@
-"""Record how a run goes, for the tests of the ETA: python tests/timings/record.py SET [NAME=VALUE ...]
+"""Record how a run goes, for the tests of the ETA.
+
+    python tests/timings/record.py SET [NAME=VALUE ...]
 
 Writes tests/timings/SET.json: what was expected of each page, and every event with its second.
 """
