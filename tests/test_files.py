@@ -13,7 +13,9 @@ from sandbagging.errors import UserError
 
 @contextlib.contextmanager
 def full_disk():
-    """A limit on the size of files stands in for a disk that is full after 2000 bytes; nothing may be printed meanwhile."""
+    """A limit on the size of files stands in for a disk that is full after 2000 bytes; nothing may
+    be printed meanwhile.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -76,9 +78,10 @@ def test_nan_is_no_json(tmp_path):
 def test_nearest_name():
     assert errors.nearest("instr_contrst", ["instr", "instr_contrast", "caps"]) == "instr_contrast"
     assert errors.nearest("LLAMA", ["smollm2", "llama-3.2-1b"]) == "llama-3.2-1b"
+    assert errors.nearest("llama", []) == ""
 
 
-# Whole folders --------------------------------------------------------------------------------------
+# Whole folders ------------------------------------------------------------------------------------
 
 
 def filled(folder, text):
@@ -138,7 +141,7 @@ def test_weights_on_a_full_disk_are_one_sentence(tmp_path):
     assert names(tmp_path) == []
 
 
-# Tables ---------------------------------------------------------------------------------------------
+# Tables -------------------------------------------------------------------------------------------
 
 IDS = ["1", "2", "00001", "a,b", 'q"x', "1.0", "NA", "nan", "", "True"]
 
@@ -179,6 +182,11 @@ def test_a_join_keeps_every_row_once():
         files.joined(left, right[:1], "id", "many_to_one")
     with pytest.raises(UserError, match="no partner by id .*'1'"):
         files.joined(left[1:2], right, "id")
+    beside = files.joined(left, right[:1], "id", "some_to_one")
+    assert list(beside.index) == [0, 1, 2]
+    assert beside.loc[beside["y"].notna(), "id"].unique().tolist() == right["id"][:1].tolist()
+    with pytest.raises(UserError, match="right table stand twice"):
+        files.joined(right, left, ["id"], "some_to_one")
     with pytest.raises(UserError, match="right table stand twice"):
         files.joined(right, left, ["id"], "many_to_one")
     with pytest.raises(UserError, match="text in one table and a number in the other"):

@@ -20,6 +20,7 @@ from sandbagging.suite.ledger import (
     REPLICATED,
     SAME_DIRECTION,
 )
+from sandbagging.suite.ledger.table import number_text
 
 JOINT = Estimate(13.71, 11.28, 16.24, 50, "pp")
 NO_INTERVAL = Estimate(7.72, nan, nan, 50, "pp")
@@ -414,6 +415,7 @@ def artefacts(**changes) -> ledger.Artefacts:
         model="smollm2-135m-instruct",
         random_weights=False,
         gate=gate(),
+        n_options=4,
         scores=scores(),
         separation=separation(),
         cells=cells(),
@@ -665,7 +667,9 @@ def test_swaps_and_nulls_are_told_by_name(table):
 def test_claims_about_other_models_are_told_apart(table):
     about = ledger.about_others(table, artefacts())
     assert "joint_effect" in set(about["claim"])  # about Llama, measured on another model
-    own = ledger.about_others(ledger.rows(artefacts(model="llama-3.2-1b")), artefacts(model="llama-3.2-1b"))
+    own = ledger.about_others(
+        ledger.rows(artefacts(model="llama-3.2-1b")), artefacts(model="llama-3.2-1b")
+    )
     assert "joint_effect" not in set(own["claim"])
 
 
@@ -698,11 +702,28 @@ def words(lines, finding: str) -> str:
     return found
 
 
+@pytest.mark.parametrize(
+    ("number", "low", "high", "text"),
+    [
+        (13.714, 11.28, 16.24, "13.71 [11.28, 16.24]"),
+        (13.714, None, None, "13.71"),
+        (None, 20, 50, "[20, 50]"),  # the card gives a range alone
+        (None, None, None, "–"),
+        ("L15H3 L9H1", None, None, "L15H3 L9H1"),
+    ],
+)
+def test_a_number_of_the_ledger_as_text(number, low, high, text):
+    line = {"measured": number, "measured_low": low, "measured_high": high}
+    assert number_text(line, "measured") == text
+
+
 def test_headline_says_what_was_found(runs_folder):
     null_run(runs_folder / "a" / "null_model")
     lines = ledger.headline(artefacts(), "a")
     assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
-    assert "open" in words(lines, "gap, p_full")
+    assert words(lines, "gap, p_full") == "gate open (genuine choice_len 0.50, chance 0.25)"
+    ten = ledger.headline(artefacts(n_options=10), "a")
+    assert words(ten, "gap, p_full").endswith("chance 0.10)")
     assert words(lines, "joint effect, p_full") == "survives"
     assert words(lines, "as many random heads of the same layers") == "few reach the chosen ones"
     assert words(lines, "sandbag − neutral") == "specific to sandbagging"

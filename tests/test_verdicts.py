@@ -380,6 +380,19 @@ def test_summary_gaps_and_guards_stand_beside_each_other(tmp_path):
     )
 
 
+def test_rivals_without_an_sae_stand_in_every_row_of_their_layer():
+    rows = [(7, "v4_tiny_topk_L7_mixed", "E6", 1.0), (7, "v4_tiny_jumprelu_L7_mixed", "E6", 2.0),
+            (9, "v4_tiny_jumprelu_L9_mixed", "E6", 3.0), (7, "", "oracle", 4.0)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["layer", "tag", "intervention", "effect_pp"])
+    table = table.assign(position="last", metric="p_full", error_term="kept", n=2)
+    table.loc[table["tag"] == "", "error_term"] = ""
+    table = table.assign(low=table["effect_pp"] - 0.5, high=table["effect_pp"] + 0.5)
+    shown = tables.effect_table(table, ["oracle", "E6", "E1"])
+    assert shown.columns.tolist() == ["oracle", "E6"]
+    assert shown["oracle"].tolist() == ["+4.00 [+3.50, +4.50]"] * 2 + [""]
+    assert shown.loc["L9 jumprelu mixed", "E6"] == "+3.00 [+2.50, +3.50]"
+
+
 def test_summary_is_the_mean_with_the_bootstrap_of_one_column():
     table = made_up(TRUE, n=20)
     row = (

@@ -154,13 +154,14 @@ def joined(
 ) -> pd.DataFrame:
     """Return two tables side by side, every row of `left` with its partner in `right`.
 
-    how: "one_to_one", or "many_to_one" where rows of `left` may share a partner and rows of `right`
-    may be left over. Raises UserError where a row would get lost or stand twice.
+    how: "one_to_one", "many_to_one" where rows of `left` may share a partner and rows of `right`
+    may be left over, or "some_to_one" where rows of `left` may have none besides: what it would
+    bring is then missing. Raises UserError where a row would get lost or stand twice.
     """
     keys = [on] if isinstance(on, str) else list(on)
     for table, side in ((left, "left"), (right, "right")):
         twice = table[keys][table.duplicated(keys)]
-        if len(twice) and not (side == "left" and how == "many_to_one"):
+        if len(twice) and (side == "right" or how == "one_to_one"):
             raise UserError(
                 f"{len(twice)} rows of the {side} table stand twice by {', '.join(keys)} "
                 f"({_row(twice)}); take one of each."
@@ -176,7 +177,7 @@ def joined(
     if not len(alone) and how == "one_to_one" and len(right) > len(left):
         side = right[keys].merge(left[keys], on=keys, how="left", indicator="_side")
         alone = side.loc[side["_side"] != "both", keys]
-    if len(alone):
+    if len(alone) and how != "some_to_one":
         raise UserError(
             f"{len(alone)} rows have no partner by {', '.join(keys)} ({_row(alone)}); both tables "
             "must be of the same questions and settings."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from sandbagging import metrics, prompts
+from sandbagging import files, metrics, prompts
 from sandbagging.models import Model
 from sandbagging.questions import Question
 from sandbagging.suite.tables import Shown
@@ -58,9 +58,11 @@ def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame
     """Return the gap of each framing (pp), how well the model does in it when it is to be correct,
     and the kind of gap: a row a framing, in the order of `gaps.gap_table`.
     """
-    kinds = gap_table.drop_duplicates("framing").set_index("framing")["kind"].rename("kind of gap")
+    kinds = gap_table.drop_duplicates("framing")[["framing", "kind"]]
+    kinds = kinds.rename(columns={"kind": "kind of gap"})
     wide = gap_table.pivot(index="framing", columns="metric", values="value")
-    wide = wide.add_prefix("gap on ").add_suffix(" (pp)")
+    wide = wide.add_prefix("gap on ").add_suffix(" (pp)").loc[kinds["framing"]].reset_index()
     genuine = scores[scores["condition"] == "genuine"]
     able = genuine.groupby("framing")[list(metrics.JUDGED)].mean().add_prefix("genuine ")
-    return wide.join(able).join(kinds).loc[kinds.index].rename_axis(columns=None)
+    beside = files.joined(files.joined(wide, able.reset_index(), "framing"), kinds, "framing")
+    return beside.set_index("framing").rename_axis(columns=None)

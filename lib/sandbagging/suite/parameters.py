@@ -43,7 +43,7 @@ class Parameter:
 
 def proposal(name: str, known: Sequence[str], what: str) -> str:
     """Return the end of a sentence that proposes the nearest known name, or lists them all."""
-    best = nearest(name, known) if known else ""
+    best = nearest(name, known)
     if difflib.SequenceMatcher(None, name.lower(), best.lower()).ratio() >= 0.5:
         return f"did you mean {best}?"
     return f"{what}: {', '.join(known) or 'none'}."

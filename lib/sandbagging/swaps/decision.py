@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import statistics
+from sandbagging import files, statistics
 from sandbagging.statistics import Estimate
 from sandbagging.swaps.estimates import (
     CELL,
@@ -93,9 +93,9 @@ def with_guards(
     error_term, and verdict.
     """
     keys = [*CELL, "error_term"] if "error_term" in verdicts else CELL
-    return summary.merge(guarded[[*CELL, *GUARD_COLUMNS]], on=CELL, how="left").merge(
-        verdicts[[*keys, "verdict"]], on=keys, how="left"
-    )
+    # Rivals without an SAE have neither.
+    with_guard = files.joined(summary, guarded[[*CELL, *GUARD_COLUMNS]], CELL, "some_to_one")
+    return files.joined(with_guard, verdicts[[*keys, "verdict"]], keys, "some_to_one")
 
 
 class Decision(NamedTuple):

@@ -7,7 +7,7 @@ import pandas as pd
 from sandbagging import metrics
 from sandbagging.saes import short_tag
 from sandbagging.statistics import Estimate
-from sandbagging.swaps.estimates import CELL, as_estimates
+from sandbagging.swaps.estimates import as_estimates
 
 
 def to_draw(summary: pd.DataFrame, error_term: str = "kept") -> pd.DataFrame:
@@ -38,17 +38,16 @@ def effect_table(
         & rows["intervention"].isin(interventions)
     ]
     rows = rows.assign(text=[f"{e:short}" for e in as_estimates(rows)])
-    cells = summary.loc[
-        (summary["tag"] != "") & (summary["position"] == position), CELL
-    ].drop_duplicates()
-    shared = rows[rows["tag"] == ""].drop(columns="tag").merge(cells, on=["layer", "position"])
-    rows = pd.concat([rows[rows["tag"] != ""], shared])
-    wide = rows.assign(SAE=rows["tag"].map(short_tag)).pivot(
-        index="SAE", columns="intervention", values="text"
-    )
-    return wide.reindex(
-        index=cells["tag"].map(short_tag), columns=[name for name in interventions if name in wide]
-    ).fillna("")
+    texts = rows.set_index(["layer", "tag", "intervention"])["text"].to_dict()
+    there = (summary["tag"] != "") & (summary["position"] == position)
+    cells = summary.loc[there, ["layer", "tag"]].drop_duplicates()
+    names = [name for name in interventions if name in set(rows["intervention"])]
+    lines = [
+        [texts.get((layer, tag, name), texts.get((layer, "", name), "")) for name in names]
+        for layer, tag in cells.itertuples(index=False)
+    ]
+    columns = pd.Index(names, name="intervention", dtype=str)
+    return pd.DataFrame(lines, index=cells["tag"].map(short_tag), columns=columns)
 
 
 def signs(rows: pd.DataFrame) -> str:

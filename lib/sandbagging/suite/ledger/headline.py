@@ -39,7 +39,8 @@ def _by_sign(effect: Estimate | None, above: str, below: str) -> str:
 
 def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
     first, second = (Estimate.from_dict(a.gate[f"gap_{name}"]) for name in ("p_full", "choice_len"))
-    able = f"genuine choice_len {a.gate['genuine_choice_len']:.2f}, chance 0.25"
+    chance = 1 / a.n_options
+    able = f"genuine choice_len {a.gate['genuine_choice_len']:.2f}, chance {chance:.2f}"
     state = "open" if a.gate["open"] else "closed"
     words = _by_sign(second, "answers worse too", "answers better")
     return [

@@ -139,9 +139,11 @@ def number_text(line: Mapping, side: str) -> str:
     if isinstance(line[side], str) and pd.isna(value):
         return line[side]
     low, high = line[f"{side}_low"], line[f"{side}_high"]
-    interval = "" if pd.isna(low) else f"[{low:.4g}, {high:.4g}]"
-    number = "" if pd.isna(value) else f"{value:.4g}"
-    return f"{number} {interval}".strip() or "–"
+    if pd.isna(low):
+        return "–" if pd.isna(value) else f"{value:.4g}"
+    if pd.isna(value):  # the card gives a range alone
+        return f"[{low:.4g}, {high:.4g}]"
+    return f"{Estimate(value, low, high, 0):short .4g}"
 
 
 def tally(table: pd.DataFrame) -> pd.DataFrame:
