@@ -215,7 +215,14 @@ class Folder:
     hashes: dict[str, str]
 
     def __truediv__(self, name: str) -> Path:
-        """Return the path of a file or folder in it."""
+        """Return the path of a file or folder in it; UserError for what is known but not here."""
+        inside = [known for known in self.hashes if known == name or known.startswith(f"{name}/")]
+        absent = [known for known in inside if not (self.path / known).is_file()]
+        if absent:
+            raise UserError(
+                f"{self.path.name}/{absent[0]} is not on this machine, since activations and weights "
+                f"are not committed: run notebook {self.path.name[:2]} again with --remeasure."
+            )
         return self.path / name
 
     @classmethod

@@ -71,13 +71,14 @@ def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | Non
     """Return the name of the first file of an artefact that is missing or was changed, or None.
 
     What is not committed may be missing: what stored results wrote (activations, weights), and what
-    `stays_home`.
+    `stays_home`; with --remeasure the former must be here.
     """
     folder = run_folder(run) / artefact
     written = store.written_files(folder)
     for name, digest in manifest["outputs"].items():
         path = folder / name
-        may_be_missing = written.get(name) == digest or stays_home(run, name)
+        left_out = written.get(name) == digest and not store.remeasuring()
+        may_be_missing = left_out or stays_home(run, name)
         if not path.is_file() and may_be_missing:
             continue
         if not path.is_file() or files.sha256(path) != digest:

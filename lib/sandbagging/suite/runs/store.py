@@ -93,19 +93,22 @@ class Store:
     def _wrong(self, path: Path, record: dict[str, Any]) -> str:
         """Return the name of a file of a result that is missing or changed, or "".
 
-        Files that the function wrote into the artefact may be missing: weights are not committed.
+        Files that the function wrote into the artefact may be missing, since weights are not
+        committed, unless it is to be measured again.
         """
         if not path.is_file() or files.sha256(path) != record.get("sha256"):
             return path.name
         for name, known in record.get("files", {}).items():
             there = self.artefact_folder / name
-            if there.is_file() and files.sha256(there) != known:
+            if not there.is_file() and not remeasuring():
+                continue
+            if not there.is_file() or files.sha256(there) != known:
                 return name
         return ""
 
     def _damaged(self, name: str) -> bool:
         wrong = self._wrong(self.folder / f"{name}.npz", _record(self.folder / f"{name}.json"))
-        if wrong and os.environ.get(REMEASURE) != "1":
+        if wrong and not remeasuring():
             raise UserError(
                 f"{self.artefact}/{STORED}/{wrong} in the run {self.run} is damaged or was "
                 "changed: restore the file, or run the same command with --remeasure to compute "
@@ -153,6 +156,11 @@ class Store:
     def files(self) -> dict[str, str]:
         """Return {file: sha256} of what stored results wrote into the artefact, here or not."""
         return written_files(self.artefact_folder)
+
+
+def remeasuring() -> bool:
+    """Return whether what is damaged or absent is to be measured again (--remeasure)."""
+    return os.environ.get(REMEASURE) == "1"
 
 
 def written_files(artefact_folder: Path) -> dict[str, str]:
