@@ -175,7 +175,7 @@ def test_unused_results_are_pruned_with_what_they_wrote(tmp_path, monkeypatch):
     assert [p.name.split("-")[0] for p in first.folder.glob("*.npz")] == ["sha256"]
 
 
-def test_what_was_left_out_is_named_when_needed_and_made_again_only_when_asked(tmp_path, monkeypatch):
+def test_what_was_left_out_is_named_and_made_again_when_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
     monkeypatch.setattr(sources, "of_function", lambda function: {})
     weights = tmp_path / "mine" / "02_saes" / "tag" / "w.safetensors"
@@ -193,7 +193,7 @@ def test_what_was_left_out_is_named_when_needed_and_made_again_only_when_asked(t
     folder, how = measured()
     assert how == "stored"  # telling needs no weights
     for name in ("tag", "tag/w.safetensors"):
-        with pytest.raises(UserError, match="02_saes/tag/w.safetensors is not on this machine.* 02 "):
+        with pytest.raises(UserError, match="saes/tag/w.safetensors is not on this machine.* 02 "):
             folder / name
     monkeypatch.setenv("SANDBAGGING_REMEASURE", "1")
     assert measured()[1] != "stored" and weights.read_bytes() == b"weights"

@@ -220,8 +220,8 @@ class Folder:
         absent = [known for known in inside if not (self.path / known).is_file()]
         if absent:
             raise UserError(
-                f"{self.path.name}/{absent[0]} is not on this machine, since activations and weights "
-                f"are not committed: run notebook {self.path.name[:2]} again with --remeasure."
+                f"{self.path.name}/{absent[0]} is not on this machine, since activations and "
+                f"weights are not committed: run notebook {self.path.name[:2]} again with --remeasure."
             )
         return self.path / name
 
