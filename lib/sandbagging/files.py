@@ -221,7 +221,8 @@ class Folder:
         if absent:
             raise UserError(
                 f"{self.path.name}/{absent[0]} is not on this machine, since activations and "
-                f"weights are not committed: run notebook {self.path.name[:2]} again with --remeasure."
+                "weights are not committed: run notebook "
+                f"{self.path.name[:2]} again with --remeasure."
             )
         return self.path / name
 
