@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import sparse_tokens
 
 from sandbagging import saes
 from sandbagging.errors import UserError
@@ -18,12 +19,7 @@ WEIGHTS = "sae_weights.safetensors"
 
 @pytest.fixture(scope="module")
 def activations():
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(64, D_IN, generator=generator), dim=1)
-    on = (torch.rand(600, 64, generator=generator) < 0.06) * torch.rand(
-        600, 64, generator=generator
-    ).add(0.2)
-    return 40 * on @ directions + 25 * torch.randn(D_IN, generator=generator)
+    return sparse_tokens(600, 64, D_IN, scale=40, offset=25)
 
 
 @pytest.fixture(scope="module")

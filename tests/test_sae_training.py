@@ -4,6 +4,7 @@ by hand.
 
 import pytest
 import torch
+from tiny_models import sparse_tokens
 
 from sandbagging import saes
 from sandbagging.errors import UserError
@@ -46,12 +47,7 @@ def sae_lens_sae(arch, seed=0, **changes):
 
 @pytest.fixture(scope="module")
 def tokens():
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(96, D_IN, generator=generator), dim=1)
-    on = (torch.rand(640, 96, generator=generator) < 0.06) * torch.rand(
-        640, 96, generator=generator
-    ).add(0.2)
-    return 4 * on @ directions + torch.randn(D_IN, generator=generator)
+    return sparse_tokens(640, 96, D_IN, scale=4, offset=1)
 
 
 def by_sae_lens(sae, batches, lr=3e-3, dead_after=1000):

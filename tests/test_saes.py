@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import sparse_tokens
 
 from sandbagging import saes
 from sandbagging.errors import UserError
@@ -36,12 +37,7 @@ def activations():
     """Raw activations [token d_model]: sparse sums of fixed directions, an offset, and a norm far
     from sqrt(d_model).
     """
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.nn.functional.normalize(torch.randn(64, D_IN, generator=generator), dim=1)
-    on = (torch.rand(400, 64, generator=generator) < 0.06) * torch.rand(
-        400, 64, generator=generator
-    ).add(0.2)
-    return 40 * on @ directions + 25 * torch.randn(D_IN, generator=generator)
+    return sparse_tokens(400, 64, D_IN, scale=40, offset=25)
 
 
 @pytest.fixture(scope="module", params=saes.ARCHITECTURES)

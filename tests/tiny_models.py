@@ -73,6 +73,18 @@ def tiny_neox_module(vocabulary: int, seed: int = 0) -> torch.nn.Module:
     )).eval()  # fmt: skip
 
 
+def sparse_tokens(
+    n: int, n_directions: int, d_in: int, scale: float, offset: float
+) -> torch.Tensor:
+    """Return tokens [n d_in]: sparse sums of fixed directions, and one offset for all."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(n_directions, d_in, generator=generator)
+    directions = torch.nn.functional.normalize(directions, dim=1)
+    chosen = torch.rand(n, n_directions, generator=generator) < 0.06
+    on = chosen * torch.rand(n, n_directions, generator=generator).add(0.2)
+    return scale * on @ directions + offset * torch.randn(d_in, generator=generator)
+
+
 def plain_log_p(module: torch.nn.Module, prompt: list[int], option: list[int]) -> float:
     """Return log p(option | prompt) by an ordinary forward call on one sequence: the second route
     to every score.
