@@ -83,7 +83,7 @@ def test_speeds_are_those_of_the_benchmarks():
     assert share.keys() == {"topk", "gated", "jumprelu"}
     for architecture, value in share.items():
         assert re.search(rf"\b{value:.2f} \({architecture}\)", said, re.IGNORECASE), architecture
-    begins = [said.index(word) for word in ("the battery of", "the sweep over", "## Limits")]
+    begins = [said.index(word) for word in ("the battery of", "the sweep over", "on an H100")]
     for rows, begin, end in zip((battery, sweep), begins, begins[1:], strict=False):
         for row in rows:
             peer = {"transformers": "by hand", "careful": "by hand"}
@@ -91,6 +91,16 @@ def test_speeds_are_those_of_the_benchmarks():
             near = rf"\b{row['ratio']:.0f} times[^.;]*?{peer.get(name, name)}"
             assert re.search(near, said[begin:end]), row["peer"]
     assert f"{100 * sweep[0]['useful_share_of_matrix_product']:.0f} %" in said
+
+
+def test_seconds_on_a_gpu_are_those_of_its_benchmark():
+    results = ROOT / "tests" / "benchmarks" / "results" / "card_model.json"
+    rows = [row for row in json.loads(results.read_text()) if row["name"].endswith("float32")]
+    said = " ".join(README.split()).split("on an H100")[1].split("## Limits")[0]
+    assert len(rows) == 3 and all("H100" in row["device"] for row in rows)
+    for row in rows:
+        assert f"{row['ours_s']:.1f} seconds" in said, row["name"]
+        assert f"{row['ratio']:.0f} times as fast as" in said, row["peer"]
 
 
 def test_no_placeholder_stands_in_it():
