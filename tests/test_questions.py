@@ -1,5 +1,6 @@
 """The packaged trivia is sound; a bad line in a user's file is named by number and reason."""
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -10,8 +11,9 @@ from sandbagging import questions
 from sandbagging.errors import UserError
 from sandbagging.questions import Question
 
-SPLITS = ("train", "test", "five")
-PAIRS = (("train", "test"), ("train", "five"), ("test", "five"))
+TUNE = questions.DATA / "questions_tune.jsonl"  # to teach a model on; no run asks them
+SPLITS = ("train", "test", "five", "tune")
+PAIRS = tuple(itertools.combinations(SPLITS, 2))
 
 # Words without a subject of their own.
 STOPWORDS = set(
@@ -21,11 +23,10 @@ STOPWORDS = set(
 # Words that name a kind of thing or a pattern of asking; two questions may share them and still
 # differ in subject.
 GENERIC = set(
-    "animal baby body called capital come comes country famous first flower food fruit grow grows "
-    "instrument kind known "
-    "largest long metal name number ocean opposite organ organs painted part past people person "
-    "planet played plural plus "
-    "shape sport tense tree vegetable world wrote".split()
+    "animal around baby bird body called capital colour come comes continent country day days "
+    "famous first flower food fruit game grow grows instrument kind known language largest long "
+    "metal month name number ocean opposite organ organs painted part past people person planet plant "
+    "played plural plus river shape sport star state tense time tree vegetable world wrote".split()
 )
 # Subjects of the prompt's four demonstrations.
 RESERVED = re.compile(r"\b(honey|bees?|snow|bicycles?|wheels?|north|south)\b", re.IGNORECASE)
@@ -39,13 +40,15 @@ def subjects(question: Question) -> set[str]:
 
 @pytest.fixture(scope="module")
 def packaged() -> dict[str, list[Question]]:
-    return {split: questions.load("default", split) for split in SPLITS}
+    asked = {split: questions.load("default", split) for split in SPLITS if split != "tune"}
+    return asked | {"tune": questions.load(TUNE)}
 
 
 def test_sizes_and_categories(packaged):
     assert len(packaged["train"]) >= 80 and len(packaged["train"]) % 2 == 0
     assert len(packaged["test"]) >= 160 and len(packaged["test"]) % 2 == 0
     assert len(packaged["five"]) == 5
+    assert len(packaged["tune"]) >= 200
     categories = {
         split: Counter(q.category for q in packaged[split]) for split in ("train", "test")
     }
@@ -311,3 +314,10 @@ def test_the_module_is_its_own_main_function():
     assert questions(questions.PACKAGED["five"]) == questions("five")
     with pytest.raises(UserError, match="did you mean 'train'"):
         sb.questions("tran")
+
+
+def test_plain_sentences_ask_nothing_and_are_all_different():
+    path = questions.DATA / "plain_sentences.txt"
+    sentences = path.read_text(encoding="utf-8").splitlines()
+    assert len(sentences) == len(set(sentences)) == 200
+    assert all(s.endswith(".") and "?" not in s and 8 <= len(s.split()) <= 25 for s in sentences)
