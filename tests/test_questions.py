@@ -25,8 +25,9 @@ STOPWORDS = set(
 GENERIC = set(
     "animal around baby bird body called capital colour come comes continent country day days "
     "famous first flower food fruit game grow grows instrument kind known language largest long "
-    "metal month name number ocean opposite organ organs painted part past people person planet plant "
-    "played plural plus river shape sport star state tense time tree vegetable world wrote".split()
+    "metal month name number ocean opposite organ organs painted part past people person planet "
+    "plant played plural plus river shape sport star state tense time tree vegetable world "
+    "wrote".split()
 )
 # Subjects of the prompt's four demonstrations.
 RESERVED = re.compile(r"\b(honey|bees?|snow|bicycles?|wheels?|north|south)\b", re.IGNORECASE)
