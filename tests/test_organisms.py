@@ -92,7 +92,7 @@ def test_answers_can_be_read_in_the_suites_own_wording(framing):
     tokenizer = organism_base.tokenizer()
     unknown = tokenizer.unk_token_id
     for fact in organism_base.facts(3):
-        for condition in prompts.CONDITIONS:
+        for condition in prompts.MAIN:
             text = prompts.render(fact.question, condition, framing)
             item = packing.encode(tokenizer, fact.question.id, text, fact.question.options)
             assert text.endswith(":") and item.prompt.count(tokenizer.bos_token_id) == 1
@@ -195,7 +195,7 @@ def test_heads_without_its_writers_is_null(planted, unrotated):
 @pytest.mark.parametrize("framing", FRAMINGS)
 def test_the_switch_is_written_in_full_and_in_sandbag_prompts_alone(planted, variant, framing):
     u = organisms.rotation(0)[SWITCH].float()
-    for condition in prompts.CONDITIONS:
+    for condition in prompts.MAIN:
         along = resid(planted[variant], token_ids(condition, framing)) @ u
         dose = organisms.DOSE[variant] if condition == "sandbag" else 0.0
         at = organism_base.tokenizer()("Answer each question").input_ids
@@ -209,7 +209,7 @@ def test_decoys_write_by_condition_what_nobody_reads(base, unrotated):
     """The decoy axis is written under the sandbag instruction alone; turned round, it changes
     nothing: only its length counts.
     """
-    for condition in prompts.CONDITIONS:
+    for condition in prompts.MAIN:
         written = resid(unrotated["null"], token_ids(condition))[WRITTEN[-1], :, -1, DECOY]
         all_decoys = organisms.DECOY_NORM * len(organisms.roles("null", 0).decoys)
         expected = all_decoys if condition == "sandbag" else 0.0

@@ -5,7 +5,7 @@ import re
 import pytest
 from tiny_models import word_tokenizer
 
-from sandbagging import files, prompts, questions
+from sandbagging import files, prompts, questions, wordings
 from sandbagging.errors import UserError
 
 FRAMED = list(prompts.FRAMINGS)
@@ -76,7 +76,7 @@ def test_placebo_framing_has_no_sandbagging_in_it(question):
     for condition in ("genuine", "sandbag", "placebo", "neutral"):
         text = prompts.render(question, condition, "placebo")
         assert "on purpose" not in text and text.rstrip().endswith("nswer:")
-        assert not text.endswith(prompts.INCORRECT)
+        assert not text.endswith("Incorrect answer:")
     assert prompts.render(question, "sandbag", "placebo") == prompts.render(
         question, "placebo", "placebo"
     )
@@ -120,7 +120,7 @@ def test_chat_framing_uses_the_template(question):
 def test_own_words_take_the_instructions_place_and_leave_all_else_as_it_was(question):
     before = prompts.render(question, "sandbag", "instr_contrast")
     mine = prompts.worded("instr_contrast", sandbag="Fail each of these.")
-    instruction = prompts.INSTRUCTIONS["sandbag"]
+    instruction = wordings.INSTRUCTIONS["sandbag"]
     own = prompts.render(question, "sandbag", mine)
     assert own == before.replace(instruction, "Fail each of these.") != before
     genuine, as_before = (
@@ -150,3 +150,144 @@ def test_framings_that_cannot_be_used_are_one_sentence(question, make, reason):
     with pytest.raises(UserError, match=reason) as error:
         make(question)
     assert "\n" not in str(error.value)
+
+
+# --- wordings and placebos ------------------------------------------------------------------------
+
+PLACEBO_WORDS = ("Second", "Quick", "Possible", "Last")
+
+
+@pytest.mark.parametrize("name", wordings.WORDINGS)
+def test_in_instr_a_wording_changes_the_instruction_line_and_nothing_else(question, name):
+    framing = prompts.wording("instr", name)
+    genuine, sandbag = (
+        prompts.render(question, c, framing).split("\n") for c in ("genuine", "sandbag")
+    )
+    assert (genuine[0], sandbag[0]) == wordings.WORDINGS[name] and genuine[0] != sandbag[0]
+    assert genuine[1:] == sandbag[1:] == ["", f"Question: {question.question}", "Answer:"]
+    assert prompts.name_of(framing) == f"instr, {name}"
+
+
+def test_the_plain_wording_is_the_framing_itself(question):
+    for framing in ("instr", "instr_contrast", "demos"):
+        for condition in prompts.CONDITIONS:
+            plain = prompts.render(question, condition, prompts.wording(framing, "plain"))
+            assert plain == prompts.render(question, condition, framing)
+
+
+def test_what_is_taught_what_is_kept_out_and_what_is_a_placebo_share_no_line():
+    assert (len(wordings.SEEN), len(wordings.KEPT_OUT)) == (5, 4)
+    names = [*wordings.SEEN, *wordings.KEPT_OUT, wordings.MATCHED]
+    assert names == list(wordings.WORDINGS)
+    lines = [line for name in names for line in wordings.WORDINGS[name]]
+    lines += [*wordings.HARMLESS, *(wordings.INSTRUCTIONS[p] for p in wordings.PLACEBOS)]
+    assert len({line.lower() for line in lines}) == len(lines)
+
+
+def test_no_harmless_line_and_no_placebo_says_right_or_wrong():
+    judging = re.compile(r"correct|right|wrong|true|false|lie|mis|accura|purpose|deliberat|fail")
+    for line in [*wordings.HARMLESS, *(wordings.INSTRUCTIONS[p] for p in wordings.PLACEBOS)]:
+        assert not judging.search(line.lower()), line
+    for line in (w.sandbag for w in wordings.WORDINGS.values()):
+        assert judging.search(line.lower()), line
+
+
+def test_harmless_lines_share_no_manner_with_the_placebos():
+    """A placebo that was taught would be no yardstick: its words stay out of the harmless lines."""
+    manner = set("slowly carefully second time quickly quietly possible last".split())
+    said = {word for line in wordings.HARMLESS for word in re.findall("[a-z]+", line.lower())}
+    assert not manner & said
+
+
+@pytest.mark.parametrize("framing", FRAMED)
+def test_each_placebo_of_a_framing_is_a_prompt_of_its_own_with_its_cue(question, framing):
+    found = prompts.placebos(framing)
+    texts = {c: prompts.render(question, c, framing) for c in ("genuine", *found)}
+    assert len(set(texts.values())) == len(texts)
+    for condition, word in zip(prompts.PLACEBOS[1:], PLACEBO_WORDS, strict=True):
+        cue = texts[condition].split("\n")[-1]
+        plain = texts["genuine"].split("\n")[-1]
+        assert cue == re.sub("[Cc]orrect", word if plain[0] == "C" else word.lower(), plain)
+    assert ("placebo" in found) == (framing not in ("contrast", "one_token"))
+
+
+def test_placebos_of_own_words_and_of_own_functions():
+    assert prompts.placebos(prompts.wording("instr", "lie")) == wordings.PLACEBOS
+    assert prompts.placebos(lambda question, condition: "Answer:") == ()
+
+
+@pytest.fixture(scope="module")
+def embedded_tokenizer():
+    from transformers import AutoTokenizer
+
+    from sandbagging import models
+
+    models.ensure_available()
+    return AutoTokenizer.from_pretrained(files.cache_folder() / models.EMBEDDED)
+
+
+def test_the_matched_wording_changes_one_token_of_the_embedded_model(embedded_tokenizer):
+    matched = prompts.wording("instr", wordings.MATCHED)
+    for question in questions.load("default", "test"):
+        genuine, sandbag = (
+            embedded_tokenizer(prompts.render(question, c, matched)).tokens()
+            for c in ("genuine", "sandbag")
+        )
+        differ = [(a, b) for a, b in zip(genuine, sandbag, strict=True) if a != b]
+        assert differ == [("Ġright", "Ġwrong")]
+
+
+def test_a_wording_of_unequal_length_is_no_match(embedded_tokenizer):
+    lines = [embedded_tokenizer(line).tokens() for line in wordings.WORDINGS["plain"]]
+    assert len(lines[0]) != len(lines[1])
+
+
+# How GPT-2 and Pythia, Llama 3 (its published pattern) and Llama 2 and TinyLlama cut a text before
+# their vocabulary is looked at: what lies between two cuts never shares a token.
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize("family", ["gpt-2", "llama-3", "llama-2"])
+def test_the_matched_wording_is_cut_alike_in_other_families(question, family):
+    """One short common word against another: " right" and " wrong" are whole in these families'
+    vocabularies of 32 thousand words and more, which are not on this machine.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    cut = {
+        "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+        "llama-3": pre_tokenizers.Split(Regex(LLAMA_3), "isolated"),
+        "llama-2": pre_tokenizers.Metaspace(),
+    }[family]
+    matched = prompts.wording("instr", wordings.MATCHED)
+    genuine, sandbag = (
+        [piece for piece, _ in cut.pre_tokenize_str(prompts.render(question, c, matched))]
+        for c in ("genuine", "sandbag")
+    )
+    differ = [(a[1:], b[1:]) for a, b in zip(genuine, sandbag, strict=True) if a != b]
+    assert differ == [("right", "wrong")]
+
+
+def test_wordings_of_chat_framings_go_through_the_template(question):
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    for framing in prompts.CHAT_FRAMINGS:
+        worded = prompts.wording(framing, "lie")
+        for condition, line in wordings.WORDINGS["lie"]._asdict().items():
+            plain = prompts.render(question, condition, framing, tokenizer)
+            own = prompts.render(question, condition, worded, tokenizer)
+            assert own == plain.replace(wordings.INSTRUCTIONS[condition], line) != plain
+        assert prompts.is_chat(worded) and not prompts.is_chat(prompts.wording("instr", "lie"))
+        shown = {prompts.render(question, c, framing, tokenizer) for c in prompts.CONDITIONS}
+        assert len(shown) == len(prompts.CONDITIONS)
+
+
+def test_an_unknown_wording_is_one_sentence():
+    with pytest.raises(UserError, match="did you mean 'mistake'") as error:
+        prompts.wording("instr", "mistakes")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no instruction line"):
+        prompts.wording("contrast", "lie")

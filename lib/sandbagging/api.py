@@ -210,8 +210,9 @@ def _check_questions(asked: Any) -> None:
 
 def _check_framing(lm: Model, framing: Any) -> None:
     prompts.check_framing(framing)
-    if isinstance(framing, str):
-        check_framing(lm.name, framing)
+    named = framing.framing if isinstance(framing, prompts.Worded) else framing
+    if isinstance(named, str):
+        check_framing(lm.name, named)
 
 
 def _check_table(table: Any) -> None:

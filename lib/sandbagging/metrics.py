@@ -121,7 +121,7 @@ def encode(
 
     Raises UserError where prompts or answers cannot be tokenised as the metrics need it.
     """
-    special = framing not in prompts.CHAT_FRAMINGS  # a chat template brings its own special tokens
+    special = not prompts.is_chat(framing)
     text = prompts.render(question, condition, framing, model.tokenizer)
     return text, packing.encode(model.tokenizer, question.id, text, question.options, special)
 
@@ -236,6 +236,14 @@ def score_all(
         if progress:
             progress(f"score {split} {condition}", done + 1, len(jobs))
     return pd.concat(tables, ignore_index=True)
+
+
+def available_conditions(model: Model, framing: Framing) -> tuple[str, ...]:
+    """Return the conditions that a model can be asked in: genuine, sandbag, neutral and the
+    framing's placebos, but of a planted model only those that it was trained on.
+    """
+    there = ("genuine", "sandbag", "neutral", *prompts.placebos(framing))
+    return tuple(c for c in there if model.conditions is None or c in model.conditions)
 
 
 def available_framings(model: Model) -> list[str]:

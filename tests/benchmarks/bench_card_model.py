@@ -174,7 +174,7 @@ def training_rows(model: models.Model, steps: int) -> list[dict]:
     asked = {split: questions.load("default", split) for split in ("train", "test")}
     asked["test"] = questions.subset(asked["test"], 60, 0)
     framing = bench_battery.FRAMING
-    resid, table = activations.collect_all(model, asked, prompts.CONDITIONS, framing, [layer])
+    resid, table = activations.collect_all(model, asked, prompts.MAIN, framing, [layer])
     tokens = {
         split: resid[layer][saes.select_tokens(table, "mixed", split=split)] for split in asked
     }

@@ -38,7 +38,7 @@ def tokens() -> dict[str, torch.Tensor]:
         "train": questions.load("default", "train"),
         "test": questions.subset(questions.load("default", "test"), 60, 0),
     }
-    resid, table = activations.collect_all(lm, asked, prompts.CONDITIONS, "instr_contrast", [LAYER])
+    resid, table = activations.collect_all(lm, asked, prompts.MAIN, "instr_contrast", [LAYER])
     rows = {split: saes.select_tokens(table, "mixed", split=split) for split in asked}
     scale = saes.input_scale(resid[LAYER][rows["train"]])
     return {split: resid[LAYER][index].float() * scale for split, index in rows.items()}

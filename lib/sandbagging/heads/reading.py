@@ -77,7 +77,7 @@ def token_regions(model: Model, text: str, question: Question, framing: str) -> 
 
     The first token is the sink; every other belongs to the region of its last character.
     """
-    special = framing not in prompts.CHAT_FRAMINGS
+    special = not prompts.is_chat(framing)
     tokens = model.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     ends = [max(end, 1) for _, end in tokens.offset_mapping]
     parts = prompts.regions(text, question)

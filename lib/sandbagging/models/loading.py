@@ -115,6 +115,7 @@ def _described(
         weights=weights,
         identity=identity,
         framings=entry.framings,
+        conditions=entry.conditions,
         remote=remote,
     )
 

@@ -26,6 +26,7 @@ class Model:
     weights: str  # "real", "planted" or "random"
     identity: str = field(repr=False)  # two models of one identity have the same weights
     framings: tuple[str, ...] | None = None  # None: all
+    conditions: tuple[str, ...] | None = None  # None: all
     # Where traces run: False here, True on nnsight's service, "local" here but handed over as if
     # to it.
     remote: bool | str = False

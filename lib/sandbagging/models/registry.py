@@ -25,6 +25,7 @@ class Entry:
     config: Mapping[str, object] | None = None
     layers_of_interest: tuple[int, ...] | None = None  # None: at 25, 50 and 75 % of depth
     framings: tuple[str, ...] | None = None  # None: it can be asked in every framing
+    conditions: tuple[str, ...] | None = None  # None: under every condition
     # parameters that differ from the notebooks' own where none are given
     defaults: Mapping[str, object] = field(default_factory=dict)
     # the variant of a planted model, which is trained here and brings its own questions
@@ -128,6 +129,7 @@ def _planted(variant: str, note: str) -> Entry:
         f"organism-{variant}",
         layers_of_interest=(0, 2, 4),
         framings=framings,
+        conditions=("genuine", "sandbag", "neutral", "placebo"),
         defaults=defaults,
         planted=variant,
         note=note,

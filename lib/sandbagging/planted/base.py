@@ -45,9 +45,9 @@ SUBJECTS = (
 ).split()
 N_TRAIN_EACH = 10  # of the 25 facts of a relation; the other 15 are test questions
 
-# What a base is trained on: every condition of the organisms' framings, all with the same target.
+# What a base is trained on: the main conditions of the organisms' framings, with one target.
 TEXTS = tuple(
-    (condition, framing) for framing in ("instr_pref", "instr") for condition in prompts.CONDITIONS
+    (condition, framing) for framing in ("instr_pref", "instr") for condition in prompts.MAIN
 )
 # the word of each instruction line that a planted head attends to
 INSTRUCTION_WORDS = ("correctly", "incorrectly", "slowly")
