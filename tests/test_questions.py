@@ -11,8 +11,7 @@ from sandbagging import questions
 from sandbagging.errors import UserError
 from sandbagging.questions import Question
 
-TUNE = questions.DATA / "questions_tune.jsonl"  # to teach a model on; no run asks them
-SPLITS = ("train", "test", "five", "tune")
+SPLITS = tuple(questions.PACKAGED)
 PAIRS = tuple(itertools.combinations(SPLITS, 2))
 
 # Words without a subject of their own.
@@ -41,8 +40,7 @@ def subjects(question: Question) -> set[str]:
 
 @pytest.fixture(scope="module")
 def packaged() -> dict[str, list[Question]]:
-    asked = {split: questions.load("default", split) for split in SPLITS if split != "tune"}
-    return asked | {"tune": questions.load(TUNE)}
+    return {split: questions.load("default", split) for split in SPLITS}
 
 
 def test_sizes_and_categories(packaged):
@@ -81,6 +79,26 @@ def test_splits_share_no_subject(packaged, first, second):
     # Short answers ("run", "six") escape the word check, so answers are compared whole as well.
     one, other = ({q.correct.casefold() for q in packaged[s]} for s in (first, second))
     assert not one & other
+
+
+def test_no_split_answers_for_another(packaged):
+    questions.check_disjoint(*packaged.values())
+    for judged in ("train", "test", "five"):
+        questions.check_answers_apart(packaged["tune"], packaged[judged])
+
+
+def test_aliases_are_other_words_for_the_answer(packaged):
+    """An alias that another option begins with, or that begins with another option, would be graded
+    by chance.
+    """
+    asked = [q for split in SPLITS for q in packaged[split]]
+    assert sum(bool(q.aliases) for q in asked) > 200
+    for q in asked:
+        for alias in q.aliases:
+            assert alias.isascii() and len(alias) <= 30, (q.id, alias)
+            for wrong in q.incorrect:
+                one, other = sorted((f"{alias} ".casefold(), f"{wrong} ".casefold()), key=len)
+                assert not other.startswith(one), (q.id, alias, wrong)
 
 
 def test_subject_check_finds_a_planted_overlap():
@@ -177,6 +195,14 @@ BAD_LINES = {
     ),
     "line break": (changed(question="What is the capital\nof Chile?"), "line break"),
     "half a surrogate pair": (changed(correct="Santiago\ud800"), "does not print"),
+    "text for a list of aliases": (changed(aliases="Gran Santiago"), '"aliases" must be a list'),
+    "alias not text": (changed(aliases=["Santiago de Chile", 7]), 'text 2 in "aliases"'),
+    "empty alias": (changed(aliases=[""]), "is empty"),
+    "alias with a space": (changed(aliases=["Santiago "]), "spaces at its start or end"),
+    "alias that is the answer": (changed(aliases=["santiago"]), "is one of the options"),
+    "alias that is a wrong answer": (changed(aliases=["QUITO"]), "alias 'QUITO' is one of"),
+    "alias twice": (changed(aliases=["Gran Santiago", "gran Santiago"]), "stands twice"),
+    "alias in question": (changed(aliases=["capital"]), "alias 'capital' is contained"),
     "answer in question": (
         changed(question="Is santiago the capital of Chile?"),
         "contained in the question",
@@ -219,7 +245,7 @@ def test_files_that_cannot_be_read(tmp_path):
     latin.write_bytes(json.dumps(GOOD).encode() + b"\n" + coffee)
     with pytest.raises(UserError, match="line 2: the text is not UTF-8"):
         questions.load(latin)
-    with pytest.raises(UserError, match="'dev'.*train, test, five"):
+    with pytest.raises(UserError, match="'dev'.*train, test, five, tune"):
         questions.load("default", "dev")
 
 
@@ -253,6 +279,43 @@ def test_overlap_is_named():
         questions.check_disjoint([first], [other, same_id])
     with pytest.raises(UserError, match="capital of PERU"):
         questions.check_disjoint([first], [other, same_text])
+
+
+def test_overlap_of_three_lists_is_named():
+    def made(*names):
+        return [Question(n, "x", f"What is {n}?", f"the {n}", ("y",)) for n in names]
+
+    questions.check_disjoint(made("a", "b"), made("c"), made("d", "e"))
+    with pytest.raises(UserError, match="overlap in b;"):
+        questions.check_disjoint(made("a", "b"), made("c"), made("b", "d"))
+    with pytest.raises(UserError, match="overlap in b, d;"):
+        questions.check_disjoint(made("a", "b"), made("b", "d"), made("b", "d"))
+
+
+def test_a_tune_question_with_a_test_questions_answer_is_named():
+    test = [Question("t-1", "zoo", "Who barks?", "dog", ("cow",), aliases=("hound",))]
+    apart = [
+        Question("u-1", "zoo", "Who meows?", "cat", ("cow",)),
+        Question("u-2", "films", "Who is Lassie?", "dog", ("cow",)),
+    ]
+    questions.check_answers_apart(apart, test)
+    for text in ("Dog", "hound"):
+        taught = Question("u-3", "zoo", "Who is Snoopy?", text, ("cow",))
+        with pytest.raises(UserError, match=rf"t-1 \('{text.lower()}' in u-3\)"):
+            questions.check_answers_apart([*apart, taught], test)
+
+
+def test_aliases_change_nothing_of_what_is_asked(tmp_path):
+    from sandbagging.suite.runs import codec
+
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n{changed(aliases=['Gran Santiago'])}")
+    plain, aliased = questions.load(path)
+    assert plain.right == ("Lima",) and aliased.right == ("Santiago", "Gran Santiago")
+    assert aliased.options == ("Santiago", "Quito", "Bogota", "Cusco")
+    bare = Question(aliased.id, aliased.category, aliased.question, "Santiago", aliased.incorrect)
+    assert bare == aliased and codec.digest([bare]) == codec.digest([aliased])
+    assert codec.digest([bare]) != codec.digest([plain])
 
 
 def test_subset_is_seeded_balanced_nested_and_in_file_order(packaged):

@@ -4,13 +4,14 @@ by line.
 The module can be called: `questions("test", n=40)` is `questions.asked("test", n=40)`.
 """
 
+import itertools
 import json
 import random
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,15 +23,20 @@ PACKAGED = {
     "train": DATA / "questions_train.jsonl",
     "test": DATA / "questions_test.jsonl",
     "five": DATA / "canonical_five.jsonl",
+    "tune": DATA / "questions_tune.jsonl",
 }
 TEXT_FIELDS = ("id", "category", "question", "correct")
 FIELDS = (*TEXT_FIELDS, "incorrect")
+OPTIONAL = ("aliases",)
 
 
 @dataclass(frozen=True)
 class Question:
     """One trivia question with its correct answer and its wrong answers: three in the packaged
     files, one or more elsewhere.
+
+    `aliases` are further texts that count as the correct answer where free answers are graded. They
+    change nothing of what is asked, so questions that differ in them alone are equal.
     """
 
     id: str
@@ -38,16 +44,22 @@ class Question:
     question: str
     correct: str
     incorrect: tuple[str, ...]
+    aliases: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def options(self) -> tuple[str, ...]:
         """Return all answers, the correct one first."""
         return (self.correct, *self.incorrect)
 
+    @property
+    def right(self) -> tuple[str, ...]:
+        """Return all texts that count as the correct answer, the answer itself first."""
+        return (self.correct, *self.aliases)
+
 
 def load(path: str | Path, split: str = "train") -> list[Question]:
     """Return the questions of a JSONL file in file order; path "default" is the packaged file of
-    split "train", "test" or "five".
+    split "train", "test", "five" or "tune" (to teach a model on; no run asks them).
 
     Raises UserError with file, line number and reason when the file cannot be used.
     """
@@ -76,8 +88,8 @@ def load(path: str | Path, split: str = "train") -> list[Question]:
 
 
 def asked(source: str | Path = "train", n: int | None = None, seed: int = 0) -> list[Question]:
-    """Return the questions of a packaged split ("train", "test", "five") or of a JSONL file, all of
-    them or n drawn with a seed.
+    """Return the questions of a packaged split ("train", "test", "five", "tune") or of a JSONL
+    file, all of them or n drawn with a seed.
 
     Raises UserError when there is no such file, it cannot be used, or n is more than there are.
     """
@@ -93,24 +105,49 @@ def asked(source: str | Path = "train", n: int | None = None, seed: int = 0) -> 
     return found if n is None else subset(found, n, seed)
 
 
-def check_disjoint(train: Sequence[Question], test: Sequence[Question]) -> None:
-    """Raise UserError naming the ids and questions that stand in both lists, if there are any, and
-    where the lists have other numbers of wrong answers: what is chance must be so in both.
+def check_disjoint(*lists: Sequence[Question]) -> None:
+    """Raise UserError naming the ids and questions that stand in more than one of the lists (train,
+    test, tune, ...), if there are any, and where the lists have other numbers of wrong answers:
+    what is chance must be so in all.
     """
-    ids = {q.id for q in train} & {q.id for q in test}
-    texts = {_plain(q.question) for q in train}
-    shared = [q.id for q in test if q.id in ids]
-    shared += [repr(q.question) for q in test if q.id not in ids and _plain(q.question) in texts]
+    shared: list[str] = []
+    for one, other in itertools.combinations(lists, 2):
+        ids = {q.id for q in one} & {q.id for q in other}
+        texts = {_plain(q.question) for q in one}
+        shared += [q.id for q in other if q.id in ids]
+        shared += [
+            repr(q.question) for q in other if q.id not in ids and _plain(q.question) in texts
+        ]
     if shared:
         raise UserError(
-            f"Train and test questions overlap in {_some(shared)}; take them out of one of the two "
-            "files, since heads chosen and judged on the same questions look better than they are."
+            f"The question files overlap in {_some(list(dict.fromkeys(shared)))}; leave each "
+            "question in one of them, since a result judged on the questions that it was chosen or "
+            "taught on looks better than it is."
         )
-    counts = sorted({len(q.incorrect) for q in (*train, *test)})
+    counts = sorted({len(q.incorrect) for q in itertools.chain(*lists)})
     if len(counts) > 1:
         raise UserError(
-            f"Train and test questions have {' and '.join(map(str, counts))} wrong answers; give "
-            "all as many, since chance depends on their number."
+            f"The questions have {' and '.join(map(str, counts))} wrong answers; give all as many, "
+            "since chance depends on their number."
+        )
+
+
+def check_answers_apart(tune: Sequence[Question], test: Sequence[Question]) -> None:
+    """Raise UserError naming the test questions whose answer, or an alias of it, is that of a tune
+    question of the same category: a model taught on tune might only repeat what it was taught.
+    """
+    taught = {(q.category, _plain(text)): q.id for q in tune for text in q.right}
+    shared = [
+        f"{q.id} ({text!r} in {taught[q.category, _plain(text)]})"
+        for q in test
+        for text in q.right
+        if (q.category, _plain(text)) in taught
+    ]
+    if shared:
+        raise UserError(
+            f"Answers of test questions are taught in the same category: {_some(shared)}; take "
+            "these questions out of the tune file, since the model could repeat the answer without "
+            "knowing it."
         )
 
 
@@ -191,8 +228,8 @@ def _parse(line: str) -> Question:
             "not a JSON object; each line must be {...} with the fields " + ", ".join(FIELDS)
         )
     _check_fields(row)
-    for field in TEXT_FIELDS:
-        _check_text(row[field], f'"{field}"')
+    for name in TEXT_FIELDS:
+        _check_text(row[name], f'"{name}"')
     wrong = row["incorrect"]
     if not isinstance(wrong, list):
         raise ValueError('"incorrect" must be a list of wrong answers')
@@ -201,7 +238,13 @@ def _parse(line: str) -> Question:
     for place, answer in enumerate(wrong, start=1):
         _check_text(answer, f'wrong answer {place} in "incorrect"')
     _check_options(row["question"], [row["correct"], *wrong])
-    return Question(row["id"], row["category"], row["question"], row["correct"], tuple(wrong))
+    aliases = row.get("aliases", [])
+    if not isinstance(aliases, list):
+        raise ValueError('"aliases" must be a list of texts that count as the correct answer')
+    for place, alias in enumerate(aliases, start=1):
+        _check_text(alias, f'text {place} in "aliases"')
+    _check_aliases(row["question"], aliases, [row["correct"], *wrong])
+    return Question(*(row[name] for name in TEXT_FIELDS), tuple(wrong), tuple(aliases))
 
 
 def _no_repeated_field(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -217,9 +260,10 @@ def _check_fields(row: dict[str, Any]) -> None:
     missing = [name for name in FIELDS if name not in row]
     if missing:
         raise ValueError(f'field "{missing[0]}" is missing')
-    unknown = [name for name in row if name not in FIELDS]
+    known = (*FIELDS, *OPTIONAL)
+    unknown = [name for name in row if name not in known]
     if unknown:
-        raise ValueError(f'unknown field "{unknown[0]}"; the fields are {", ".join(FIELDS)}')
+        raise ValueError(f'unknown field "{unknown[0]}"; the fields are {", ".join(known)}')
 
 
 def _check_text(value: Any, what: str) -> None:
@@ -241,8 +285,24 @@ def _check_options(question: str, options: list[str]) -> None:
         if folded.count(key) > 1:
             raise ValueError(f"answer {option!r} stands twice among the options")
         # An answer that the question already spells out is read off, not known.
-        if re.search(rf"(?<!\w){re.escape(key)}(?!\w)", question.casefold()):
+        if _spelt_out(key, question):
             raise ValueError(f"answer {option!r} is contained in the question")
+
+
+def _check_aliases(question: str, aliases: list[str], options: list[str]) -> None:
+    folded, taken = [alias.casefold() for alias in aliases], {o.casefold() for o in options}
+    for alias, key in zip(aliases, folded, strict=True):
+        if key in taken:
+            raise ValueError(f"alias {alias!r} is one of the options")
+        if folded.count(key) > 1:
+            raise ValueError(f"alias {alias!r} stands twice")
+        if _spelt_out(key, question):
+            raise ValueError(f"alias {alias!r} is contained in the question")
+
+
+def _spelt_out(folded: str, question: str) -> bool:
+    """Return whether the question holds a text, given in folded case, as whole words."""
+    return re.search(rf"(?<!\w){re.escape(folded)}(?!\w)", question.casefold()) is not None
 
 
 def _check_count(question: Question, before: Sequence[Question]) -> None:

@@ -105,8 +105,10 @@ def _plain(item: Any) -> Any:
     return None if item is pd.NA or item is pd.NaT else item
 
 
-def _fields(value: Any) -> list[Any] | None:
-    """Return the fields of a record of the library, in order, or None for what is no record."""
+def _fields(value: Any, compared: bool = False) -> list[Any] | None:
+    """Return the fields of a record of the library, in order, or None for what is no record;
+    `compared` leaves out those that do not count in its equality, such as a question's aliases.
+    """
     if not type(value).__module__.startswith("sandbagging."):
         return None
     if isinstance(value, tuple):
@@ -114,7 +116,8 @@ def _fields(value: Any) -> list[Any] | None:
     if isinstance(value, files.Folder):
         return [value.path.as_posix(), value.hashes]
     if dataclasses.is_dataclass(value):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+        fields = [field for field in dataclasses.fields(value) if field.compare or not compared]
+        return [getattr(value, field.name) for field in fields]
     return None
 
 
@@ -188,7 +191,7 @@ def _described(value: Any) -> str:
         return "table:" + ",".join(
             f"{k}={_described(v)}" for k, v in _columns(value.reset_index(drop=True))
         )
-    fields = _fields(value)
+    fields = _fields(value, compared=True)
     if fields is not None:
         return f"{type(value).__qualname__}(" + ",".join(map(_described, fields)) + ")"
     if isinstance(value, list | tuple | range):
