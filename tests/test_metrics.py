@@ -34,6 +34,7 @@ def test_metrics_by_hand():
     per_token = math.sqrt(0.2)  # exp(log p / 2)
     assert value(metrics.choice_len) == pytest.approx(per_token / (per_token + 0.2))
     assert value(metrics.logodds) == pytest.approx(math.log(0.2 / 0.2))
+    assert value(metrics.p_options) == pytest.approx(0.2 + 0.1 + 0.05 + 0.05)
     assert value(metrics.accuracy) == 1.0
     worse = ANSWERS._replace(total=ANSWERS.total.flip(-1))
     assert metrics.accuracy(worse).item() == 0.0

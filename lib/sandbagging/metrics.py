@@ -111,7 +111,17 @@ def accuracy(answers: Answers) -> Tensor:
     return (answers.total.argmax(-1) == 0).float()
 
 
-METRICS = {f.__name__: f for f in (p_full, choice_len, p_first, choice_sum, logodds, accuracy)}
+def p_options(answers: Answers) -> Tensor:
+    """Return the sum of all options' p, [batch question]: what is left of 1 goes to other texts.
+
+    No verdict rests on it. An option that begins with another option is counted in both.
+    """
+    return answers.total.exp().sum(-1)
+
+
+METRICS = {
+    f.__name__: f for f in (p_full, choice_len, p_first, choice_sum, logodds, accuracy, p_options)
+}
 
 
 def encode(
