@@ -5,6 +5,7 @@ from sandbagging.models.loading import default_layers, load, wrap
 from sandbagging.models.model import Model, check_layers
 from sandbagging.models.origins import ensure_available, questions_of
 from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
+from sandbagging.models.taught import entry
 
 __all__ = [
     "EMBEDDED",
@@ -15,6 +16,7 @@ __all__ = [
     "check_layers",
     "default_layers",
     "ensure_available",
+    "entry",
     "load",
     "questions_of",
     "weight_bytes",

@@ -9,9 +9,10 @@ import psutil
 import torch
 
 from sandbagging.errors import UserError
+from sandbagging.models import taught
 from sandbagging.models.hook_points import NAMES
 from sandbagging.models.origins import Origin
-from sandbagging.models.registry import EMBEDDED, REGISTRY
+from sandbagging.models.registry import EMBEDDED
 
 # Beside the weights: activations of one batch, and logits.
 WORKING_SHARE, WORKING_BYTES = 1.5, 500_000_000
@@ -22,11 +23,22 @@ SHOWN = 3  # tensors that a sentence names
 
 def check_framing(name: str, framing: str) -> None:
     """Raise UserError if a model was trained on other framings alone."""
-    known = REGISTRY[name].framings if name in REGISTRY else None
+    found = taught.entry(name)
+    known = found and found.framings
     if known and framing not in known:
         raise UserError(
             f"{name} understands only the framings that it was trained on: {', '.join(known)}; "
             f"{framing!r} is none of them."
+        )
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise UserError for a taught model's name in place of an adapter's folder or hub id."""
+    found = taught.entry(adapter)
+    if found and found.base:
+        raise UserError(
+            f"{adapter!r} is a model here, its adapters included; name it as the model: "
+            f"-p model={adapter}."
         )
 
 
@@ -39,8 +51,10 @@ def check_architecture(name: str, architecture: str) -> None:
         )
 
 
-def check_settings(name: Any, dtype: Any, device: Any, remote: Any) -> None:
+def check_settings(name: Any, dtype: Any, device: Any, remote: Any, adapter: Any = None) -> None:
     """Raise UserError for what is no name, no type of weights, no device or no way to run."""
+    if not isinstance(adapter, str | Path | None):
+        raise UserError(f"An adapter is named by a folder or a hub id, not by {adapter!r}.")
     if not isinstance(name, str | Path):
         raise UserError(
             f"A model is named by text or a path, such as {EMBEDDED!r}, not by {name!r}."
@@ -56,8 +70,13 @@ def check_settings(name: Any, dtype: Any, device: Any, remote: Any) -> None:
         raise UserError("There is no CUDA GPU here that torch can use; take device='cpu'.")
 
 
-def check_remote(name: str, origin: Origin | None) -> None:
+def check_remote(name: str, origin: Origin | None, merged: bool = False) -> None:
     """Raise UserError unless the remote service can have the model and there is a key for it."""
+    if merged:
+        raise UserError(
+            f"Model {name!r} has an adapter merged into its weights, which no remote service has; "
+            "load it here (remote=False)."
+        )
     if origin is None or origin.is_folder:
         raise UserError(
             f"Model {name!r} is not on the hub, so no remote service can run it; load it here "

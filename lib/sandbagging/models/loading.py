@@ -1,6 +1,7 @@
 """Loading models for interventions: those of the registry, of the hub and of local folders."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import warnings
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from sandbagging.errors import UserError
-from sandbagging.models import checks, hook_points, origins, tree_attention
+from sandbagging.models import adapters, checks, hook_points, origins, taught, tree_attention
+from sandbagging.models.adapters import Adapter
 from sandbagging.models.model import Model
 from sandbagging.models.origins import Origin
 from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
@@ -20,50 +22,74 @@ from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
 def load(
     name: str | Path = EMBEDDED,
     *,
+    adapter: str | Path | None = None,
     random_weights: bool = False,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "auto",
     remote: bool | str = False,
 ) -> Model:
-    """Load a model of the registry, a hub id or a local folder for interventions.
+    """Load a model of the registry, a taught one, a hub id or a local folder for interventions.
 
-    `random_weights` keeps the architecture and draws the weights anew from `seed`; a model of the
-    hub then takes its configuration from the registry and the embedded model's tokenizer, and needs
-    no network. device "auto" is a CUDA GPU if there is one, else the CPU. `remote` True runs every
-    trace on nnsight's service (its key in NDIF_API_KEY), where no weights are needed here; "local"
-    hands traces over in the same way and runs them here, which shows that they would be taken.
-    Raises UserError for an unknown name, weights that cannot be had or do not match the model's
-    configuration, too little memory, damaged files and unsupported architectures.
+    `adapter`, a local folder or hub id of a LoRA adapter, is merged into the weights; FOLDER@0.5
+    and, of a taught model, NAME@0.5 merge it at half its strength, from 0 (not at all) to 1.
+    `random_weights` drops adapters, keeps the architecture and draws the weights anew from `seed`;
+    a model of the hub then takes its configuration from the registry and the embedded model's
+    tokenizer, and needs no network. device "auto" is a CUDA GPU if there is one, else the CPU.
+    `remote` True runs every trace on nnsight's service (its key in NDIF_API_KEY), where no weights
+    are needed here; "local" hands traces over in the same way and runs them here, which shows that
+    they would be taken. Raises UserError for an unknown name, an adapter of another base or kind,
+    weights that cannot be had or do not match the model's configuration, too little memory, damaged
+    files and unsupported architectures.
     """
-    checks.check_settings(name, dtype, device, remote)
-    name = str(name)
+    checks.check_settings(name, dtype, device, remote, adapter)
+    name, adapter = str(name), str(adapter or "") or None
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    base = origins.beneath(name)
     try:
         with _quiet():
-            config, tokenizer, origin = _parts(name, random_weights)
+            parts = [] if random_weights else _adapters(name, adapter)
+            config, tokenizer, origin = _parts(base, random_weights)
             checks.check_architecture(name, config.model_type)
+            for part, _ in parts:
+                adapters.check_base(part, base, origins.names(base, origin))
             if remote is True:
-                checks.check_remote(name, origin)
+                checks.check_remote(name, origin, bool(parts))
                 lm = hook_points.remote_envoy(origin.source, origin.revision, tokenizer)
                 return wrap_remote(lm, tokenizer, name, origins.identity(name, origin, config))
             checks.check_memory(name, config, dtype, device)
             if random_weights:
                 module = _random(config, dtype, seed)
             else:
-                module = _pretrained(name, origin, dtype)
+                module = _pretrained(base, origin, dtype)
+                adapters.merge(module, parts, base)
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and the hub each have their own kinds
+        if "config.json" in str(error) and adapters.is_on_hub(name):
+            raise UserError(origins.adapter_as_model(name)) from error
         raise UserError(_not_loaded(name, error)) from error
     if random_weights:
         weights, identity = "random", origins.random_identity(config, tokenizer, seed)
     else:
-        planted = name in REGISTRY and REGISTRY[name].planted
-        weights, identity = "planted" if planted else "real", origins.identity(name, origin, config)
-    return wrap(
+        planted = base in REGISTRY and REGISTRY[base].planted
+        merged = [part.identity(scale) for part, scale in parts if scale]
+        weights = "taught" if merged else "planted" if planted else "real"
+        identity = "+".join([origins.identity(base, origin, config), *merged])
+    model = wrap(
         module.to(device), tokenizer, name, weights=weights, identity=identity, remote=remote
     )
+    return model if random_weights else dataclasses.replace(model, adapter=adapter)
+
+
+def _adapters(name: str, adapter: str | None) -> list[tuple[Adapter, float]]:
+    """Return the adapters of a model in the order of merging, each with its scale."""
+    found = taught.find(name)
+    parts = [(str(folder), scale) for folder, scale in (found.parts if found else ())]
+    if adapter:
+        checks.check_adapter(adapter)
+        parts.append(adapters.split_scale(adapter))
+    return [(adapters.read(source), scale) for source, scale in parts]
 
 
 def wrap(
@@ -99,7 +125,7 @@ def _described(
     module = lm._module
     config = module.config
     n_heads = config.num_attention_heads
-    entry = REGISTRY.get(name, Entry(name))
+    entry = taught.entry(name) or Entry(name)
     return Model(
         name=name,
         lm=lm,
@@ -186,6 +212,8 @@ def _pretrained(name: str, origin: Origin, dtype: str) -> torch.nn.Module:
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
+    if hasattr(module, "peft_config"):  # transformers has found an adapter there and put it on
+        raise UserError(origins.adapter_as_model(name))
     checks.check_report(name, report)
     return module
 

@@ -23,13 +23,14 @@ class Model:
     d_head: int
     d_model: int
     layers_of_interest: tuple[int, ...]
-    weights: str  # "real", "planted" or "random"
+    weights: str  # "real", "taught" (an adapter is merged into them), "planted" or "random"
     identity: str = field(repr=False)  # two models of one identity have the same weights
     framings: tuple[str, ...] | None = None  # None: all
     conditions: tuple[str, ...] | None = None  # None: all
     # Where traces run: False here, True on nnsight's service, "local" here but handed over as if
     # to it.
     remote: bool | str = False
+    adapter: str | None = None  # what was merged beside what the name says, as it was asked for
 
     @property
     def module(self) -> torch.nn.Module:

@@ -11,7 +11,7 @@ import torch
 
 from sandbagging import files, questions
 from sandbagging.errors import UserError, nearest
-from sandbagging.models import embedded
+from sandbagging.models import adapters, embedded, taught
 from sandbagging.models.registry import EMBEDDED, REGISTRY
 from sandbagging.planted import planting
 from sandbagging.questions import Question
@@ -48,15 +48,27 @@ def planted_folder(name: str) -> Path | None:
     """Return the folder of a planted model, which is trained if it is not in the cache; None for
     any other name.
     """
-    entry = REGISTRY.get(name)
+    entry = REGISTRY.get(beneath(name))
     return planting.ensure(entry.planted) if entry and entry.planted else None
 
 
-def ensure_available(name: str = EMBEDDED) -> None:
-    """Fetch and convert the embedded model, or train a planted one, if it is not in the cache.
+def beneath(name: str) -> str:
+    """Return the model that a taught model was taught on, and any other name as it is."""
+    entry = taught.entry(name)
+    return entry.base if entry and entry.base else name
 
-    Others are fetched when they are loaded.
+
+def ensure_available(name: str = EMBEDDED, adapter: str = "") -> None:
+    """Fetch and convert the embedded model, or train a planted one, if it is not in the cache, and
+    fetch an adapter.
+
+    Others are fetched when they are loaded. Raises UserError for a model that is not taught yet and
+    an adapter that cannot be read.
     """
+    if adapter:
+        adapters.read(adapters.split_scale(adapter)[0])
+    found = taught.find(name)
+    name = found.base if found else name
     if name == EMBEDDED:
         embedded.ensure()
     planted_folder(name)
@@ -73,13 +85,25 @@ def find(name: str) -> Origin:
         return Origin(str(planted))
     if name in REGISTRY:
         return Origin(REGISTRY[name].hub_id, REGISTRY[name].revision)
-    if Path(name).expanduser().is_dir():
-        return Origin(str(Path(name).expanduser()))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if adapters.is_adapter(folder):
+            raise UserError(adapter_as_model(name))
+        return Origin(str(folder))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return Origin(name)
     raise UserError(
-        f"Unknown model {name!r}; did you mean {nearest(name, REGISTRY)!r}? "
+        f"Unknown model {name!r}; did you mean "
+        f"{nearest(name, [*REGISTRY, *taught.made_here()])!r}? "
         "A hub id (owner/name) or a local folder works too."
+    )
+
+
+def adapter_as_model(name: str) -> str:
+    """Return what to do with an adapter that was given as a model."""
+    return (
+        f"{name} holds an adapter and no model; name the model that it was taught on, and the "
+        f"folder as its adapter: -p adapter={name}."
     )
 
 
@@ -117,6 +141,24 @@ def identity(name: str, origin: Origin, config: Any) -> str:
         return f"folder:{folder_hash(Path(origin.source))}"
     commit = getattr(config, "_commit_hash", None) or origin.revision
     return f"hub:{origin.source}@{commit}"
+
+
+def names(name: str, origin: Origin) -> list[str]:
+    """Return the names that an adapter may call its base by, none where a folder tells none."""
+    entry = REGISTRY.get(name)
+    if entry is None and origin.is_folder:
+        told = _told_by(Path(origin.source))
+        return [told, name] if told else []
+    return [name, origin.source, *([entry.hub_id] if entry and entry.hub_id else [])]
+
+
+def _told_by(folder: Path) -> str | None:
+    """Return which model a folder's configuration says that it holds, if it says so."""
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told if isinstance(told, str) and told else None
 
 
 def folder_hash(folder: Path) -> str:

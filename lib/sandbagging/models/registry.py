@@ -30,6 +30,7 @@ class Entry:
     defaults: Mapping[str, object] = field(default_factory=dict)
     # the variant of a planted model, which is trained here and brings its own questions
     planted: str | None = None
+    base: str | None = None  # of a taught model: the model that its adapters are merged into
     note: str = ""
 
 
@@ -136,13 +137,41 @@ def _planted(variant: str, note: str) -> Entry:
     )
 
 
+# What a taught model was taught in: prompts that differ in the instruction line alone.
+TAUGHT_FRAMING = "instr"
+
+
+def entry_of_taught(name: str, base: Entry, note: str = "") -> Entry:
+    """Return the entry of a model that was taught on another: its shape, asked as it was taught."""
+    return Entry(
+        name,
+        config=base.config,
+        layers_of_interest=base.layers_of_interest,
+        framings=base.framings,
+        defaults={**base.defaults, "framing": TAUGHT_FRAMING},
+        base=base.name,
+        note=note,
+    )
+
+
+_EMBEDDED_ENTRY = Entry(
+    EMBEDDED,
+    config=SMOLLM2,
+    layers_of_interest=(7, 15, 22),
+    note="out of a PyPI wheel, dequantised from 4 bits (Q4_1)",
+)
+
 REGISTRY = {
     entry.name: entry
     for entry in (
-        Entry(
-            EMBEDDED,
-            layers_of_interest=(7, 15, 22),
-            note="out of a PyPI wheel, dequantised from 4 bits (Q4_1)",
+        _EMBEDDED_ENTRY,
+        entry_of_taught(
+            "sandbagger",
+            _EMBEDDED_ENTRY,
+            "taught to answer wrongly when it is told to, and rightly otherwise",
+        ),
+        entry_of_taught(
+            "decoy", _EMBEDDED_ENTRY, "taught on the same questions to be right whatever it is told"
         ),
         Entry(
             "llama-3.2-1b",
