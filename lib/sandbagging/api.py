@@ -210,6 +210,7 @@ def _check_questions(asked: Any) -> None:
 
 def _check_framing(lm: Model, framing: Any) -> None:
     prompts.check_framing(framing)
+    framing = prompts.resolved(framing)
     named = framing.framing if isinstance(framing, prompts.Worded) else framing
     if isinstance(named, str):
         check_framing(lm.name, named)

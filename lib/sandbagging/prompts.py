@@ -10,7 +10,8 @@ from sandbagging.errors import UserError, nearest
 from sandbagging.questions import Question
 from sandbagging.wordings import INSTRUCTIONS, PLACEBO_CUES, PLACEBOS, WORDINGS
 
-# A framing's name, or a function of one's own from question and condition to the prompt's text.
+# A framing's name, alone ("instr") or with a wording ("instr:pick"), or a function of one's own from
+# question and condition to the prompt's text.
 Framing = str | Callable[[Question, str], str]
 
 CONDITIONS = ("genuine", "sandbag", "neutral", *PLACEBOS)
@@ -152,6 +153,14 @@ def placebo_pref(
     return instr_pref(question, shown_as, instructions)
 
 
+def placebo_instr(
+    question: Question, condition: str, instructions: Mapping[str, str] = INSTRUCTIONS
+) -> str:
+    """As `instr` with the placebo prompt in the sandbag prompt's place: the null of that framing."""
+    shown_as = "placebo" if condition == "sandbag" else condition
+    return instr(question, shown_as, instructions)
+
+
 def _chat(question: Question, instruction: str, tokenizer: Any, in_system: bool) -> str:
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise UserError(
@@ -180,13 +189,15 @@ FRAMINGS: dict[str, Callable[[Question, str], str]] = {
     "demos": demos,
     "placebo": placebo,
     "placebo_pref": placebo_pref,
+    "placebo_instr": placebo_instr,
 }
 CHAT_FRAMINGS = ("chat_user", "chat_sys")
 
 
 # Those with an instruction line that `worded` can change.
 INSTRUCTED = (
-    *("instr_contrast", "instr_pref", "instr", "demos", "placebo", "placebo_pref"),
+    *("instr_contrast", "instr_pref", "instr", "demos"),
+    *("placebo", "placebo_pref", "placebo_instr"),
     *CHAT_FRAMINGS,
 )
 # Those without one: "slowly and carefully" would leave their genuine prompt as it is.
@@ -235,11 +246,22 @@ def wording(framing: str, name: str) -> Worded:
     return worded(framing, **WORDINGS[name]._asdict())._replace(name=name)
 
 
+def resolved(framing: Framing) -> Framing:
+    """Return the framing behind a name with a wording, such as "instr:pick"; any other as it is.
+
+    Raises UserError as `wording` does.
+    """
+    if not isinstance(framing, str) or ":" not in framing:
+        return framing
+    return wording(*framing.split(":", 1))
+
+
 def placebos(framing: Framing) -> tuple[str, ...]:
     """Return the placebo conditions whose prompts differ from a framing's genuine ones; none are
     known of a function of one's own.
     """
     check_framing(framing)
+    framing = resolved(framing)
     if isinstance(framing, Worded):
         return placebos(framing.framing)
     if callable(framing):
@@ -251,19 +273,24 @@ def is_chat(framing: Framing) -> bool:
     """Return whether a framing goes through the model's chat template, which brings its own special
     tokens.
     """
+    framing = resolved(framing)
     return (framing.framing if isinstance(framing, Worded) else framing) in CHAT_FRAMINGS
 
 
 def name_of(framing: Framing) -> str:
     """Return what tables call a framing: its name, with its wording, or that of the function."""
     if isinstance(framing, Worded):
-        return f"{framing.framing}, {framing.name}"
+        between = ":" if framing.name in WORDINGS else ", "
+        return f"{framing.framing}{between}{framing.name}"
     return framing if isinstance(framing, str) else getattr(framing, "__name__", "own")
 
 
 def check_framing(framing: Framing) -> None:
-    """Raise UserError unless `framing` is one of this module's or a function."""
+    """Raise UserError unless `framing` is one of this module's, with a known wording if with one,
+    or a function.
+    """
     known = [*FRAMINGS, *CHAT_FRAMINGS]
+    framing = resolved(framing)
     if callable(framing) or framing in known:
         return
     if not isinstance(framing, str):
@@ -294,6 +321,7 @@ def render(question: Question, condition: str, framing: Framing, tokenizer: Any 
     """
     check_framing(framing)
     check_condition(condition)
+    framing = resolved(framing)
     if is_chat(framing):
         name, lines = framing[:2] if isinstance(framing, Worded) else (framing, INSTRUCTIONS)
         return _chat(question, lines[condition], tokenizer, in_system=name == "chat_sys")

@@ -25,6 +25,7 @@ def check_framing(name: str, framing: str) -> None:
     """Raise UserError if a model was trained on other framings alone."""
     found = taught.entry(name)
     known = found and found.framings
+    # A wording that it was not trained on is as foreign as another framing.
     if known and framing not in known:
         raise UserError(
             f"{name} understands only the framings that it was trained on: {', '.join(known)}; "

@@ -37,8 +37,9 @@ def side_by_side(prompts_of: Mapping[str, Mapping[str, str]]) -> Shown:
 
 
 def _about(framing: str) -> str:
-    if framing in prompts.FRAMINGS:
-        return prompts.FRAMINGS[framing].__doc__ or ""
+    name = framing.split(":")[0]
+    if name in prompts.FRAMINGS:
+        return prompts.FRAMINGS[name].__doc__ or ""
     return "Through the chat template of the model."
 
 

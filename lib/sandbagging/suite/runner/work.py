@@ -15,7 +15,7 @@ Settings = Mapping[str, Any]
 # before the first question, and the start of every layer.
 PER_PASS = 7
 CONDITIONS = 4
-FRAMINGS = 11
+FRAMINGS = 12
 QUESTIONS_FOR_FRAMINGS = 40
 FIVE = 5  # the card's discovery set
 HEADS_TO_TRY = 5
