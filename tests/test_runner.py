@@ -14,7 +14,7 @@ from throwaway import command, wait_for
 from sandbagging.errors import UserError
 from sandbagging.suite import reports, runner, runs
 from sandbagging.suite.cli import main
-from sandbagging.suite.runner import execution, history, live, locks, nodes
+from sandbagging.suite.runner import executed, execution, history, live, locks, nodes
 
 
 def test_ctrl_c_ends_the_kernel_and_leaves_no_done_marker_and_the_folder_was_locked(repository):
@@ -204,7 +204,12 @@ def test_two_runs_of_one_command_go_side_by_side_with_the_numbers_of_one_at_a_ti
 
 
 def test_after_a_failure_nothing_new_begins_and_what_runs_may_end(repository, capsys):
-    (repository / "fail").write_text("if run == 'x': raise ValueError('odd')")
+    # The page of y goes on once that of x has stopped, so that it is running when x fails.
+    stopped = executed.failed_path("x", runs.notebook_of("00_baseline")).resolve()
+    (repository / "fail").write_text(
+        "if run == 'x': raise ValueError('odd')\n"
+        f"import pathlib\nwhile not pathlib.Path({str(stopped)!r}).exists(): time.sleep(0.02)"
+    )
     plans = [runner.plan("laptop", run) for run in ("x", "y")]
     with pytest.raises(runner.NotebookFailed, match="00_can_it_sandbag stopped in cell 6"):
         runner.execute(*plans, jobs=2)
