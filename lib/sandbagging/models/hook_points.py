@@ -123,10 +123,10 @@ def forward(
 
     `edits` maps a hook point to a function from its value to the new one, which must not change its
     argument. `start` = (L, resid [batch token d_model]) begins at block L with this residual
-    stream: the blocks below are skipped. `store` fills `stored` with every layer's keys and values;
-    a part of a pack (`Pack.part`) reads the rest from there. `dense` uses an ordinary attention
-    mask in place of tree attention (slower, the same numbers). Returns the residual stream after
-    the final norm [batch token d_model] and the values read.
+    stream: the blocks below are skipped. `store` fills `stored` with every layer's keys and values
+    of the tokens that are run; a part of a pack (`Pack.part`) reads the rest from there. `dense`
+    uses an ordinary attention mask in place of tree attention (slower, the same numbers). Returns
+    the residual stream after the final norm [batch token d_model] and the values read.
     """
     if model.remote and pack.index is not None:
         return _part_of_whole(model, pack, edits or {}, reads, start, stored)
@@ -287,6 +287,23 @@ def log_probs(model: Model, hidden: Tensor, row: Tensor, target: Tensor) -> Tens
         logits = attrgetter(where)(lm)(hidden).float()
         # not the logits, which are large, but what is read
         found = (logits[row, target] - torch.logsumexp(logits, -1)[row]).save()
+    return found
+
+
+def most_likely(model: Model, hidden: Tensor) -> Tensor:
+    """Return the token id [row] with the largest logit at each row of the normed residual stream
+    [row d_model].
+    """
+    if not model.remote:
+        with torch.no_grad():
+            return unembedding(model.module)(hidden).argmax(-1)
+    lm, where = model.lm, NAMES[model.architecture].unembedding
+    with (
+        _sentences(model),
+        torch.no_grad(),
+        lm.trace(input_ids=torch.zeros(1, 1, dtype=torch.long), **_where(model)),
+    ):
+        found = attrgetter(where)(lm)(hidden).argmax(-1).save()
     return found
 
 

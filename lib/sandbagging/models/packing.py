@@ -11,6 +11,7 @@ token is computed once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -183,7 +184,7 @@ def pack(encoded: Sequence[Encoded], n_prefix: int | None = None) -> Pack:
             target.extend(option)
             target_option.extend([q * n_options + k] * len(option))
             add(option[:-1], len(item.prompt), q, 1 + k)
-    as_tensor = torch.tensor
+    as_tensor = partial(torch.tensor, dtype=torch.long)  # a list may be empty
     return Pack(
         as_tensor(ids),
         as_tensor(positions),

@@ -7,7 +7,8 @@ forward call is given `tree=`; any other call of the same model takes torch's ow
 
 A part of a pack can be run alone (`Pack.part`): the keys and values of the tokens that are left out
 then come from an earlier run of the whole pack, which is right exactly as long as nothing that
-these tokens depend on was edited.
+these tokens depend on was edited. Parts can also be run one after another, each storing its keys
+and values beside those of the parts before it: so text is written token by token.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Tree:
     visible: Tensor  # [block query_slot key_slot] bool
     slot_of: Tensor  # [token run behind the prefix] its place in the flattened block x query_slot
     index: Tensor | None  # [token run] its index in the whole pack, None if all are run
-    # filled by a whole run if `store`, read by a run of a part
+    n_tokens: int  # of the whole pack
+    # filled by whatever is run if `store`, read by a run of a part
     stored: KeysValues = field(default_factory=dict)
     store: bool = False
 
@@ -59,17 +61,19 @@ def tree_of(
     store: bool = False,
 ) -> Tree:
     """Return the index tensors of a pack; `stored` holds the keys and values that a part takes
-    over.
+    over. Blocks of which nothing is run are left out.
     """
     whole = pack.whole or pack
     n = whole.n_prefix
     run = torch.arange(whole.n_tokens) if pack.index is None else pack.index
     behind = run[run >= n] - n
+    blocks, block = torch.unique(whole.block[n:][behind], return_inverse=True)
     keys, key_branch, _ = _slots(
         whole.block[n:], whole.branch[n:], torch.arange(whole.n_tokens - n)
     )
+    keys, key_branch = keys[blocks], key_branch[blocks]
     queries, query_branch, slot_of = _slots(
-        whole.block[n:][behind], whole.branch[n:][behind], torch.arange(len(behind))
+        block, whole.branch[n:][behind], torch.arange(len(behind))
     )
     earlier = keys[:, None, :] <= behind[queries][:, :, None]
     visible = earlier & (
@@ -83,6 +87,7 @@ def tree_of(
         visible.to(device),
         slot_of.to(device),
         None if pack.index is None else run.to(device),
+        whole.n_tokens,
         {} if stored is None else stored,
         store,
     )
@@ -122,8 +127,8 @@ def tree_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
     if tree.store:
-        tree.stored[module.layer_idx] = (key, value)
-    if tree.index is not None:
+        key, value = _kept(tree, module.layer_idx, key, value)
+    elif tree.index is not None:
         key, value = (
             _completed(new, old, tree.index)
             for new, old in zip((key, value), tree.stored[module.layer_idx], strict=True)
@@ -148,6 +153,22 @@ def tree_attention(
         )
     )
     return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _kept(tree: Tree, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Store the keys and values of the tokens that are run, and return those of all tokens: zero
+    where nothing was run so far.
+    """
+    if tree.index is None:
+        tree.stored[layer] = (key, value)
+    elif layer not in tree.stored:
+        tree.stored[layer] = tuple(
+            x.new_zeros(*x.shape[:2], tree.n_tokens, x.shape[-1]) for x in (key, value)
+        )
+    if tree.index is not None:
+        for whole, new in zip(tree.stored[layer], (key, value), strict=True):
+            whole[:, :, tree.index] = new
+    return tree.stored[layer]
 
 
 def _completed(new: Tensor, stored: Tensor, run: Tensor) -> Tensor:

@@ -199,7 +199,9 @@ def _described(value: Any) -> str:
     if isinstance(value, set | frozenset):
         return "set[" + ",".join(sorted(map(_described, value))) + "]"
     if callable(value):
-        return f"code:{_source(value)}"
+        return f"code:{_source(value)}" + "".join(map(_described, _closed_over(value)))
+    if isinstance(value, slice):
+        return f"slice:{value}"
     return _described_array(value)
 
 
@@ -218,6 +220,13 @@ def _content(path: Path) -> str:
         return files.sha256(path)
     inside = sorted(p for p in path.rglob("*") if p.is_file())
     return str([(p.relative_to(path).as_posix(), files.sha256(p)) for p in inside])
+
+
+def _closed_over(function: Callable) -> list[Any]:
+    """Return what a function takes from the function that made it: which heads an edit zeroes, for
+    one.
+    """
+    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
 
 
 def _source(function: Callable) -> str:
