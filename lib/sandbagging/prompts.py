@@ -10,8 +10,8 @@ from sandbagging.errors import UserError, nearest
 from sandbagging.questions import Question
 from sandbagging.wordings import INSTRUCTIONS, PLACEBO_CUES, PLACEBOS, WORDINGS
 
-# A framing's name, alone ("instr") or with a wording ("instr:pick"), or a function of one's own from
-# question and condition to the prompt's text.
+# A framing's name, alone ("instr") or with a wording ("instr:pick"), or a function of one's own
+# from question and condition to the prompt's text.
 Framing = str | Callable[[Question, str], str]
 
 CONDITIONS = ("genuine", "sandbag", "neutral", *PLACEBOS)
