@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import sandbagging as sb
-from sandbagging import gaps, metrics, saes
+from sandbagging import gaps, generation, metrics, saes
 from sandbagging.heads import interventions, sweep
 from sandbagging.heads.head import Head
 from sandbagging.models.hook_points import HookPoint
+from sandbagging.questions import Question
 
 
 def test_importing_it_imports_nothing_heavy():
@@ -77,6 +78,20 @@ def test_edits_are_those_of_the_forward_pass(tiny_llama, tiny_questions):
     assert table.set_index("question_id").loc[one, "choice_len"].to_numpy() == pytest.approx(0.25)
 
 
+def test_answers_are_written_and_graded(tiny_llama, tiny_questions):
+    table = sb.answers(tiny_llama, tiny_questions, heads="L2H1")
+    assert list(table) == ["question_id", "condition", "framing", "heads", "text", "verdict"]
+    edits = interventions.ablate_heads(tiny_llama, [(2, 1)])
+    for condition in ("genuine", "sandbag"):
+        part = table[table["condition"] == condition].reset_index(drop=True)
+        plain = generation.write(tiny_llama, tiny_questions, condition, "instr", edits=edits)
+        pd.testing.assert_frame_equal(part.drop(columns=["heads", "verdict"]), plain)
+    assert table["text"].str.len().max() > 0 and set(table["heads"]) == {"L2H1"}
+    first = Question("q", "toys", "What barks?", table["text"][0].split()[0], ("?", "??"))
+    again = sb.answers(tiny_llama, [first], "genuine", heads="L2H1")
+    assert again["verdict"].tolist() == ["right"]
+
+
 # Effects ------------------------------------------------------------------------------------------
 
 
@@ -136,6 +151,17 @@ MISUSE = {
         lambda lm, q: sb.score("smollm2", q),
         "The first argument is a model, not 'smollm2'",
     ),
+    "nobody to answer": (lambda lm, q: sb.answers(None, q), "The first argument is a model"),
+    "nothing to answer": (lambda lm, q: sb.answers(lm, []), "no questions to ask"),
+    "answers in a framing": (
+        lambda lm, q: sb.answers(lm, q, framing="inst"),
+        "did you mean 'instr'",
+    ),
+    "answers under a condition": (
+        lambda lm, q: sb.answers(lm, q, "genuin"),
+        "did you mean 'genuine'",
+    ),
+    "answers without heads": (lambda lm, q: sb.answers(lm, q, heads="L4H0"), "does not exist"),
     "no list": (lambda lm, q: sb.score(lm, "test"), "Questions are a list, not 'test'"),
     "no questions": (lambda lm, q: sb.score(lm, []), "no questions to ask"),
     "no question": (lambda lm, q: sb.score(lm, ["What barks?"]), "'What barks.' is no question"),

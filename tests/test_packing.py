@@ -191,3 +191,22 @@ def test_a_tokenizer_that_begins_every_text_with_a_space_is_read_right():
     assert fast(" dog", add_special_tokens=False).input_ids == [5, 2]  # two spaces: another text
     item = packing.encode(fast, "q-1", "Answer:", ["dog", "blue whale"])
     assert (item.prompt, item.options) == ([1], [[2], [3, 4]])
+
+
+def test_parts_run_one_after_another_equal_the_whole(tiny, tiny_questions):
+    """The prompts first, then answer tokens on top of what is stored: those of some blocks, then
+    more of fewer.
+    """
+    pack = packing.pack(encoded(tiny.tokenizer, tiny_questions[:5]))
+    whole, _ = hook_points.forward(tiny, pack)
+    prompt = ((pack.block < 0) | (pack.branch == 0)).nonzero().squeeze(1)
+    follows = torch.cat([torch.tensor([False]), pack.branch[1:] == pack.branch[:-1]])
+    first = ((pack.branch > 0) & ~follows).nonzero().squeeze(1)
+    second = ((pack.branch > 0) & follows).nonzero().squeeze(1)
+    assert len({*pack.block[second].tolist()}) < len({*pack.block[first].tolist()})
+    stored = {}
+    for run in (prompt, first, second):
+        part = packing.replace(pack, read_at=run[:0]).part(run)
+        some, _ = hook_points.forward(tiny, part, stored=stored, store=True)
+        assert torch.allclose(whole[:, run], some, atol=1e-4)
+    assert stored[0][0].shape[2] == pack.n_tokens

@@ -31,7 +31,7 @@ def local(tiny):
 
 def close(plain: dict, remote: dict) -> None:
     for name in plain:
-        np.testing.assert_allclose(plain[name], remote[name], rtol=2e-4, atol=2e-6)  # of log-odds near 0
+        np.testing.assert_allclose(plain[name], remote[name], rtol=2e-4, atol=2e-6)
 
 
 def test_scores(tiny, local, tiny_questions):

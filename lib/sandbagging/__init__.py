@@ -21,6 +21,7 @@ FACE = {
     "load": "sandbagging.models:load",
     "questions": "sandbagging.questions",
     "score": "sandbagging.api:score",
+    "answers": "sandbagging.api:answers",
     "effect": "sandbagging.api:effect",
     "sweep": "sandbagging.api:sweep_heads",
     "swap": "sandbagging.api:swap",

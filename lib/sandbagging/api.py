@@ -1,12 +1,12 @@
 """What `import sandbagging as sb` offers: ask, change, compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sandbagging import activations, gaps, metrics, prompts
+from sandbagging import activations, gaps, generation, grading, metrics, prompts
 from sandbagging.errors import UserError, nearest
 from sandbagging.heads import estimates, head, interventions, sweep
 from sandbagging.models import check_framing
@@ -44,6 +44,42 @@ def score(
     The column heads names those that were zeroed, "" where none were. Raises UserError, in one
     sentence, for whatever cannot be asked.
     """
+    return _each(metrics.score, lm, asked, conditions, framing, heads, edits)
+
+
+def answers(
+    lm: Model,
+    asked: Sequence[Question],
+    conditions: str | Sequence[str] = ("genuine", "sandbag"),
+    framing: Framing | Sequence[Framing] = "instr",
+    *,
+    heads: HeadNames | None = None,
+    edits: Mapping[HookPoint, Edit] | None = None,
+) -> pd.DataFrame:
+    """Return what the model writes by itself behind each prompt, and what that is worth:
+    question_id, condition, framing, heads, text, verdict ("right", "listed wrong", "something
+    else").
+
+    `heads` and `edits` as in `score`; they apply to the tokens that are written too. The text is
+    greedy, one line, at most 12 tokens; for the verdict see `grading`. Raises UserError, in one
+    sentence, for whatever cannot be asked.
+    """
+    table = _each(generation.write, lm, asked, conditions, framing, heads, edits)
+    return grading.graded(table, asked)
+
+
+def _each(
+    ask: Callable[..., pd.DataFrame],
+    lm: Model,
+    asked: Sequence[Question],
+    conditions: str | Sequence[str],
+    framing: Framing | Sequence[Framing],
+    heads: HeadNames | None,
+    edits: Mapping[HookPoint, Edit] | None,
+) -> pd.DataFrame:
+    """Return the tables of all framings and conditions, stacked, with the heads that were
+    zeroed.
+    """
     _check_model(lm)
     _check_questions(asked)
     if heads is not None and edits is not None:
@@ -58,7 +94,7 @@ def score(
     tables = []
     for one in framings:
         _check_framing(lm, one)
-        tables += [metrics.score(lm, asked, c, one, edits=edits) for c in conditions]
+        tables += [ask(lm, asked, c, one, edits=edits) for c in conditions]
     table = pd.concat(tables, ignore_index=True)
     table.insert(3, "heads", head.join(zeroed, " "))
     return table

@@ -71,7 +71,7 @@ def write(
             "question_id": [item.question_id for item in items],
             "condition": condition,
             "framing": prompts.name_of(framing),
-            "text": [_decoded(model, ids).split("\n")[0].strip() for ids in written],
+            "text": [_text(model, ids) for ids in written],
         }
     )
 
@@ -156,6 +156,12 @@ def end_tokens(model: Model) -> set[int]:
     named = getattr(settings, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
     return {i for i in (model.tokenizer.eos_token_id, *ids) if i is not None}
+
+
+def _text(model: Model, ids: list[int]) -> str:
+    """Return an answer's line, without what ended it."""
+    shown = ids[:-1] if ids[-1] in end_tokens(model) else ids
+    return _decoded(model, shown).split("\n")[0].strip()
 
 
 def _decoded(model: Model, ids: list[int]) -> str:
