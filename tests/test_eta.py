@@ -152,3 +152,16 @@ def test_replay_what_is_shown_is_within_half_of_the_truth(path):
     assert len(shown) > 10
     for left, truly in shown:
         assert truly / 1.5 - eta.SLACK <= left <= 1.5 * truly + eta.SLACK, (left, truly)
+
+
+def test_no_estimate_once_a_page_has_taken_its_time_and_its_last_loop_has_ended():
+    clock = estimator()
+    clock.start(A, 0.0)
+    clock.finish(A, 30.0, 20.0)
+    clock.start(C, 30.0)
+    clock.finish(C, 90.0, 50.0)
+    clock.start(B, 90.0)
+    clock.report(B, "first half", 1, 2, 120.0)
+    clock.report(B, "first half", 2, 2, 195.0)
+    assert clock.seconds_left(196.0) == 4
+    assert clock.seconds_left(230.0) is None, "past its time, and what follows is not known"

@@ -156,7 +156,7 @@ def placebo_pref(
 def placebo_instr(
     question: Question, condition: str, instructions: Mapping[str, str] = INSTRUCTIONS
 ) -> str:
-    """As `instr` with the placebo prompt in the sandbag prompt's place: the null of that framing."""
+    """As `instr` with the placebo prompt in the sandbag prompt's place: its null."""
     shown_as = "placebo" if condition == "sandbag" else condition
     return instr(question, shown_as, instructions)
 

@@ -16,7 +16,7 @@ from sandbagging.suite.runner.history import Expected
 Key = tuple[str, str]
 TELLING = "telling"
 SEEN_SHARE = 2 / 3  # of the seconds that are left, those of kinds that this run has seen
-OVER = 1.5  # a page that takes longer than this many times what was expected is not understood
+OVER = 1.15  # a page that takes longer than this many times what was expected is not understood
 PRIOR = 20.0  # seconds of work that speak for a machine as fast as the one of the run before
 APART = 1.4  # of what was seen and what is thought: further apart, there is no estimate yet
 SLACK = 15.0  # seconds within which nobody minds
@@ -128,7 +128,7 @@ class Estimator:
             return whole
         here = now - self.began[key]
         of_loop = self._loop_left(key, now)
-        if here > OVER * whole + SLACK and of_loop is None:
+        if here > OVER * whole + SLACK / 2 and (of_loop or 0.0) < SLACK:
             return None
         return max(whole - here, of_loop or 0.0, 0.0)
 
