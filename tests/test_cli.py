@@ -92,9 +92,15 @@ def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
     from sandbagging import models
 
     asked = []
-    monkeypatch.setattr(models, "ensure_available", asked.append)
+    monkeypatch.setattr(
+        models, "ensure_available", lambda name, adapter: asked.append(name + adapter)
+    )
     assert main(["fetch"]) == 0 and main(["fetch", "organism-null"]) == 0
-    assert asked == [models.EMBEDDED, "organism-null"] and "in place" in capsys.readouterr().out
+    assert main(["fetch", "tinyllama", "--adapter", "+lora"]) == 0
+    assert (
+        asked == [models.EMBEDDED, "organism-null", "tinyllama+lora"]
+        and "in place" in capsys.readouterr().out
+    )
 
 
 def test_random_weights_is_a_parameter_like_any_other(empty, monkeypatch):

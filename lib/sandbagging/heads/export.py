@@ -20,6 +20,7 @@ def export_ablated(
     heads: Sequence[Head],
     folder: Path | str,
     *,
+    adapter: str | Path | None = None,
     random_weights: bool = False,
     seed: int = 0,
 ) -> dict:
@@ -27,16 +28,18 @@ def export_ablated(
     the weights says.
 
     Zeroed are the columns [head*d_head, (head+1)*d_head) of each layer's W_O, in float32; scores
-    equal those of `interventions.ablate_heads` bit for bit at equal batch shape. Any program that
-    loads transformers folders reads it. Raises UserError for heads that do not exist, none at all,
-    a folder that holds something, and too little disk.
+    equal those of `interventions.ablate_heads` bit for bit at equal batch shape. Adapters are
+    merged first, so that any program which loads transformers folders reads it. Raises UserError
+    for heads that do not exist, none at all, a folder that holds something, and too little disk.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already and is not empty; name a new folder.")
     if not heads:
         raise UserError("No head is named; name at least one, such as L17H6.")
-    model = models.load(name, random_weights=random_weights, seed=seed, device="cpu")
+    model = models.load(
+        name, adapter=adapter, random_weights=random_weights, seed=seed, device="cpu"
+    )
     check(model, heads)
     log = _log(model, heads, seed)
     _check_disk(folder, model.n_params * 4)
@@ -60,11 +63,13 @@ def _log(model: models.Model, heads: Sequence[Head], seed: int) -> dict:
         ]
         nonzero[str(Head(layer, head))] = int(columns.count_nonzero())
     zeroed = len(heads) * model.d_head * model.d_model
-    entry = models.REGISTRY.get(model.name)
+    entry = models.entry(model.name)
     return {
         "model": model.name,
         "hub_id": entry and entry.hub_id,
         "revision": entry and entry.revision,
+        "base": entry and entry.base,
+        "adapter": model.adapter,
         "weights": model.weights,
         "seed": seed if model.weights == "random" else None,
         "heads": [str(Head(*head)) for head in heads],

@@ -64,8 +64,10 @@ def readme(metrics: list[dict[str, Any]], metadata: dict[str, Any], repository: 
     table of measured quality.
     """
     model_name, recipe = metadata["model_name"], metrics[0]["recipe"]
-    entry = models.REGISTRY.get(model_name)
-    base = BASES.get(model_name) or (entry.hub_id if entry is not None else model_name)
+    entry = models.entry(model_name)
+    beneath = entry.base if entry and entry.base else model_name
+    entry = models.entry(beneath)
+    base = BASES.get(beneath) or (entry.hub_id if entry is not None else beneath)
     layers = sorted({m["layer"] for m in metrics})
     return f"""---
 library_name: saelens

@@ -152,6 +152,7 @@ def _more(commands: argparse._SubParsersAction) -> None:
         "fetch", help="fetch a model now, so that later runs need no network"
     )
     _option(fetch, "model", nargs="?", metavar="MODEL", help="default: the embedded model")
+    _option(fetch, "--adapter", default="", metavar="ADAPTER", help="a hub id, fetched as well")
     export = commands.add_parser(
         "export-ablated", help="write a model whose heads are zeroed in its weights"
     )
@@ -166,6 +167,10 @@ def _more(commands: argparse._SubParsersAction) -> None:
     _option(
         export, "--run", metavar="NAME",
         help="take model and heads from this run's notebook 07 or 08",
+    )  # fmt: skip
+    _option(
+        export, "--adapter", default="", metavar="ADAPTER",
+        help="a folder or hub id to merge first; default: that of --run where it says the model",
     )  # fmt: skip
     _option(
         export, "--random-weights", action="store_true",
@@ -208,8 +213,8 @@ def _check_tags(tags: Sequence[str], overrides: dict[str, str]) -> None:
 
     model = overrides.get("model", models.EMBEDDED)
     layers = yaml.safe_load(overrides.get("layers", "null"))
-    if not layers and model in models.REGISTRY:
-        layers = models.REGISTRY[model].layers_of_interest
+    if not layers and models.entry(model):
+        layers = models.entry(model).layers_of_interest
     if layers:
         saes.matching(tags, saes.short_name(model), layers)
 
@@ -257,17 +262,22 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 def _models(arguments: argparse.Namespace) -> None:
     from sandbagging import models
+    from sandbagging.models import taught
 
     for name, entry in models.REGISTRY.items():
-        source = entry.hub_id or ("trained here" if entry.planted else "in the package index")
+        place = "trained here" if entry.planted else "in the package index"
+        source = f"an adapter on {entry.base}" if entry.base else entry.hub_id or place
         print(f"{name:<24}{source:<52}{entry.note}".rstrip())
+    for name in taught.made_here():
+        print(f"{name:<24}{f'an adapter on {models.entry(name).base}':<52}taught here")
     print("Any hub id (owner/name) or local folder of a Llama or GPT-NeoX model works too.")
+    print("NAME@0.5 is a taught model with half of what it was taught; adapters: -p adapter=...")
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from sandbagging import models
 
-    models.ensure_available(arguments.model or models.EMBEDDED)
+    models.ensure_available(arguments.model or models.EMBEDDED, arguments.adapter)
     print("The model is in place.")
 
 
@@ -324,15 +334,17 @@ def _export_ablated(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import heads_of_run
 
     model, heads = arguments.model, " ".join(arguments.heads)
-    random_weights, seed = arguments.random_weights, 0
+    adapter, random_weights, seed = arguments.adapter, arguments.random_weights, 0
     if arguments.run:
         of_run = heads_of_run.of_run(arguments.run)
+        adapter = adapter or (of_run.adapter if not model else "")
         model, heads = model or of_run.model, heads or of_run.heads
         random_weights, seed = random_weights or of_run.random_weights, of_run.seed
     log = export.export_ablated(
         model or models.EMBEDDED,
         parse(heads) if heads else [],
         arguments.folder,
+        adapter=adapter,
         random_weights=random_weights,
         seed=seed,
     )

@@ -14,6 +14,7 @@ class OfRun(NamedTuple):
     heads: str
     random_weights: bool
     seed: int
+    adapter: str = ""
 
 
 def of_run(run: str) -> OfRun:
@@ -26,7 +27,10 @@ def of_run(run: str) -> OfRun:
             heads = nested.read_json(run, artefact, name)["heads"]
             settings = runs.read_manifest(run, "00_baseline")["parameters"]
             random_weights, seed = settings["random_weights"], settings["seed"]
-            return OfRun(settings["model"], join(parse(heads), " "), random_weights, seed)
+            model, adapter = (
+                runs.from_notebooks(settings.get(name, "")) for name in ("model", "adapter")
+            )
+            return OfRun(model, join(parse(heads), " "), random_weights, seed, adapter)
     raise UserError(
         f"The run {run} has found no heads yet: run notebook 07_find_the_heads first, "
         "or name heads with --heads."

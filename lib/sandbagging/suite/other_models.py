@@ -6,9 +6,12 @@ run of its own, nested in the run that compares them (RUN/pythia-160m and so on)
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from sandbagging import models
 from sandbagging.errors import UserError
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
@@ -32,14 +35,13 @@ def row(run: str) -> dict:
     settings = runs.read_manifest(run, "00_baseline")["parameters"]
     gate = nested.read_json(run, "00_baseline")["gate"]
     circuit = nested.read_json(run, "08_circuit")
-    entry = REGISTRY.get(settings["model"])
+    entry = models.entry(settings["model"])
     estimates = {"gap": Estimate.from_dict(gate["gap_p_full"])}
     estimates |= {name: Estimate.from_dict(circuit[key]) for name, key in KEYS.items()}
-    planted = entry is not None and entry.planted is not None
     return {
-        "model": settings["model"],
+        "model": _named(settings),
         "revision": entry and entry.revision,
-        "weights": "random" if settings["random_weights"] else "planted" if planted else "real",
+        "weights": _weights(settings),
         "framing": settings["framing"],
         "run": run,
         "gate": "open" if gate["open"] else "closed",
@@ -50,6 +52,25 @@ def row(run: str) -> dict:
         "survives": bool(circuit["survives"]["value"]),
         "missing": None,
     }
+
+
+def _named(settings: Mapping[str, Any]) -> str:
+    """Return a run's model by name, and with the adapter that was merged into it."""
+    adapter = "" if settings["random_weights"] else settings.get("adapter", "")
+    return settings["model"] + (f" + {Path(adapter).name}" if adapter else "")
+
+
+def _weights(settings: Mapping[str, Any]) -> str:
+    """Return what a run's weights are: random, taught, planted or real."""
+    if settings["random_weights"]:
+        return "random"
+    return "taught" if settings.get("adapter") else _weights_of(models.entry(settings["model"]))
+
+
+def _weights_of(entry: models.Entry | None) -> str:
+    if entry is None:
+        return "real"
+    return "taught" if entry.base else "planted" if entry.planted else "real"
 
 
 def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, float]:
@@ -78,7 +99,7 @@ def table(run: str, only: Sequence[str] = ()) -> pd.DataFrame:
     measured = {line["model"] for line in lines if line["weights"] != "random"}
     lines += [
         {"model": name, "revision": entry.revision, "missing": missing(name, run),
-         "weights": "planted" if entry.planted else "real"}
+         "weights": _weights_of(entry)}
         for name, entry in REGISTRY.items() if name not in measured
     ]  # fmt: skip
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sandbagging import metrics
+from sandbagging import metrics, models
 from sandbagging.heads.head import Head, parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import runs
@@ -32,6 +33,7 @@ class Artefacts(NamedTuple):
     draws: pd.DataFrame
     models: pd.DataFrame  # 09: one row per model
     summary: dict  # 08: joint, joint_neutral, specific_portion, random_uniform, survives, ...
+    adapter: str = ""  # what was merged into the model beside what its name says
 
     @classmethod
     def read(cls, step: runs.Step) -> Artefacts:
@@ -54,6 +56,7 @@ class Artefacts(NamedTuple):
             draws=step.read_table("08_circuit", "draws.csv"),
             models=step.read_table("09_models", "models.csv"),
             summary=summary,
+            adapter=str(step.setting("adapter")),
         )
 
     def recorded(self, *names: str) -> Estimate | None:
@@ -68,8 +71,19 @@ class Artefacts(NamedTuple):
         """The model in words, with what is special about its weights."""
         if self.random_weights:
             return f"{self.model}, random weights"
-        dequantised = self.model in DEQUANTISED
-        return self.model + (", dequantised from 4 bits (Q4_1)" if dequantised else "")
+        entry = models.entry(self.model)
+        base = entry.base if entry and entry.base else self.model
+        special = [
+            f" + {Path(self.adapter).name}" if self.adapter else "",
+            f", taught on {base}" if base != self.model else "",
+            ", dequantised from 4 bits (Q4_1)" if base in DEQUANTISED else "",
+        ]
+        return self.model + "".join(special)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the weights are those that the model's name stands for."""
+        return not self.random_weights and not self.adapter
 
 
 def joint_by_question(

@@ -34,7 +34,7 @@ WITHOUT_GATE = (*SEPARATION, "p_genuine", "p_sandbag")
 
 def judge(entry: dict, found: Measurement, a: Artefacts) -> Judgement:
     """Return the verdict on one claim of `published`, from what the run measured."""
-    same = bool(found.own_model) or (same_model(entry["model"], a.model) and not a.random_weights)
+    same = bool(found.own_model) or (same_model(entry["model"], a.model) and a.untouched)
     if entry["kind"] != "finding":
         return Judgement(NO_FINDING, "how things were made, or what the release holds")
     if not a.gate["open"] and not found.own_model and entry["claim"] not in WITHOUT_GATE:

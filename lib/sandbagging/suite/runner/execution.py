@@ -152,12 +152,16 @@ def why(node: Node) -> str | None:
 
 def _ensure_models(nodes: Sequence[Node]) -> None:
     """Fetch what the notebooks will load, before the first one starts."""
-    names = {node.step.parameters.get("model") for node in nodes}
-    if names - {None}:
+    wanted = set()
+    for given in (node.step.parameters for node in nodes):
+        if isinstance(given.get("model"), str):
+            adapter = "" if given.get("random_weights") else given.get("adapter", "")
+            wanted.add((given["model"], runs.from_notebooks(adapter)))
+    if wanted:
         from sandbagging import models
 
-        for name in sorted(name for name in names if isinstance(name, str)):
-            models.ensure_available(name)
+        for name, adapter in sorted(wanted):
+            models.ensure_available(name, adapter)
 
 
 def _prepare(node: Node) -> None:

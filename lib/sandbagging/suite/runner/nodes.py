@@ -70,14 +70,14 @@ def default_jobs(nodes: Sequence[Node]) -> int:
 
 def _weight_bytes(model: str) -> int | None:
     """Return about how large a model's weights are, or None where nothing is known."""
-    from sandbagging.models.registry import EMBEDDED, REGISTRY, SMOLLM2
+    from sandbagging import models
 
-    entry = REGISTRY.get(model)
+    entry = models.entry(model)
     if entry is None:
         return None
     if entry.planted:
         return 0
-    config = SMOLLM2 if model == EMBEDDED else entry.config
+    config = entry.config
     if config is None:
         return None
     blocks = 12 * config["num_hidden_layers"] * config["hidden_size"] ** 2

@@ -206,23 +206,25 @@ def _given(
     found = {}
     for name, parameter in own.items():
         if name in values:
-            found[name] = from_here(parameters.check_value(parameter, values[name], set_file))
+            found[name] = from_here(parameters.check_value(parameter, values[name], set_file), name)
         if name in overrides:
             value = parameters.literal(name, overrides[name], parameter)
-            found[name] = from_here(parameters.check_value(parameter, value, "-p"))
+            found[name] = from_here(parameters.check_value(parameter, value, "-p"), name)
     return found
 
 
-def from_here(value: Any) -> Any:
+def from_here(value: Any, name: str = "") -> Any:
     """Return a file or folder that is named from where the user stands as the notebook names it.
 
-    Notebooks run in their own folder. What is no such name comes back as it is.
+    Notebooks run in their own folder. What is no such name comes back as it is; a scale behind it
+    (FOLDER@0.5) stays there. A name without slash or ending means a folder as an `adapter` alone.
     """
-    if isinstance(value, str) and ("/" in value or Path(value).suffix):
+    if isinstance(value, str) and ("/" in value or Path(value).suffix or name == "adapter"):
         with contextlib.suppress(OSError, ValueError, RuntimeError):
-            path = Path(value).expanduser()
-            if path.exists() and not Path(value).is_absolute():
-                return os.path.relpath(path.resolve(), runs.notebooks_folder().resolve())
+            folder, scale = runs.name_and_scale(value)
+            path = Path(folder).expanduser()
+            if folder and path.exists() and not Path(folder).is_absolute():
+                return os.path.relpath(path.resolve(), runs.notebooks_folder().resolve()) + scale
     return value
 
 
@@ -233,6 +235,7 @@ def _model_defaults(values: Mapping[str, Any], overrides: Mapping[str, str]) -> 
         name = parameters.literal("model", overrides["model"], None)
     if not isinstance(name, str):
         return {}
-    from sandbagging.models.registry import REGISTRY
+    from sandbagging import models
 
-    return dict(REGISTRY[name].defaults) if name in REGISTRY else {}
+    entry = models.entry(name)
+    return dict(entry.defaults) if entry else {}

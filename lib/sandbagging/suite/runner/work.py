@@ -35,16 +35,16 @@ class Shape(NamedTuple):
 
 def shape_of(model: str) -> Shape | None:
     """Return the shape of a model that has a name here, or None."""
-    from sandbagging.models.registry import EMBEDDED, REGISTRY, SMOLLM2
+    from sandbagging import models
 
-    entry = REGISTRY.get(model)
+    entry = models.entry(model)
     if entry is None:
         return None
     if entry.planted:
         from sandbagging.planted import base
 
         return Shape(base.N_LAYERS, base.N_HEADS, base.D_MODEL, tuple(entry.layers_of_interest))
-    config = SMOLLM2 if model == EMBEDDED else entry.config
+    config = entry.config
     if config is None:
         return None
     n_layers = config["num_hidden_layers"]

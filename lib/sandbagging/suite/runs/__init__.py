@@ -16,6 +16,8 @@ from sandbagging.suite.runs.places import (
     NOTEBOOKS,
     STORED,
     Notebook,
+    from_notebooks,
+    name_and_scale,
     notebook_of,
     notebook_path,
     notebooks_folder,
@@ -28,8 +30,9 @@ from sandbagging.suite.runs.steps import Step, begin, plain, refuse_reference
 
 __all__ = [
     "LOCK", "MANIFEST", "NOTEBOOKS", "STORED", "Notebook", "Step", "begin", "content_hash",
-    "damaged_file", "declared_names", "library_hashes", "nested_runs", "notebook_code",
-    "notebook_of", "notebook_path", "notebook_words", "notebooks_folder", "output_hashes",
-    "plain", "progress_file", "read_manifest", "refuse_reference", "run_folder", "runs_folder",
-    "small_png", "stays_home", "user_file_hashes", "why_stale",
+    "damaged_file", "declared_names", "from_notebooks", "library_hashes", "name_and_scale",
+    "nested_runs", "notebook_code", "notebook_of", "notebook_path", "notebook_words",
+    "notebooks_folder", "output_hashes", "plain", "progress_file", "read_manifest",
+    "refuse_reference", "run_folder", "runs_folder", "small_png", "stays_home", "user_file_hashes",
+    "why_stale",
 ]  # fmt: skip

@@ -53,6 +53,24 @@ NOTEBOOKS = (
 )  # fmt: skip
 
 
+def name_and_scale(value: str) -> tuple[str, str]:
+    """Return a model's or an adapter's name, and the scale behind it: FOLDER and @0.5."""
+    name, at, scale = value.rpartition("@")
+    if not at or "/" in scale or Path(value).expanduser().exists():
+        return value, ""
+    return name, at + scale
+
+
+def from_notebooks(value: str) -> str:
+    """Return a folder that is named as from the notebooks, where they run, as one from anywhere.
+
+    What is no such folder comes back as it is.
+    """
+    name, scale = name_and_scale(value)
+    folder = notebooks_folder() / Path(name).expanduser()
+    return f"{folder}{scale}" if name and folder.is_dir() else value
+
+
 def runs_folder() -> Path:
     """Return the folder of all runs: $SANDBAGGING_RUNS, or papermill_runs in the repository."""
     return Path(os.environ.get("SANDBAGGING_RUNS") or provenance.REPOSITORY / "papermill_runs")

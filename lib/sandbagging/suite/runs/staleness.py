@@ -14,10 +14,18 @@ from sandbagging.suite.runs.manifests import (
     nested_hashes,
     read_manifest,
 )
-from sandbagging.suite.runs.places import Notebook, notebook_path, notebooks_folder
+from sandbagging.suite.runs.places import (
+    Notebook,
+    name_and_scale,
+    notebook_path,
+    notebooks_folder,
+)
 
 # These files carry results and messages but compute nothing: a change in them makes nothing stale.
 PLUMBING = ("errors.py", "provenance.py", "progress.py", "suite/runs/", "suite/runner/")
+# An adapter's files, by the names that peft gives them.
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+TAUGHT = "taught model"  # the adapter of one in the cache, among the hashes of files
 
 
 def library_hashes(notebook: Notebook) -> dict[str, str]:
@@ -43,7 +51,40 @@ def user_file_hashes(parameters: dict[str, Any]) -> dict[str, str]:
             path = notebooks_folder() / Path(value).expanduser()
             if path.is_file():
                 found[name] = files.sha256(path)
+    return found | _adapter_hashes(parameters)
+
+
+def _adapter_hashes(parameters: dict[str, Any]) -> dict[str, str]:
+    """Return the hash of the adapter that `adapter` names, and of that behind a taught model's name
+    where it is on this machine.
+    """
+    # By their places alone: to ask models.taught would import torch, which takes seconds.
+    adapter, model = (name_and_scale(str(parameters.get(n) or ""))[0] for n in ("adapter", "model"))
+    folders = {
+        "adapter": notebooks_folder() / Path(adapter).expanduser() if adapter else None,
+        "model": provenance.PACKAGE / "data" / "adapters" / model if model else None,
+        TAUGHT: files.cache_folder() / "taught" / model if model else None,
+    }
+    found = {}
+    for name, folder in folders.items():
+        there = [folder / file for file in ADAPTER if folder and (folder / file).is_file()]
+        if there:
+            whole = " ".join(files.sha256(path) for path in there)
+            found[name] = hashlib.sha256(whole.encode()).hexdigest()
     return found
+
+
+def _files_changed(run: str, manifest: dict[str, Any]) -> bool:
+    """Return whether a file behind a parameter is another than it was.
+
+    A taught model that is not on this machine has not changed, and that of the committed run was
+    taught on another.
+    """
+    now, before = user_file_hashes(manifest["parameters"]), dict(manifest["files"])
+    if TAUGHT not in now or run.split("/")[0] == "reference":
+        now.pop(TAUGHT, None)
+        before.pop(TAUGHT, None)
+    return now != before
 
 
 def why_stale(run: str, notebook: Notebook, parameters: dict[str, Any] | None = None) -> str | None:
@@ -67,7 +108,7 @@ def why_stale(run: str, notebook: Notebook, parameters: dict[str, Any] | None = 
     changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
     if changed:
         return "library changed: " + ", ".join(changed)
-    if user_file_hashes(manifest["parameters"]) != manifest["files"]:
+    if _files_changed(run, manifest):
         return "a file named by a parameter changed"
     damaged = damaged_file(run, notebook.artefact, manifest)
     return f"{damaged} is missing or was changed" if damaged else None

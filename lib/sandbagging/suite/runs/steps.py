@@ -69,7 +69,8 @@ class Step:
             asked[split] = (whole, n_of_split.get(split, self.setting(f"n_{split}")))
         questions.check_disjoint(asked["train"][0], asked["test"][0])
         chosen = {s: questions.subset(whole, n, seed) for s, (whole, n) in asked.items()}
-        lm = models.load(name, random_weights=self.setting("random_weights"), seed=seed)
+        random_weights, adapter = self.setting("random_weights"), self.setting("adapter")
+        lm = models.load(name, adapter=adapter, random_weights=random_weights, seed=seed)
         return Subject(lm, chosen)
 
     def measure(self, function: Callable, *args: Any, **kwargs: Any) -> Any:
