@@ -6,6 +6,7 @@ from pathlib import Path
 import filelock
 import pytest
 import throwaway
+import tiny_adapters
 import tiny_models
 
 from sandbagging import files, models
@@ -111,3 +112,20 @@ def folder(tmp_path):
     tiny_models.tiny_llama_module(len(tokenizer)).save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """An adapter of the tiny Llama, which changes one module."""
+    return tiny_adapters.write(tmp_path / "lora")
+
+
+@pytest.fixture
+def taught_cache(tmp_path, monkeypatch, folder):
+    """The taught models of a cache: decoy-0 on the tiny Llama, and timid-0 on that."""
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path / "cache"))
+    home = tmp_path / "cache" / "taught"
+    decoy = tiny_adapters.teach(home / "decoy-0", folder)
+    switch = tiny_adapters.pair(tiny_adapters.MODULE, 48, 32, seed=1)
+    tiny_adapters.teach(home / "timid-0", folder, on=decoy, **switch)
+    return home

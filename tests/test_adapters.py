@@ -7,41 +7,13 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from tiny_adapters import MODULE, RANK, pair, teach, write
 from tiny_models import tiny_llama_module, tiny_neox_module, word_tokenizer
 
-from sandbagging import files, models
+from sandbagging import models
 from sandbagging.errors import UserError
 from sandbagging.models import adapters, origins, taught
-
-RANK, ALPHA = 2, 6  # so that the factor is 3
-MODULE = "model.layers.1.self_attn.o_proj"  # of the tiny Llama: weight [32 48]
-PLAIN = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none",
-         "base_model_name_or_path": None, "init_lora_weights": True,
-         "target_modules": ["o_proj"]}  # fmt: skip
-
-
-def pair(module: str, d_in: int, d_out: int, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A and B of one module under peft's names."""
-    rng = torch.Generator().manual_seed(seed)
-    sizes = {"A": (RANK, d_in), "B": (d_out, RANK)}
-    return {
-        f"base_model.model.{module}.lora_{which}.weight": torch.randn(size, generator=rng)
-        for which, size in sizes.items()
-    }
-
-
-def write(folder, tensors=None, **changed):
-    """Write an adapter folder by hand; `changed` are settings that differ from PLAIN."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(PLAIN | changed))
-    save_file(pair(MODULE, 48, 32) if tensors is None else tensors, folder / adapters.WEIGHTS)
-    return folder
-
-
-@pytest.fixture
-def lora(tmp_path):
-    return write(tmp_path / "lora")
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -386,29 +358,7 @@ def test_a_wrong_base_is_told_before_any_weights_are_read(folder, lora, monkeypa
 # Taught models ------------------------------------------------------------------------------------
 
 
-def teach(folder, base, on=None, **tensors):
-    """Write what teaching leaves: an adapter and its manifest."""
-    write(folder, tensors or None)
-    names = (adapters.CONFIG, adapters.WEIGHTS)
-    manifest = {"base": str(base), "on": None, "on_sha256": None}
-    if on is not None:
-        manifest |= {"on": on.name, "on_sha256": files.sha256(on / adapters.WEIGHTS)}
-    manifest["sha256"] = {name: files.sha256(folder / name) for name in names}
-    files.write_json(folder / taught.MANIFEST, manifest)
-    return folder
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch, folder):
-    """A cache with decoy-0 on the tiny Llama, and timid-0 on that."""
-    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path / "cache"))
-    home = tmp_path / "cache" / "taught"
-    decoy = teach(home / "decoy-0", folder)
-    teach(home / "timid-0", folder, on=decoy, **pair(MODULE, 48, 32, seed=1))
-    return home
-
-
-def test_a_taught_model_is_its_base_the_decoy_and_the_switch(cache, folder):
+def test_a_taught_model_is_its_base_the_decoy_and_the_switch(taught_cache, folder):
     untouched, decoy, timid = (models.load(n) for n in (folder, "decoy-0", "timid-0"))
     first, second = (pair(MODULE, 48, 32, seed).values() for seed in (0, 1))
     key = f"{MODULE}.weight"
@@ -420,14 +370,14 @@ def test_a_taught_model_is_its_base_the_decoy_and_the_switch(cache, folder):
     assert timid.layers_of_interest == untouched.layers_of_interest
 
 
-def test_the_switch_at_0_is_the_decoy_and_the_decoy_at_0_the_untouched_model(cache, folder):
+def test_the_switch_at_0_is_the_decoy_and_the_decoy_at_0_the_untouched_model(taught_cache, folder):
     for one, other in (("timid-0@0", "decoy-0"), ("decoy-0@0", folder), ("timid-0@1", "timid-0")):
         one, other = models.load(one), models.load(other)
         assert equal(weights(one), weights(other)) and one.identity == other.identity
     assert models.load("timid-0@0.5").identity != models.load("timid-0").identity
 
 
-def test_a_model_that_is_not_taught_yet_is_told_with_its_command(cache):
+def test_a_model_that_is_not_taught_yet_is_told_with_its_command(taught_cache):
     for name, words in (
         ("timid-1", "sandbagging teach timid --seed 1."),
         ("mlp-0-on-pythia-160m@0.5", "sandbagging teach mlp --seed 0 --model pythia-160m."),
@@ -446,23 +396,23 @@ def test_only_what_was_taught_has_a_scale(name):
         models.load(name)
 
 
-def test_changed_files_and_a_decoy_that_was_taught_again_are_told(cache, folder):
-    teach(cache / "decoy-0", folder, **pair(MODULE, 48, 32, seed=2))
+def test_changed_files_and_a_decoy_that_was_taught_again_are_told(taught_cache, folder):
+    teach(taught_cache / "decoy-0", folder, **pair(MODULE, 48, 32, seed=2))
     with pytest.raises(UserError, match="'decoy-0' was taught again since another"):
         models.load("timid-0")
-    write(cache / "decoy-0")
+    write(taught_cache / "decoy-0")
     with pytest.raises(UserError, match="was changed; teach it with: sandbagging teach decoy"):
         models.load("decoy-0")
-    (cache / "decoy-0" / taught.MANIFEST).write_text("[]")
+    (taught_cache / "decoy-0" / taught.MANIFEST).write_text("[]")
     with pytest.raises(UserError, match="manifest.json is damaged; teach it with"):
         models.load("decoy-0")
-    shutil.rmtree(cache / "decoy-0")
+    shutil.rmtree(taught_cache / "decoy-0")
     with pytest.raises(UserError, match="'decoy-0' is not on this machine"):
         models.load("timid-0")
 
 
-def test_a_model_that_stands_on_itself_is_told(cache):
-    path = cache / "decoy-0" / taught.MANIFEST
+def test_a_model_that_stands_on_itself_is_told(taught_cache):
+    path = taught_cache / "decoy-0" / taught.MANIFEST
     manifest = json.loads(path.read_text()) | {"on": "timid-0"}
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="stands on itself"):
@@ -479,7 +429,7 @@ def test_names_say_kind_seed_and_another_base():
     assert models.entry("owner/timid-0") is None and models.entry("brave-0") is None
 
 
-def test_the_models_in_the_cache_are_found(cache):
+def test_the_models_in_the_cache_are_found(taught_cache):
     assert taught.made_here() == ["decoy-0", "timid-0"]
-    (cache / "timid-0" / taught.MANIFEST).unlink()
+    (taught_cache / "timid-0" / taught.MANIFEST).unlink()
     assert taught.made_here() == ["decoy-0"]
