@@ -241,6 +241,28 @@ def test_every_value_has_a_digest_of_its_own_and_the_same_each_time():
     assert len({codec.digest(value) for value in near}) == len(near)
 
 
+def test_an_edit_is_known_by_what_it_changes(tiny_llama):
+    """Two edits of one source differ in what they were made with: the heads, their replacement, a
+    direction.
+    """
+    from sandbagging.heads.interventions import ablate_heads
+
+    def adding(direction):
+        return {"resid_post 1": lambda x: x + direction}
+
+    bank = {1: torch.ones(3, 48)}
+    edits = [
+        ablate_heads(tiny_llama, [(1, 2)]),
+        ablate_heads(tiny_llama, [(1, 3)]),
+        ablate_heads(tiny_llama, [(1, 2)], "mean", bank),
+        ablate_heads(tiny_llama, [(1, 2)], "mean", {1: 2 * bank[1]}),
+        adding(torch.ones(4)),
+        adding(torch.zeros(4)),
+    ]
+    assert len({codec.digest(edit) for edit in edits}) == len(edits)
+    assert codec.digest(edits[0]) == codec.digest(ablate_heads(tiny_llama, [(1, 2)]))
+
+
 def test_a_folder_is_known_by_its_hashes_whether_its_files_are_here_or_not(tmp_path):
     (tmp_path / "w.bin").write_bytes(b"x")
     here = files.Folder.of(tmp_path, "w.bin")

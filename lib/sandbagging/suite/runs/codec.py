@@ -226,7 +226,8 @@ def _closed_over(function: Callable) -> list[Any]:
     """Return what a function takes from the function that made it: which heads an edit zeroes, for
     one.
     """
-    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return [value for value in held if value is not function]
 
 
 def _source(function: Callable) -> str:
