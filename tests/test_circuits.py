@@ -337,6 +337,30 @@ def test_too_few_heads_to_draw_from_is_one_sentence(tiny_llama):
         )
 
 
+def test_heads_chosen_elsewhere_are_judged_there_and_here():
+    """There head 1 is best by luck, here head 0 is."""
+    there, here = (
+        made_up(np.array([[0.0] * 4, [0.3] * 4])),
+        made_up(np.array([[0.2] * 4, [0.1] * 4])),
+    )
+    found = selection.chosen_elsewhere(there, here, n=1)
+    assert found.heads == ((0, 1),)
+    assert (found.there.value, found.here.value) == pytest.approx((30, 10))
+
+
+def test_other_rules_choose_by_a_difference_where_it_was_swept():
+    """Head 0 lifts every answer alike, head 1 those on sandbag prompts alone."""
+    sandbag, genuine = (
+        made_up(np.array([[0.3] * 4, [0.2] * 4])),
+        made_up(np.array([[0.3] * 4, [0.0] * 4])),
+    )
+    lists = selection.by_other_rules({"sandbag": sandbag, "genuine": genuine}, n=1)
+    assert lists == {
+        "heads_sandbag_minus_genuine": ((0, 1),),
+        "heads_sandbag_minus_neutral": (),
+    }
+
+
 def test_against_random_shows_effect_and_gap_apart():
     joint = np.full(30, 0.02)
     draws = np.random.default_rng(5).normal(-0.03, 0.01, (99, 1)).repeat(30, axis=1)
@@ -414,6 +438,66 @@ def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
         "metric",
         "effect_pp",
     ]
+
+
+# The share of the gap that is closed --------------------------------------------------------------
+
+
+def in_both(genuine: tuple, sandbag: tuple, spread: float = 0.0) -> dict[str, Effects]:
+    """Effects of one set in two conditions: (before, after) of each, spread over four questions."""
+    off = spread * np.array([-1, 1, -1, 1])
+    return {
+        condition: Effects(
+            [((0, 0),)],
+            ("q0", "q1", "q2", "q3"),
+            dict.fromkeys(("p_full", "logodds"), before + off),
+            dict.fromkeys(("p_full", "logodds"), (after + off)[None]),
+        )
+        for condition, (before, after) in {"genuine": genuine, "sandbag": sandbag}.items()
+    }
+
+
+def test_a_share_of_the_gap_allows_for_what_zeroing_does_to_genuine_prompts():
+    """0.50 and 0.33 are 17 pp apart. Zeroing lifts sandbag prompts by 20 pp, which the naive ratio
+    calls 118 % of the gap; but genuine prompts rise by 12.86 pp as well, so that 9.86 pp of the
+    17 are left and 42 % are closed.
+    """
+    effects = in_both((0.50, 0.6286), (0.33, 0.53), spread=0.02)
+    naive = effects["sandbag"].of([(0, 0)]).mean() / 0.17
+    share = estimates.share_closed(effects, [(0, 0)])
+    assert naive == pytest.approx(1.18, abs=0.005) and share.value == pytest.approx(0.42)
+    assert share.low <= share.value <= share.high and share.n == 4 and share.unit == ""
+    assert estimates.shares_closed(effects, [(0, 0)])["logodds"].value == pytest.approx(0.42)
+
+
+@pytest.mark.parametrize(
+    ("genuine", "sandbag", "expected"),
+    [
+        ((5.0, 5.0), (-1.0, 5.0), 1.0),  # nothing is left
+        ((5.0, 5.0), (-1.0, -1.0), 0.0),  # nothing happened
+        ((5.0, -1.0), (-1.0, -1.0), 1.0),  # closed from above: the right answer is lost
+        ((5.0, 5.0), (-1.0, -4.0), -0.5),  # the gap grew
+    ],
+)
+def test_shares_of_the_gap_by_hand(genuine, sandbag, expected):
+    share = estimates.share_closed(in_both(genuine, sandbag), [(0, 0)], "logodds")
+    assert (share.value, share.low, share.high) == pytest.approx((expected,) * 3)
+
+
+def test_no_interval_of_a_share_where_there_is_no_gap():
+    effects = in_both((0.0, 0.0), (0.0, 0.0))
+    effects["genuine"] = effects["genuine"]._replace(
+        baseline={"p_full": np.array([0.1, -0.1, 0.2, -0.1])}
+    )
+    share = estimates.share_closed(effects, [(0, 0)])
+    assert np.isnan(share.low) and np.isnan(share.high)
+
+
+def test_a_share_of_the_gap_is_paired():
+    effects = in_both((5.0, 5.0), (1.0, 2.0))
+    effects["genuine"] = effects["genuine"]._replace(question_ids=("q1", "q0", "q2", "q3"))
+    with pytest.raises(ValueError, match="paired by question"):
+        estimates.share_closed(effects, [(0, 0)])
 
 
 def test_logodds_are_told_in_nats():

@@ -376,7 +376,7 @@ def circuit_summary(survives: bool = True) -> dict:
         "joint_choice_len": fields(12),
         "specific_portion": fields(7),
         "specific_portion_vs_genuine": fields(10),
-        "fraction_restored": fields(1.2, "", 0.3),
+        "share_closed": {"logodds": fields(0.6, "", 0.2), "p_full": fields(1.2, "", 0.3)},
         "redundancy": fields(0.4, "", 0.05),
         "best_three": {"heads": [[0, 1], [2, 0], [17, 6]], "test": fields(11.5)},
         "random_uniform": random_set("uniform"),
@@ -462,6 +462,17 @@ def test_every_finding_is_measured_or_says_why_not(table):
 def test_claims_about_other_models_get_the_three_words(table):
     assert set(table["verdict"]) <= OF_ANOTHER_MODEL
     assert table["measured_on"].str.contains("Q4_1").all()
+
+
+def test_a_run_without_side_views_has_no_best_three():
+    without = {
+        k: v for k, v in circuit_summary().items() if k not in ("best_three", "share_closed")
+    }
+    found = by_claim(findings(summary=without), "best_three_effect")
+    assert found["verdict"] == NOT_TESTABLE and "without its side views" in found["why"]
+    beside = ledger.beside({name: pp(3, 2, 4, N) for name in ("joint", "redundancy")}, "mine")
+    assert beside["claim"].tolist() == ["joint_effect", "redundancy"]
+    assert beside["here: mine"].tolist() == ["+3.00 pp [+2.00, +4.00], n = 30"] * 2
 
 
 def test_rows_hold_the_numbers_of_the_artefacts(table):

@@ -122,6 +122,36 @@ def test_heads_of_the_readers_choice(story, execute, runs_folder):
     assert singles == {"single:L3H7", "single:L0H2"}
 
 
+def test_without_side_views_the_main_numbers_are_the_same(story, execute, runs_folder):
+    """What notebooks 09 and 10 read of 07 and 08 is there, and equal, and nothing else is."""
+    import shutil
+
+    shutil.copytree(story, runs_folder / "plain-view")
+    for notebook in ("07", "08", "09", "10"):
+        views = {"side_views": False} if notebook in ("07", "08") else {}
+        execute(notebook, run_name="plain-view", **views)
+    left_out = {
+        "07_heads": {"other_routes.csv"},
+        "08_circuit": {
+            "subsets.csv", "subsets_train.csv", "replacements.csv", "attention.csv", "logits.csv"
+        },
+    }  # fmt: skip
+    for artefact, missing in left_out.items():
+        tables = [
+            {p.name for p in (runs_folder / run / artefact).glob("*.csv") if "fig_" not in p.name}
+            for run in (RUN, "plain-view")
+        ]
+        assert tables[0] - tables[1] == missing
+    whole, plain = (
+        json.loads((runs_folder / run / "08_circuit" / "summary.json").read_text())
+        for run in (RUN, "plain-view")
+    )
+    assert set(whole) - set(plain) == {"weights_minus_hook_pp", "shapley", "best_three"}
+    assert all(plain[name] == whole[name] for name in plain)
+    page = (runs_folder / "plain-view" / "08_ablate_five_heads.ipynb").read_text()
+    assert page.count("*Left out in this run") == 3
+
+
 @pytest.mark.parametrize(
     ("notebook", "parameters", "words"),
     [

@@ -96,12 +96,34 @@ def specific_portions(
     return {other: specific_portion(effects, heads, other, seed=seed) for other in others}
 
 
-def fraction_restored(
-    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+def share_closed(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = metrics.PRIMARY,
+    seed: int = 0,
 ) -> Estimate:
-    """Return effect on sandbag prompts / sandbagging gap, on p_full, with CI95 over questions."""
-    genuine, sandbag = (effects[c].baseline[metrics.PRIMARY] for c in ("genuine", "sandbag"))
-    return statistics.ratio_ci(effects["sandbag"].of(heads), genuine - sandbag, seed=seed)
+    """Return 1 - gap(heads replaced in both conditions) / gap(neither), gap = genuine - sandbag.
+
+    A share with CI95, paired by question: 1 where nothing is left of the gap, below 0 where it
+    grows, above 1 where it turns. Without an interval where the CI95 of the gap itself contains 0.
+    """
+    heads = tuple(heads)
+    genuine, sandbag = effects["genuine"], effects["sandbag"]
+    if genuine.question_ids != sandbag.question_ids:
+        raise ValueError("the gap is paired by question: both conditions need the same ones")
+    before = genuine.baseline[metric] - sandbag.baseline[metric]
+    after = scores_without(genuine, heads, metric) - scores_without(sandbag, heads, metric)
+    left = statistics.ratio_ci(after, before, seed=seed)
+    method = f"1 − {left.method}"
+    return Estimate(1 - left.value, 1 - left.high, 1 - left.low, left.n, "", method)
+
+
+def shares_closed(
+    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+) -> dict[str, Estimate]:
+    """Return {metric: share of the gap closed}, on log-odds and on p_full."""
+    heads = tuple(heads)
+    return {m: share_closed(effects, heads, m, seed) for m in ("logodds", metrics.PRIMARY)}
 
 
 def portions_table(

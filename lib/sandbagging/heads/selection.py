@@ -1,6 +1,6 @@
 """Which heads are chosen, which count as found, and how far such a choice can be trusted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,32 @@ def top(effects: Effects, n: int = 5, minus: Effects | None = None) -> Heads:
     if minus is not None:
         mean = mean - minus.effect().mean(1)
     return tuple(effects.sets[i][0] for i in np.argsort(-mean, kind="stable")[:n])
+
+
+def by_other_rules(swept: Mapping[str, Effects], n: int = 5) -> dict[str, Heads]:
+    """Return {name in `heads.json`: the n heads} by the effect on sandbag prompts minus that on
+    genuine ones, and minus that on neutral ones (empty where these were not swept).
+    """
+    return {
+        f"heads_sandbag_minus_{other}": top(swept["sandbag"], n, swept[other])
+        if other in swept
+        else ()
+        for other in ("genuine", "neutral")
+    }
+
+
+class Elsewhere(NamedTuple):
+    """Heads chosen on other questions, and their mean single effect on p_full in pp."""
+
+    heads: Heads
+    there: Estimate  # on the questions that chose them
+    here: Estimate
+
+
+def chosen_elsewhere(there: Effects, here: Effects, n: int = 5, seed: int = 0) -> Elsewhere:
+    """Return the n strongest heads of one sweep, judged on its own questions and on another's."""
+    heads = top(there, n)
+    return Elsewhere(heads, *(estimates.mean_single(of, heads, seed) for of in (there, here)))
 
 
 def floor_pp(gap: Estimate) -> float:

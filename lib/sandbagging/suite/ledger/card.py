@@ -8,7 +8,6 @@ import pandas as pd
 import yaml
 
 from sandbagging.provenance import PACKAGE
-from sandbagging.statistics import Estimate
 
 PUBLISHED = PACKAGE / "data" / "published.yaml"
 # Claims whose figures do not add up or can be read in two ways.
@@ -63,16 +62,29 @@ def slips() -> pd.DataFrame:
     return table.assign(value=[f"{value:g}" for value in table["value"]])
 
 
-def beside(ours: Mapping[str, Estimate], name: str) -> pd.DataFrame:
-    """Return published figures beside a run's own, as text; name: the run's model.
+# Where notebook 08's summary holds what the card states too.
+IN_SUMMARY = {
+    "joint_effect": ("joint",),
+    "redundancy": ("redundancy",),
+    "gap_to_random_heads": ("random_uniform", "gap"),
+    "best_three_effect": ("best_three", "test"),
+    "neutral_effect": ("joint_neutral",),
+    "specific_portion": ("specific_portion",),
+}
 
-    Columns claim, section, Llama-3.2-1B (card), here: NAME.
+
+def beside(summary: Mapping, name: str) -> pd.DataFrame:
+    """Return the card's figures of the circuit beside those of notebook 08's summary, as text.
+
+    A figure that the summary lacks is left out; name: the run's model. Columns claim, section,
+    Llama-3.2-1B (card), here: NAME.
     """
-    entries = by_name()
-    rows = []
-    for claim, estimate in ours.items():
-        entry = entries[claim]
-        theirs = f"{entry['value']} {entry['unit']}"
-        row = {"claim": claim, "section": entry["section"], "Llama-3.2-1B (card)": theirs}
-        rows.append(row | {f"here: {name}": str(estimate)})
+    entries, rows = by_name(), []
+    for claim, (first, *rest) in IN_SUMMARY.items():
+        if first not in summary:
+            continue
+        ours = summary[first][rest[0]] if rest else summary[first]
+        theirs = f"{entries[claim]['value']} {entries[claim]['unit']}"
+        row = {"claim": claim, "section": entries[claim]["section"], "Llama-3.2-1B (card)": theirs}
+        rows.append(row | {f"here: {name}": str(ours)})
     return pd.DataFrame(rows)

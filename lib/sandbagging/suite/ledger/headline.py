@@ -53,13 +53,17 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     joint, heads = a.recorded("joint"), ", ".join(map(str, a.heads))
     if not a.gate["open"]:
         return [_line(f"zeroing {heads}: joint effect, p_full", joint, "no sandbagging to explain")]
-    secondary, share = a.recorded("joint_choice_len"), a.recorded("fraction_restored")
+    secondary = a.recorded("joint_choice_len")
+    closed = {m: a.recorded("share_closed", m) for m in ("logodds", "p_full")}
     overlap = a.recorded("redundancy")
     survives = "survives" if a.summary["survives"]["value"] else "does not survive"
     lines = [
         _line(f"zeroing {heads}: joint effect, p_full", joint, survives),
         _line("the same, choice_len", secondary, _towards(secondary)),
-        _line("share of the gap restored", _share_text(share), _share_words(share)),
+        *(
+            _line(f"share of the gap closed, {m}", _share_text(share), _share_words(share))
+            for m, share in closed.items()
+        ),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
     ]
     for other in ("neutral", "genuine"):

@@ -133,6 +133,8 @@ def _best_three(a: Artefacts) -> tuple[tuple[str, ...], Measurement]:
     """The best three of the chosen heads, picked on train questions; their effect on test ones."""
     if len(a.heads) <= 3:
         return (), Measurement(why="three heads or fewer, so there is no best three among them")
+    if "best_three" not in a.summary:
+        return (), Measurement(why="notebook 08 was run without its side views")
     names = tuple(map(str, parse(a.summary["best_three"]["heads"])))
     why = "the three picked on train, judged on test questions"
     return names, Measurement(a.recorded("best_three", "test"), why=why)
