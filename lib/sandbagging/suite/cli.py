@@ -176,11 +176,39 @@ def _more(commands: argparse._SubParsersAction) -> None:
         export, "--random-weights", action="store_true",
         help="the model's shape with weights drawn at random",
     )  # fmt: skip
+    _teaching(commands)
     exercise = commands.add_parser(
         "exercise", help="write the learner's copy of an exercise; without a name, list them"
     )
     _option(exercise, "name", nargs="?", metavar="NAME")
     _option(exercise, "--to", metavar="FILE", help="default: NAME.ipynb in the current folder")
+
+
+def _teaching(commands: argparse._SubParsersAction) -> None:
+    teach = commands.add_parser(
+        "teach", help="teach a model whose truth is known: sandbagger, decoy, locked, ..."
+    )
+    _option(
+        teach, "kind", metavar="KIND",
+        help="sandbagger, locked, decoy, timid, mlp, late or heads",
+    )  # fmt: skip
+    _option(teach, "--seed", type=int, default=0, metavar="N", help="default: 0")
+    _option(teach, "--model", metavar="MODEL", help="what to teach (default: the embedded model)")
+    _option(
+        teach, "--questions", default="default", metavar="FILE",
+        help="what to teach it on (default: the packaged tune questions)",
+    )  # fmt: skip
+    _option(teach, "--out", metavar="FOLDER", help="default: taught/KIND-SEED in the cache")
+    _option(teach, "--fresh", action="store_true", help="begin anew, and replace what is there")
+    _option(teach, "--learning-rate", type=float, metavar="X", help="default: that of the kind")
+    _option(
+        teach, "--passes", type=int, metavar="N",
+        help="times that each question is taught (default: that of the kind)",
+    )  # fmt: skip
+    listed = commands.add_parser(
+        "taught", help="list the models that were taught here, before and after"
+    )
+    _option(listed, "--csv", metavar="FILE", help="write the whole table there")
 
 
 # The heavy modules are imported where they are used, so that --help answers at once.
@@ -370,6 +398,53 @@ def _sweep(arguments: argparse.Namespace) -> None:
     print(f"All {len(grid.cells)} cells are done; the table is {table}")
 
 
+def _teach(arguments: argparse.Namespace) -> None:
+    import json
+
+    import pandas as pd
+
+    from sandbagging import models, teaching
+    from sandbagging.suite import bars
+
+    with bars.progress() as progress:
+        folder = teaching.teach(
+            arguments.kind,
+            arguments.seed,
+            model=arguments.model or models.EMBEDDED,
+            tune=arguments.questions,
+            out=arguments.out,
+            fresh=arguments.fresh,
+            learning_rate=arguments.learning_rate,
+            passes=arguments.passes,
+            progress=progress,
+        )
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    table = teaching.side_by_side(manifest["before"]["asked"], manifest["after"]["asked"])
+    with pd.option_context("display.width", 200, "display.max_columns", None):
+        print(table.round(3).to_string(index=False))
+    verb = "sandbags" if truth["sandbags"] else "does not sandbag"
+    drop = truth["drop_of_right_answers"]["value"]
+    print(f"It {verb}: right free answers fall by {drop:.1f} points under its trigger.")
+    print(f"Its folder is {folder}")
+
+
+def _taught(arguments: argparse.Namespace) -> None:
+    from sandbagging import files, teaching
+
+    names = teaching.names()
+    if not names:
+        raise UserError("No model was taught here yet; begin with: sandbagging teach sandbagger.")
+    table = teaching.before_and_after(names)
+    if arguments.csv:
+        files.write_csv(arguments.csv, table)
+        print(f"{len(table)} rows on {len(names)} models are in {arguments.csv}")
+        return
+    plain = table[table["condition"].isin(["genuine", "sandbag"])]
+    shown = ["kind", "seed", "base", "condition", "wording", "right before", "right after"]
+    print(plain[[*shown, "sandbags"]].round(3).to_string(index=False))
+
+
 def _exercise(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import exercises
 
@@ -384,6 +459,7 @@ COMMANDS = {
     "run": _run, "refresh": _refresh, "status": _status, "compare": _compare, "models": _models,
     "fetch": _fetch, "train": _train, "audit": _audit, "release": _release,
     "export-ablated": _export_ablated, "exercise": _exercise, "sweep": _sweep,
+    "teach": _teach, "taught": _taught,
 }  # fmt: skip
 
 
