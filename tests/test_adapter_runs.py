@@ -65,9 +65,15 @@ def test_what_a_run_will_load_is_looked_at_before_it_starts(lora, folder, below)
         execution._ensure_models(nodes_of([plan]))
 
     ensure(adapter=str(lora))
-    write(lora, use_dora=True)
-    with pytest.raises(UserError, match="DoRA"):
-        ensure(adapter=str(lora))
+    for changed, words in (
+        ({"use_dora": True}, "DoRA"),
+        ({"base_model_name_or_path": "owner/other"}, "taught on 'owner/other'"),
+    ):
+        write(lora, **changed)
+        with pytest.raises(UserError, match=words):
+            ensure(adapter=str(lora), model="pythia-160m")
+    with pytest.raises(UserError, match="-p adapter="):
+        ensure(model=str(lora))
     ensure(adapter=str(lora), random_weights="true")  # which drops the adapter
     with pytest.raises(UserError, match="sandbagging teach timid --seed 7"):
         ensure(model="timid-7")

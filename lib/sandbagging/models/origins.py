@@ -62,16 +62,15 @@ def ensure_available(name: str = EMBEDDED, adapter: str = "") -> None:
     """Fetch and convert the embedded model, or train a planted one, if it is not in the cache, and
     fetch an adapter.
 
-    Others are fetched when they are loaded. Raises UserError for a model that is not taught yet and
-    an adapter that cannot be read.
+    Others are fetched when they are loaded. Raises UserError for a name that is none, a model that
+    is not taught yet, and an adapter that cannot be read or was taught on another model.
     """
-    if adapter:
-        adapters.read(adapters.split_scale(adapter)[0])
     found = taught.find(name)
-    name = found.base if found else name
-    if name == EMBEDDED:
-        embedded.ensure()
-    planted_folder(name)
+    base = found.base if found else name
+    origin = Origin(str(embedded.ensure())) if base == EMBEDDED else find(base)
+    if adapter:
+        read = adapters.read(adapters.split_scale(adapter)[0])
+        adapters.check_base(read, base, names(base, origin))
 
 
 def find(name: str) -> Origin:

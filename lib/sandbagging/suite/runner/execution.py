@@ -156,7 +156,7 @@ def _ensure_models(nodes: Sequence[Node]) -> None:
     for given in (node.step.parameters for node in nodes):
         if isinstance(given.get("model"), str):
             adapter = "" if given.get("random_weights") else given.get("adapter", "")
-            wanted.add((given["model"], runs.from_notebooks(adapter)))
+            wanted.add((runs.from_notebooks(given["model"]), runs.from_notebooks(adapter)))
     if wanted:
         from sandbagging import models
 
