@@ -82,7 +82,7 @@ COMMANDS = commands()
 def test_commands_are_found_in_every_kind_of_place():
     where = {place for place, _ in COMMANDS}
     for part in ("Makefile", "CONTRIBUTING.md", "notebooks/0", "notebooks/site/", "parameters/",
-                 "suite/cli.py", "suite/runs/"):  # fmt: skip
+                 "suite/options.py", "suite/runs/"):  # fmt: skip
         assert any(part in place for place in where), part
 
 

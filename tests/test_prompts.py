@@ -304,7 +304,7 @@ def test_a_framing_and_its_wording_have_one_name(question):
 
 
 @pytest.mark.parametrize("name", ["instr:lye", "caps:lie", "instr:", "inst:lie"])
-def test_an_unknown_wording_is_one_sentence(question, name):
+def test_an_unknown_name_with_a_wording_is_one_sentence(question, name):
     with pytest.raises(UserError):
         prompts.render(question, "sandbag", name)
 
