@@ -429,7 +429,33 @@ def test_names_say_kind_seed_and_another_base():
     assert models.entry("owner/timid-0") is None and models.entry("brave-0") is None
 
 
+def test_what_can_be_taught_can_be_named():
+    from sandbagging import teaching
+
+    assert set(taught.KINDS) == set(teaching.KINDS)
+
+
 def test_the_models_in_the_cache_are_found(taught_cache):
     assert taught.made_here() == ["decoy-0", "timid-0"]
     (taught_cache / "timid-0" / taught.MANIFEST).unlink()
     assert taught.made_here() == ["decoy-0"]
+
+
+def test_an_adapter_of_the_hub_given_as_a_model_is_told(folder, monkeypatch):
+    def absent(source, **more):
+        raise OSError(f"{source} does not appear to have a file named config.json.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", absent)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: f"{name}/{file}")
+    with pytest.raises(UserError, match="-p adapter=owner/name"):
+        models.load("owner/name")
+    monkeypatch.undo()
+
+    def with_an_adapter_put_on(source, **more):
+        module = tiny_llama_module(len(word_tokenizer()))
+        module.peft_config = {}  # what transformers leaves where it has found an adapter
+        return module, {}
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", with_an_adapter_put_on)
+    with pytest.raises(UserError, match="holds an adapter and no model"):
+        models.load(folder)
