@@ -429,12 +429,6 @@ def test_names_say_kind_seed_and_another_base():
     assert models.entry("owner/timid-0") is None and models.entry("brave-0") is None
 
 
-def test_what_can_be_taught_can_be_named():
-    from sandbagging import teaching
-
-    assert set(taught.KINDS) == set(teaching.KINDS)
-
-
 def test_the_models_in_the_cache_are_found(taught_cache):
     assert taught.made_here() == ["decoy-0", "timid-0"]
     (taught_cache / "timid-0" / taught.MANIFEST).unlink()
