@@ -245,6 +245,18 @@ def test_the_table_and_its_progress(tiny, tiny_questions):
     assert len(generation.write(tiny, [], "placebo", "instr")) == 0
 
 
+def test_all_splits_and_conditions_in_one_table(tiny, tiny_questions):
+    splits, told = {"train": tiny_questions[:4], "test": tiny_questions[4:]}, []
+    table = generation.write_all(
+        tiny, splits, ["genuine", "sandbag"], "instr", progress=lambda *step: told.append(step)
+    )
+    assert list(table) == ["question_id", "split", "condition", "framing", "text"]
+    for (split, condition), part in table.groupby(["split", "condition"]):
+        alone = generation.write(tiny, splits[split], condition, "instr")
+        pd.testing.assert_frame_equal(part.drop(columns="split").reset_index(drop=True), alone)
+    assert len(table) == 24 and told[-1] == ("write test sandbag", 4, 4)
+
+
 def test_misuse_is_one_sentence(tiny, tiny_questions):
     def asked(question, condition):
         return "Answer: "

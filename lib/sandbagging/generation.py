@@ -76,6 +76,27 @@ def write(
     )
 
 
+def write_all(
+    model: Model,
+    questions: Mapping[str, Sequence[Question]],
+    conditions: Sequence[str],
+    framing: Framing,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Return `write` for every split ({split: questions}) and condition, stacked, with the column
+    split after question_id.
+    """
+    jobs = [(split, condition) for split in questions for condition in conditions]
+    tables = []
+    for done, (split, condition) in enumerate(jobs):
+        table = write(model, questions[split], condition, framing)
+        table.insert(1, "split", split)
+        tables.append(table)
+        if progress:
+            progress(f"write {split} {condition}", done + 1, len(jobs))
+    return pd.concat(tables, ignore_index=True)
+
+
 def tokens(
     model: Model,
     items: Sequence[Encoded],

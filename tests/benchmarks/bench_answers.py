@@ -9,7 +9,9 @@ two tokens are about as likely.
 import argparse
 import copy
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 
 import timing
 import torch
@@ -85,45 +87,54 @@ def peers(model: models.Model) -> list[Generate]:
     ]  # fmt: skip
 
 
+def clocks(call: Callable) -> tuple[float, float, list[str]]:
+    """Return the seconds of a call, those that processors worked for it, and what it returned."""
+    worked = time.process_time()
+    spent, value = seconds(call)
+    return spent, time.process_time() - worked, value
+
+
 def run(n: int | None, repeats: int) -> list[dict]:
     model, asked = models.load(models.EMBEDDED, device="cpu"), questions.asked("test", n)
     some = asked[:: max(1, len(asked) // PEER_QUESTIONS)][:PEER_QUESTIONS]
-    items = {c: encoded(model, some, c) for c in CONDITIONS}
-    ours(model, some)  # warm
-    every, spent = [], []
-    for _ in range(repeats):
-        took, texts = seconds(lambda: ours(model, asked))
-        spent.append(took)
-        every = texts
-    ours_s = sorted(spent)[len(spent) // 2]
-    ids = [q.id for q in asked]
-    place = {(c, i): k * len(ids) + j for k, c in enumerate(CONDITIONS) for j, i in enumerate(ids)}
-    rows = []
-    for peer in peers(model):
-        peer(items["genuine"][:BATCH])  # warm
-        peer_s, theirs = seconds(lambda peer=peer: {c: peer(items[c]) for c in CONDITIONS})
-        different = [
-            (c, item)
-            for c in CONDITIONS
-            for item, text in zip(items[c], theirs[c], strict=True)
-            if every[place[c, item.question_id]] != text
-        ]
-        unexplained = [
-            item.question_id
-            for c, item in different
-            if margin(peer.module, item, generation.tokens(model, [item])[0]) > TIE
-        ]
-        assert not unexplained, f"{peer.name} writes otherwise: {unexplained}"
-        name = f"free answers, {len(asked)} questions x {len(CONDITIONS)} conditions, {FRAMING}"
-        rows.append(
-            timing.row(name, peer.name, ours_s, peer_s * len(asked) / len(some), None, True)
-            | {
-                "peer_texts": len(CONDITIONS) * len(some),
-                "different_texts": len(different),
-                "ours_each_s": [round(s, 2) for s in spent],
-            }
-        )
-    return rows
+    items = [item for c in CONDITIONS for item in encoded(model, some, c)]
+    ways = {"ours": lambda: ours(model, asked)}
+    ways |= {peer.name: lambda peer=peer: peer(items) for peer in peers(model)}
+    ours(model, some[:2])  # warm
+    spent: dict[str, list] = {name: [] for name in ways}
+    worked: dict[str, list] = {name: [] for name in ways}
+    texts = {}
+    for _ in range(repeats):  # in turn, so that a busy machine hurts all alike
+        for name, way in ways.items():
+            wall, processors, texts[name] = clocks(way)
+            spent[name].append(wall)
+            worked[name].append(processors)
+    chosen = [asked.index(q) + k * len(asked) for k in range(len(CONDITIONS)) for q in some]
+    same = [texts.pop("ours")[i] for i in chosen]
+    share = len(asked) / len(some)
+    title = f"free answers, {len(asked)} questions x {len(CONDITIONS)} conditions, {FRAMING}"
+    ours_s, ours_worked = median(spent["ours"]), median(worked["ours"])
+    return [
+        timing.row(title, name, ours_s, share * median(spent[name]), None, extrapolated=True)
+        | {
+            "ours_processor_s": round(ours_worked, 2),
+            "peer_processor_s": round(share * median(worked[name]), 2),
+            "ratio_processor": round(share * median(worked[name]) / ours_worked, 2),
+            "texts_compared": len(theirs),
+            "texts_different": _ties(model, items, same, theirs),
+        }
+        for name, theirs in texts.items()
+    ]
+
+
+def _ties(model, items: Sequence[Encoded], same: Sequence[str], theirs: Sequence[str]) -> int:
+    """Return how many texts differ; each must hold a token that another nearly equals."""
+    different = [n for n in range(len(items)) if same[n] != theirs[n]]
+    for n in different:
+        (ids,) = generation.tokens(model, [items[n]])
+        lead = margin(model.module, items[n], ids)
+        assert lead < TIE, f"{items[n].question_id}: {same[n]!r} is not {theirs[n]!r} ({lead})"
+    return len(different)
 
 
 def main() -> None:
