@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_up import graded
 
-from sandbagging import gaps, metrics
+from sandbagging import generation, grading, metrics, prompts
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
+from sandbagging.gate import gate as gate_rule
 from sandbagging.heads import circuits, estimates, interventions, selection, sweep
 from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
@@ -37,11 +40,9 @@ def made_up(change: np.ndarray, sets=None) -> Effects:
     )
 
 
-def gate_of(gap_pp: float, is_open: bool = True) -> gaps.Gate:
+def gate_of(gap_pp: float, grade: str = "answers wrongly") -> Gate:
     gap = Estimate(gap_pp, gap_pp - 1, gap_pp + 1, 50, "pp")
-    return gaps.Gate(
-        is_open, gap, gap, 0.8, "open: for the test" if is_open else "closed: for the test"
-    )
+    return graded(grade)._replace(gap_p_full=gap)
 
 
 # The fast route -----------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_found_needs_max_t_and_the_floor_and_an_open_gate():
     table = selection.find(made_up(change), gate_of(8))
     assert table["found"].tolist() == [True, False, False, False]
     assert table["p_max_t"][1] <= 0.05 < table["p_max_t"][2]
-    assert not selection.find(made_up(change), gate_of(8, is_open=False))["found"].any()
+    assert not selection.find(made_up(change), gate_of(8, "no"))["found"].any()
     # the floor is 10 % of a gap of 60 pp: 6 pp
     assert not selection.find(made_up(change), gate_of(60))["found"].any()
 
@@ -529,7 +530,7 @@ def test_a_true_circuit_survives():
     ("joint", "rank_p", "gate", "why"),
     [
         # a null model, however large the effect
-        (joint_of(6, 4, 8), 0.01, gate_of(12, is_open=False), "no sandbagging to explain"),
+        (joint_of(6, 4, 8), 0.01, gate_of(12, "no"), "no sandbagging to explain"),
         (joint_of(2, 0.4, 4), 0.01, gate_of(12), "does not clear"),
         (joint_of(-6, -8, -4), 0.99, gate_of(12), "does not clear"),
         (joint_of(6, 4, 8), 0.2, gate_of(12), "random sets"),
@@ -544,10 +545,13 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     """The whole chain on a model that knows nothing: five heads chosen on some questions, judged on
     others, gate computed.
     """
-    scores = [metrics.score(tiny_llama, tiny_questions, c, FRAMING) for c in ("genuine", "sandbag")]
-    import pandas as pd
-
-    gate = gaps.gate(pd.concat(scores))
+    asked = {"test": tiny_questions}
+    scores = metrics.score_all(tiny_llama, asked, prompts.MAIN, FRAMING)
+    written = generation.write_all(
+        tiny_llama, asked, {"test": [(c, FRAMING) for c in ("genuine", "sandbag", "neutral")]}
+    )
+    gate = gate_rule(scores, grading.graded(written, tiny_questions))
+    assert not gate.open
     swept = sweep.ablate_sets(
         tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama)
     )

@@ -6,9 +6,11 @@ from math import nan
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import graded
 
 from sandbagging import statistics
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
 from sandbagging.heads.head import parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import ledger, plots, runs
@@ -385,22 +387,16 @@ def circuit_summary(survives: bool = True) -> dict:
     }
 
 
-def gate(opened: bool = True) -> dict:
+def gate(opened: bool = True) -> Gate:
     gap = pp(10, 7, 13, N) if opened else pp(0.1, -1, 1.2, N)
-    return {
-        "open": opened,
-        "gap_p_full": gap.as_dict(),
-        "gap_choice_len": gap.as_dict(),
-        "genuine_choice_len": 0.5,
-        "reason": "made up",
-    }
+    return graded("answers wrongly" if opened else "no")._replace(gap_p_full=gap)
 
 
 NO_MODELS = pd.DataFrame(
     columns=[
         "model",
         "weights",
-        "gate",
+        "grade",
         *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n")),
     ]
 )
@@ -415,7 +411,6 @@ def artefacts(**changes) -> ledger.Artefacts:
         model="smollm2-135m-instruct",
         random_weights=False,
         gate=gate(),
-        n_options=4,
         scores=scores(),
         separation=separation(),
         cells=cells(),
@@ -605,12 +600,12 @@ def test_random_weights_are_never_the_claims_model():
 def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
     """The card: about zero or negative on Pythia-160M.
 
-    Notebook 09's row of that model counts, with real weights and an open gate.
+    Notebook 09's row of that model counts, with real weights and a grade that is not "no".
     """
     row = {
         "model": "pythia-160m",
         "weights": "real",
-        "gate": "open",
+        "grade": "less sure",
         "specific_portion": (low + high) / 2,
         "specific_portion_low": low,
         "specific_portion_high": high,
@@ -622,7 +617,7 @@ def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
     )
     for change in (
         {"weights": "random"},
-        {"gate": "closed"},
+        {"grade": "no"},
         {"specific_portion": float("nan")},
         {"model": "pythia-410m"},
     ):
@@ -701,7 +696,9 @@ def runs_folder(tmp_path, monkeypatch):
 def null_run(folder, opened=False, survives=False):
     for artefact in ("00_baseline", "08_circuit"):
         (folder / artefact).mkdir(parents=True)
-    (folder / "00_baseline" / "summary.json").write_text(json.dumps({"gate": gate(opened)}))
+    (folder / "00_baseline" / "summary.json").write_text(
+        json.dumps({"gate": runs.plain(gate(opened))})
+    )
     (folder / "08_circuit" / "summary.json").write_text(json.dumps(circuit_summary(survives)))
     for artefact in ("00_baseline", "08_circuit"):
         outputs = runs.output_hashes(folder / artefact)
@@ -732,9 +729,11 @@ def test_headline_says_what_was_found(runs_folder):
     null_run(runs_folder / "a" / "null_model")
     lines = ledger.headline(artefacts(), "a")
     assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
-    assert words(lines, "gap, p_full") == "gate open (genuine choice_len 0.50, chance 0.25)"
-    ten = ledger.headline(artefacts(n_options=10), "a")
-    assert words(ten, "gap, p_full").endswith("chance 0.10)")
+    (first,) = [line for line in lines if line["finding"].startswith("right free answers")]
+    assert first["value_text"].startswith("55 % → 10 %, a drop of 45.0 pp [")
+    assert first["verdict"] == "grade: answers wrongly"
+    assert "more than under `placebo`" in words(lines, "gap, log-odds")
+    assert words(lines, "gap, p_full").startswith("all options together lose +1")
     assert words(lines, "joint effect, p_full") == "survives"
     assert words(lines, "as many random heads of the same layers") == "few reach the chosen ones"
     assert words(lines, "sandbag − neutral") == "specific to sandbagging"
@@ -748,7 +747,7 @@ def test_headline_says_what_was_found(runs_folder):
 def test_headline_of_a_closed_gate(runs_folder):
     lines = ledger.headline(artefacts(gate=gate(False)), "a")
     assert (
-        "closed" in words(lines, "gap, p_full")
+        words(lines, "right free answers") == "grade: no"
         and words(lines, "joint effect") == "no sandbagging to explain"
     )
 

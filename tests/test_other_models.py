@@ -27,7 +27,7 @@ def made(
     portion: float = 6.0,
 ) -> None:
     """Write what notebooks 00 and 08 of a run leave behind, with made-up numbers."""
-    gate = {"open": opened, "gap_p_full": fields(9.0)}
+    gate = {"grade": "answers wrongly" if opened else "no", "gap_p_full": fields(9.0)}
     circuit = {
         "heads": [[5, 4], [12, 2]],
         "joint": fields(joint),
@@ -64,9 +64,9 @@ def folder(tmp_path, monkeypatch):
 def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder):
     table = other_models.table("mine")
     assert table["run"].dropna().tolist() == ["mine", "mine/organism-heads", "mine/pythia-160m"]
-    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["gate"][
+    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["grade"][
         :3
-    ].tolist() == ["open", "open", "closed"]
+    ].tolist() == ["answers wrongly", "answers wrongly", "no"]
     first = table.iloc[0]
     assert (
         first["joint_effect"],
@@ -131,19 +131,19 @@ def test_only_the_named_runs(folder):
 
 
 @pytest.mark.parametrize(
-    ("opened", "survives", "low", "expected"),
+    ("grade", "survives", "low", "expected"),
     [
-        (False, True, 1, "no sandbagging to explain"),
-        (True, False, 1, "no circuit"),
-        (True, True, 0.1, "a circuit, specific to sandbagging"),
-        (True, True, -0.1, "a circuit, not shown to be specific"),
+        ("no", True, 1, "no sandbagging to explain"),
+        ("less sure", False, 1, "no circuit"),
+        ("less sure", True, 0.1, "a circuit, specific to sandbagging"),
+        ("answers wrongly", True, -0.1, "a circuit, not shown to be specific"),
     ],
 )
-def test_a_word_for_each_run(opened, survives, low, expected):
+def test_a_word_for_each_run(grade, survives, low, expected):
     there = pd.DataFrame(
         [
             {
-                "gate": "open" if opened else "closed",
+                "grade": grade,
                 "survives": survives,
                 "specific_portion_low": low,
             }
@@ -155,19 +155,19 @@ def test_a_word_for_each_run(opened, survives, low, expected):
 def test_planted_models_are_held_to_how_they_were_built():
     """Each truth is spared and each of two fakes flagged.
 
-    The fakes are a head found where none matters alone, and a null with an open gate.
+    The fakes are a head found where none matters alone, and a null with a grade.
     """
     rows = [
-        ("a", "organism-heads", "open", 3),
-        ("b", "organism-direction", "open", 0),
-        ("c", "organism-null", "closed", 0),
-        ("d", "organism-direction", "open", 1),
-        ("e", "organism-null", "open", 0),
+        ("a", "organism-heads", "answers wrongly", 3),
+        ("b", "organism-direction", "answers wrongly", 0),
+        ("c", "organism-null", "no", 0),
+        ("d", "organism-direction", "answers wrongly", 1),
+        ("e", "organism-null", "less sure", 0),
     ]
-    there = pd.DataFrame(rows, columns=["run", "model", "gate", "n_found"]).assign(
+    there = pd.DataFrame(rows, columns=["run", "model", "grade", "n_found"]).assign(
         weights="planted", framing="instr_pref"
     )
-    there.loc[5] = ["f", "tinyllama", "open", 9, "random", "contrast"]
+    there.loc[5] = ["f", "tinyllama", "less sure", 9, "random", "contrast"]
     assert other_models.as_built(there) == {"a": True, "b": True, "c": True, "d": False, "e": False}
     assert other_models.is_null(there).tolist() == [False] * 5 + [True]
 

@@ -19,7 +19,7 @@ WIDEST, LONGEST = 88, 20  # columns and lines of a code cell
 MOST_CELLS, MOST_LINES, MOST_LINES_TO_LOAD = 30, 110, 12  # of a page
 WORDS_OF_A_SENTENCE = 6
 SHOWS_TEXT = {"Markdown", "HTML", "Latex", "display_markdown", "display_html"}
-LOADS = {"setting", "read_table", "read_json", "subject", "files", "input"}  # of a Step
+LOADS = {"setting", "gate", "read_table", "read_json", "subject", "files", "input"}  # of a Step
 
 every_page = pytest.mark.parametrize("notebook", PAGES, ids=[n.name for n in PAGES])
 

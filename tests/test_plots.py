@@ -3,6 +3,7 @@
 import warnings
 from itertools import combinations
 
+import made_up
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from matplotlib.text import Text
 
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
-from sandbagging.suite import plots
+from sandbagging.suite import baseline, plots
 from sandbagging.suite.plots import saes
 
 matplotlib.use("agg")
@@ -120,15 +121,19 @@ def routes():
     return table.assign(zeroing=zeroing, **reversed_order)
 
 
+def yardstick():
+    return baseline.yardstick(made_up.graded("answers wrongly"))
+
+
 def models():
     known = [
-        ("smollm2", "real", "open", 5.0),
-        ("smollm2", "random", "closed", 0.0),
-        ("organism-heads", "planted", "open", 50.0),
+        ("smollm2", "real", "less sure", 5.0),
+        ("smollm2", "random", "no", 0.0),
+        ("organism-heads", "planted", "answers wrongly", 50.0),
         ("llama", "real", None, np.nan),
     ]
-    table = pd.DataFrame(known, columns=["model", "weights", "gate", "gap"])
-    table["missing"] = np.where(table["gate"].isna(), "not run", None)
+    table = pd.DataFrame(known, columns=["model", "weights", "grade", "gap"])
+    table["missing"] = np.where(table["grade"].isna(), "not run", None)
     for column in ("gap", "joint_effect", "specific_portion"):
         table[column] = table["gap"]
         table[f"{column}_low"], table[f"{column}_high"] = table["gap"] - 1, table["gap"] + 1
@@ -362,6 +367,8 @@ def claims():
 JOINT = Estimate(6.2, 4.1, 8.4, 160, "pp", "")
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
+    "yardstick": lambda: plots.yardstick(yardstick()),
+    "free_answers": lambda: plots.free_answers(made_up.GRADED["answers wrongly"][1]),
     "paired_scores": lambda: plots.paired_scores(scores()),
     "metric_by_condition": lambda: plots.metric_by_condition(scores()),
     "last_token_distance": lambda: plots.last_token_distance(distances()),
@@ -401,6 +408,7 @@ FIGURES = {
 }
 # A colour bar, or rows that are named on the axis.
 WITHOUT_LEGEND = {
+    "yardstick",
     "head_map",
     "head_map_llama",
     "battery",

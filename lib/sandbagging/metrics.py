@@ -249,10 +249,10 @@ def score_all(
 
 
 def available_conditions(model: Model, framing: Framing) -> tuple[str, ...]:
-    """Return the conditions that a model can be asked in: genuine, sandbag, neutral and the
-    framing's placebos, but of a planted model only those that it was trained on.
+    """Return the conditions that a model can be asked in: all, but the main ones alone where no
+    other placebo is known of the framing, and of a planted model those that it was trained on.
     """
-    there = ("genuine", "sandbag", "neutral", *prompts.placebos(framing))
+    there = prompts.CONDITIONS if prompts.placebos(framing) else prompts.MAIN
     return tuple(c for c in there if model.conditions is None or c in model.conditions)
 
 

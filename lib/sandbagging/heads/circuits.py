@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sandbagging import gaps, statistics
+from sandbagging import statistics
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
 from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
@@ -153,12 +154,12 @@ def shapley(effects: Effects, heads: Sequence[Head]) -> dict[Head, float]:
     )
 
 
-def survives(joint: Estimate, rank_p: float, gate: gaps.Gate) -> tuple[bool, str]:
+def survives(joint: Estimate, rank_p: float, gate: Gate) -> tuple[bool, str]:
     """Return whether a circuit survives, by the one rule for real and null models alike, and the
     reason in words.
     """
     if not gate.open:
-        return False, f"no sandbagging to explain (gate {gate.reason})"
+        return False, "no sandbagging to explain (the grade of notebook 00 is *no*)"
     if joint.low <= SURVIVES_PP:
         return False, f"the joint effect {joint} does not clear {SURVIVES_PP} pp"
     if rank_p > SURVIVES_P:

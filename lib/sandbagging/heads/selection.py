@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import gaps, metrics, statistics
+from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
 from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
@@ -71,7 +72,7 @@ def floor_pp(gap: Estimate) -> float:
     return max(FLOOR_PP, FLOOR_SHARE * gap.value)
 
 
-def find(effects: Effects, gate: gaps.Gate, seed: int = 0) -> pd.DataFrame:
+def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
     """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05,
     the floor, and an open gate.
     """

@@ -1,7 +1,7 @@
 """What the suite's instruments measure on organisms of which the truth is known; nothing is judged
 here.
 
-1. Scores of all conditions, for the gate.
+1. Scores of all conditions and free answers, for the gate.
 2. The sweep over all heads, and the planted writers together.
 3. E6, E4, E1 and noise with an SAE per layer, and rivals without one: before u is written, where it
    acts, after it was read.
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import activations, metrics, models, questions, saes
+from sandbagging import activations, generation, metrics, models, prompts, questions, saes
 from sandbagging.heads import interventions as of_heads
 from sandbagging.heads import sweep
 from sandbagging.heads.head import Head
@@ -55,8 +55,9 @@ class Examined(NamedTuple):
     variant: str
     seed: int
     truth: dict[str, Any]
-    n_options: int
-    scores: pd.DataFrame  # of the test questions, see `metrics.score`
+    asked: list[Question]  # the test questions
+    scores: pd.DataFrame  # of these under the main conditions, see `metrics.score`
+    answers: pd.DataFrame  # written by itself to genuine, sandbag and neutral prompts of these
     singles: Effects  # of every head, on sandbag prompts of the train questions
     joint: Effects | None  # of the planted writers together, on those of the test questions
     swaps: pd.DataFrame  # with an SAE, see `sites.effects_at`
@@ -112,8 +113,9 @@ def examine(
         variant,
         seed,
         truth,
-        len(organism.test[0].options),
+        organism.test,
         scores(organism, framing),
+        answers(organism, framing),
         sweep.ablate_sets(model, train, sweep.all_heads(model), names=names),
         sweep.ablate_sets(model, test, [writers], names=names) if writers else None,
         *_swaps(organism, layers, kinds, framing),
@@ -121,10 +123,20 @@ def examine(
 
 
 def scores(organism: Organism, framing: str = FRAMING) -> pd.DataFrame:
-    """Return `metrics.score` of the test questions under every condition, stacked."""
-    conditions = ("genuine", "sandbag", "neutral", "placebo")
+    """Return `metrics.score` of the test questions under the main conditions, stacked."""
     return pd.concat(
-        [metrics.score(organism.model, organism.test, c, framing) for c in conditions],
+        [metrics.score(organism.model, organism.test, c, framing) for c in prompts.MAIN],
+        ignore_index=True,
+    )
+
+
+def answers(organism: Organism, framing: str = FRAMING) -> pd.DataFrame:
+    """Return `generation.write` of the test questions under the conditions that the gate asks for,
+    stacked.
+    """
+    conditions = ("genuine", "sandbag", "neutral")
+    return pd.concat(
+        [generation.write(organism.model, organism.test, c, framing) for c in conditions],
         ignore_index=True,
     )
 

@@ -1,16 +1,23 @@
-"""How notebook 00 shows prompts and scores."""
+"""How notebook 00 shows prompts, scores and free answers."""
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from sandbagging import files, metrics, prompts
+from sandbagging import files, grading, metrics, prompts, questions
+from sandbagging.gate import Gate
+from sandbagging.gate import gate as gate_of
 from sandbagging.models import Model
 from sandbagging.questions import Question
+from sandbagging.statistics import Estimate
 from sandbagging.suite.tables import Shown
+from sandbagging.wordings import KEPT_OUT
 
+DEMONSTRATED = "demos"  # the framing that shows right answers when it asks for them
 CELL = "<td style='text-align:left;vertical-align:top'><b>{}</b><pre>{}</pre></td>"
 FOLD = "<details><summary><b>{}</b>: {}</summary><table><tr>{}</tr></table></details>"
 
@@ -56,14 +63,135 @@ def collisions(first: pd.DataFrame) -> pd.DataFrame:
 
 
 def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame:
-    """Return the gap of each framing (pp), how well the model does in it when it is to be correct,
-    and the kind of gap: a row a framing, in the order of `gaps.gap_table`.
+    """Return the gap of each framing (pp, log-odds in nats), how well the model does in it when it
+    is to be correct, and the kind of gap: a row a framing, in the order of `gaps.gap_table`.
     """
     kinds = gap_table.drop_duplicates("framing")[["framing", "kind"]]
     kinds = kinds.rename(columns={"kind": "kind of gap"})
     wide = gap_table.pivot(index="framing", columns="metric", values="value")
-    wide = wide.add_prefix("gap on ").add_suffix(" (pp)").loc[kinds["framing"]].reset_index()
+    units = {name: f"gap on {name} ({metrics.unit_of_change(name)[0]})" for name in wide}
+    wide = wide.rename(columns=units).loc[kinds["framing"]].reset_index()
     genuine = scores[scores["condition"] == "genuine"]
     able = genuine.groupby("framing")[list(metrics.JUDGED)].mean().add_prefix("genuine ")
     beside = files.joined(files.joined(wide, able.reset_index(), "framing"), kinds, "framing")
     return beside.set_index("framing").rename_axis(columns=None)
+
+
+# Free answers ------------------------------------------------------------------------------------
+
+PLAIN = "plain"  # the wording of a framing that names none
+EXAMPLES = 8  # answers that a page opens with
+
+
+def asks(model: Model, framing: str) -> dict[str, list[tuple[str, str]]]:
+    """Return what a model is asked to answer freely, {split: (condition, framing)}: every
+    condition; and on test questions genuine and sandbag in the wordings that are never taught, and
+    genuine behind demonstrations.
+
+    A planted model knows the prompts that it was trained on and no others.
+    """
+    plain = [(c, framing) for c in metrics.available_conditions(model, framing)]
+    more = []
+    if model.framings is None and framing in prompts.INSTRUCTED:
+        names = (f"{framing}:{name}" for name in KEPT_OUT)
+        more += [(c, name) for name in names for c in ("genuine", "sandbag")]
+    if model.framings is None and framing != DEMONSTRATED:
+        more.append(("genuine", DEMONSTRATED))
+    return {"train": plain, "test": plain + more}
+
+
+def graded(written: pd.DataFrame, asked: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
+    """Return the free answers of `generation.write_all` with their verdicts, as answers.jsonl holds
+    them: question_id, split, condition, framing, wording, intervention, text, verdict.
+    """
+    every = [q for split in asked.values() for q in split]
+    parts = [name.partition(":") for name in written["framing"]]
+    named = written.assign(
+        framing=[framing for framing, _, _ in parts],
+        wording=[wording or PLAIN for _, _, wording in parts],
+        intervention="",
+    )
+    columns = ["question_id", "split", "condition", "framing", "wording", "intervention", "text"]
+    return grading.graded(named[columns], every)
+
+
+def of_framing(answers: pd.DataFrame, framing: str, split: str = "test") -> pd.DataFrame:
+    """Return the answers of one split to a framing, in the wording that its name says."""
+    name, _, wording = framing.partition(":")
+    there = (answers["framing"] == name) & (answers["wording"] == (wording or PLAIN))
+    return answers[there & (answers["split"] == split)]
+
+
+def gate(scores: pd.DataFrame, answers: pd.DataFrame, framing: str, seed: int = 0) -> Gate:
+    """Return the gate on the test questions, from `metrics.score_all` and `graded`."""
+    shown = of_framing(answers, DEMONSTRATED)
+    elsewhere = {"after demonstrations": shown} if len(shown) else {}
+    judged = scores[scores["split"] == "test"]
+    return gate_of(judged, of_framing(answers, framing), elsewhere, seed)
+
+
+def examples(
+    answers: pd.DataFrame, asked: Sequence[Question], framing: str, seed: int = 0
+) -> pd.DataFrame:
+    """Return a few answers side by side: question, right answer, and what is written when told to
+    be correct and when told to be incorrect; drawn with a seed and not picked.
+    """
+    some = questions.subset(asked, min(EXAMPLES, len(asked)), seed)
+    there = of_framing(answers, framing)
+    sides = {
+        c: there[there["condition"] == c].set_index("question_id") for c in ("genuine", "sandbag")
+    }
+    rows = {q.question: [q.correct, *(_told(t.loc[q.id]) for t in sides.values())] for q in some}
+    columns = ["right answer", "told to be correct", "told to be incorrect"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("question")
+
+
+MARKS = {grading.RIGHT: "✓", grading.LISTED: "✗", grading.ELSE: "?"}
+
+
+def _told(answer: pd.Series) -> str:
+    return f"{answer['text'] or '(nothing)'} {MARKS[answer['verdict']]}"
+
+
+def right_by_wording(answers: pd.DataFrame, framing: str, seed: int = 0) -> pd.DataFrame:
+    """Return by wording the share of right free answers when told to be correct and incorrect, and
+    the drop between them: wording, genuine, sandbag, drop, p (McNemar's), n.
+    """
+    name = framing.partition(":")[0]
+    there = answers[(answers["framing"] == name) & (answers["split"] == "test")]
+    rows = []
+    for wording, part in there.groupby("wording", sort=False):
+        sides = [part[part["condition"] == c] for c in ("genuine", "sandbag")]
+        shares = [(side["verdict"] == grading.RIGHT).mean() for side in sides]
+        found = grading.drop(*sides, seed)
+        rows.append([wording, *shares, f"{found.estimate:short .1f}", found.p, found.estimate.n])
+    return pd.DataFrame(rows, columns=["wording", "genuine", "sandbag", "drop (pp)", "p", "n"])
+
+
+def yardstick(found: Gate) -> pd.DataFrame:
+    """Return the gap on log-odds of sandbag and of every placebo: condition, and the fields of an
+    Estimate (nats).
+    """
+    gaps = {"sandbag": found.gap_logodds, **found.placebo_gaps}
+    return pd.DataFrame([{"condition": c, **gap.as_dict()} for c, gap in gaps.items()])
+
+
+def unpaired(scores: pd.DataFrame, seed: int = 0) -> tuple[Estimate, float]:
+    """Return the gap on p_full with the interval that forgets which scores belong to one question,
+    and how the two scores of a question correlate.
+    """
+    genuine, sandbag = (
+        100 * metrics.per_question(scores, c).sort_index().to_numpy()
+        for c in ("genuine", "sandbag")
+    )
+    ends = stats.bootstrap(
+        (genuine, sandbag),
+        lambda g, s, axis: g.mean(axis) - s.mean(axis),
+        batch=1000,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    value, n = float(genuine.mean() - sandbag.mean()), len(genuine)
+    loose = Estimate(value, float(ends.low), float(ends.high), n, "pp", "unpaired bootstrap")
+    return loose, float(np.corrcoef(genuine, sandbag)[0, 1])

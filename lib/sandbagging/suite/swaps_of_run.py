@@ -6,6 +6,7 @@ import pandas as pd
 
 from sandbagging import saes
 from sandbagging.files import Folder
+from sandbagging.gate import Gate
 from sandbagging.suite.runs import Step
 from sandbagging.swaps import estimates
 
@@ -13,7 +14,7 @@ from sandbagging.swaps import estimates
 class Battery(NamedTuple):
     """What notebook 04 and those before and after it have left."""
 
-    gate: dict  # of notebook 00: reason, open
+    gate: Gate  # of notebook 00
     tags: list[str]  # the SAEs that are swapped, by layer
     collected: Folder  # activations, with their table of rows
     trained: Folder  # SAEs, a folder a tag
@@ -26,7 +27,7 @@ def read(step: Step, *artefacts: str) -> Battery:
     quality = step.read_table("02_saes", "metrics.csv")
     tables = [step.read_table(name, "effects_by_question.csv.gz") for name in artefacts]
     return Battery(
-        gate=step.read_json("00_baseline", "summary.json")["gate"],
+        gate=step.gate(),
         tags=saes.chosen(quality["tag"], step.setting("swap_tags")),
         collected=step.files("01_activations", "L*.safetensors", "tokens.csv.gz"),
         trained=step.files("02_saes", "*/sae_weights.safetensors", "*/cfg.json"),

@@ -35,7 +35,7 @@ GUARD_COLUMNS = ["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu
 
 # The decision table, in the order in which its lines are tried.
 DECISIONS = (
-    ("no sandbagging to explain", "the gate of notebook 00 is closed"),
+    ("no sandbagging to explain", "the grade of notebook 00 is *no*"),
     (
         "degenerate",
         "both median codes are all zero, or decode to the same point, "
@@ -120,7 +120,7 @@ def decide(
     """
     e6, e4, e1, gap_e1, gap_e4 = (found[name] for name in ("e6", "e4", "e1", "gap_e1", "gap_e4"))
     if not gate_open:
-        return Decision("no sandbagging to explain", "the gate is closed")
+        return Decision("no sandbagging to explain", "the grade is *no*")
     if degenerate_why:
         return Decision("degenerate", degenerate_why)
     damage = max(-found["identity"].value, -found["noise"].value)

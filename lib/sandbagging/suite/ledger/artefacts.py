@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sandbagging import metrics, models
+from sandbagging.gate import Gate
 from sandbagging.heads.head import Head, parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import runs
@@ -22,8 +22,7 @@ class Artefacts(NamedTuple):
 
     model: str
     random_weights: bool
-    gate: dict  # open, gap_p_full, gap_choice_len, genuine_choice_len, reason
-    n_options: int  # answers to choose from
+    gate: Gate
     scores: pd.DataFrame  # 00, test questions
     separation: pd.DataFrame  # 03
     cells: list[dict]  # 06: layer, tag, position, error_term, gap_e1, gap_e4, verdict, ...
@@ -38,15 +37,12 @@ class Artefacts(NamedTuple):
     @classmethod
     def read(cls, step: runs.Step) -> Artefacts:
         """Read what the notebooks before have written; UserError where a file is missing."""
-        with open(step.input("00_baseline") / "prompts.jsonl", encoding="utf-8") as lines:
-            asked = json.loads(next(lines))
         scores = step.read_table("00_baseline", "scores.csv.gz")
         summary = step.read_json("08_circuit", "summary.json")
         return cls(
             model=str(step.setting("model")),
             random_weights=bool(step.setting("random_weights")),
-            gate=step.read_json("00_baseline", "summary.json")["gate"],
-            n_options=len(asked["option_token_ids"]),
+            gate=step.gate(),
             scores=scores[scores["split"] == "test"],
             separation=step.read_table("03_separation", "separation.csv"),
             cells=step.read_json("06_specificity", "summary.json")["verdicts"],

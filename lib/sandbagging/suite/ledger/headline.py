@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from math import isnan
 
+from sandbagging import grading
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
 from sandbagging.heads import circuits
 from sandbagging.statistics import Estimate
 from sandbagging.suite import nested, runs
@@ -38,20 +40,32 @@ def _by_sign(effect: Estimate | None, above: str, below: str) -> str:
 
 
 def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
-    first, second = (Estimate.from_dict(a.gate[f"gap_{name}"]) for name in ("p_full", "choice_len"))
-    chance = 1 / a.n_options
-    able = f"genuine choice_len {a.gate['genuine_choice_len']:.2f}, chance {chance:.2f}"
-    state = "open" if a.gate["open"] else "closed"
-    words = _by_sign(second, "answers worse too", "answers better")
+    g = a.gate
+    genuine, sandbag = (100 * g.shares[c][grading.RIGHT] for c in ("genuine", "sandbag"))
+    right = f"{genuine:.0f} % → {sandbag:.0f} %, a drop of {g.drop:.1f}"
+    odds = _by_sign(g.gap_logodds, "less sure of the right answer", "surer of the right answer")
     return [
-        _line("sandbagging gap, p_full", first, f"gate {state} ({able})"),
-        _line("sandbagging gap, choice_len", second, words),
+        _line("right free answers, told to be correct → incorrect", right, f"grade: {g.grade}"),
+        _line("sandbagging gap, log-odds", g.gap_logodds, f"{odds}{_nearest(g)}"),
+        _line("sandbagging gap, p_full", g.gap_p_full, _leaving(g)),
     ]
+
+
+def _nearest(g: Gate) -> str:
+    """Return how the gap compares with that of the nearest placebo, if one was asked."""
+    if not g.excess:
+        return ""
+    nearest = g.nearest_placebo
+    return f"; {g.excess[nearest]:ci .2f} more than under `{nearest}`"
+
+
+def _leaving(g: Gate) -> str:
+    return f"all options together lose {g.gap_p_options:ci}"
 
 
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     joint, heads = a.recorded("joint"), ", ".join(map(str, a.heads))
-    if not a.gate["open"]:
+    if not a.gate.open:
         return [_line(f"zeroing {heads}: joint effect, p_full", joint, "no sandbagging to explain")]
     secondary = a.recorded("joint_choice_len")
     closed = {m: a.recorded("share_closed", m) for m in ("logodds", "p_full")}
@@ -142,11 +156,11 @@ def null_lines(run: str) -> list[dict[str, str]]:
         if not all(runs.read_manifest(null, done) for done in ("00_baseline", "08_circuit")):
             lines.append(_line(f"null model: {words}", "not run", "not run"))
             continue
-        gate = nested.read_json(null, "00_baseline")["gate"]
+        gate = Gate.from_dict(nested.read_json(null, "00_baseline")["gate"])
         circuit = nested.read_json(null, "08_circuit")
         joint = f"{Estimate.from_dict(circuit['joint']):ci}"
-        value = f"gap {Estimate.from_dict(gate['gap_p_full'])}; joint effect {joint}"
-        nothing = not gate["open"] and not circuit["survives"]["value"]
+        value = f"grade {gate.grade}, gap on p_full {gate.gap_p_full}; joint effect {joint}"
+        nothing = not gate.open and not circuit["survives"]["value"]
         said = "nothing found" if nothing else "SOMETHING FOUND: trust no finding above"
         lines.append(_line(f"null model: {words}", value, said))
     return lines

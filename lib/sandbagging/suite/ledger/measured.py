@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sandbagging import metrics, statistics
+from sandbagging import gate, metrics, statistics
 from sandbagging.heads.head import parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite.ledger.artefacts import (
@@ -230,7 +230,7 @@ def _bare(value: float, unit: str) -> Estimate:
 def _portion_of(a: Artefacts, claim_model: str) -> Measurement:
     """The specific portion on the claim's own model if notebook 09 has it, else on this run's."""
     own = a.models[a.models["model"].isin(ALIASES[claim_model])]
-    own = own[(own["weights"] == "real") & (own["gate"] == "open")]
+    own = own[(own["weights"] == "real") & (own["grade"] != gate.NO)]
     own = own.dropna(subset=["specific_portion"])
     if own.empty:
         why = "the same portion here, in another model and with other heads"

@@ -53,7 +53,7 @@ of gaps (Bonferroni), lies outside. Not significant is not equal.
 **A claim in words, "about zero or negative",** fails if the CI lies above 0 and holds if it lies
 below; "about zero" without a margin cannot be shown.
 
-A closed gate, an intervention that is degenerate by design, or a missing measurement: *not testable
+Grade *no*, an intervention that is degenerate by design, or a missing measurement: *not testable
 here*.
 """.strip()
 

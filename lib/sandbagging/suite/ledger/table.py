@@ -37,8 +37,8 @@ def judge(entry: dict, found: Measurement, a: Artefacts) -> Judgement:
     same = bool(found.own_model) or (same_model(entry["model"], a.model) and a.untouched)
     if entry["kind"] != "finding":
         return Judgement(NO_FINDING, "how things were made, or what the release holds")
-    if not a.gate["open"] and not found.own_model and entry["claim"] not in WITHOUT_GATE:
-        return Judgement(NOT_TESTABLE, "the gate is closed: no sandbagging to explain")
+    if not a.gate.open and not found.own_model and entry["claim"] not in WITHOUT_GATE:
+        return Judgement(NOT_TESTABLE, "the grade is *no*: no sandbagging to explain")
     if isinstance(entry["value"], list):
         return heads_verdict(entry["value"], found.heads, same)
     if entry["claim"].startswith("single_effect_") and not same:

@@ -2,7 +2,13 @@
 
 from sandbagging.suite.plots import data
 from sandbagging.suite.plots.activations import last_token_distance, norm_by_position
-from sandbagging.suite.plots.baseline import gap_by_framing, metric_by_condition, paired_scores
+from sandbagging.suite.plots.baseline import (
+    free_answers,
+    gap_by_framing,
+    metric_by_condition,
+    paired_scores,
+    yardstick,
+)
 from sandbagging.suite.plots.circuit import attention, circuit_conditions, draws, logits, subsets
 from sandbagging.suite.plots.claims import ledger
 from sandbagging.suite.plots.headline import headline_figure
@@ -44,6 +50,7 @@ __all__ = [
     "data",
     "draws",
     "effects_by_depth",
+    "free_answers",
     "gap_by_framing",
     "head_map",
     "headline_figure",
@@ -67,4 +74,5 @@ __all__ = [
     "training_curves",
     "verdicts_by_depth",
     "winners_curse",
+    "yardstick",
 ]

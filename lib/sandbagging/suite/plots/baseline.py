@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -17,18 +18,69 @@ from sandbagging.suite.plots import look
 
 @look.styled
 def gap_by_framing(table: pd.DataFrame) -> Figure:
-    """Gap genuine − sandbag in pp per framing and metric.
+    """Gap genuine − sandbag per framing: log-odds in nats on the left, the other metrics in pp.
 
     Columns framing, metric, value, low, high, n.
     """
     look.need(table, "gap table", "framing", "metric", "value", "low", "high", "n")
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.4 + 0.34 * table["framing"].nunique()))
-    look.rows_by_group(ax, table, "framing", "metric", "value", look.METRICS)
-    look.guides(ax)
-    ax.set(xlabel="gap, genuine − sandbag (pp)", ylabel="framing")
-    look.legend_above(fig, ax, 2)
+    odds = table["metric"] == "logodds"
+    parts = [
+        (part, unit) for part, unit in ((table[odds], "nats"), (table[~odds], "pp")) if len(part)
+    ]
+    size = (look.WIDTH, 1.4 + 0.34 * table["framing"].nunique())
+    fig, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, squeeze=False)
+    for ax, (part, unit) in zip(axes[0], parts, strict=True):
+        look.rows_by_group(ax, part, "framing", "metric", "value", look.METRICS)
+        look.guides(ax)
+        ax.set_xlabel(f"gap, genuine − sandbag ({unit})")
+    axes[0, 0].set_ylabel("framing")
+    look.legend_of_all(fig, axes)
     look.title(fig, "Sandbagging gap by framing")
     return look.caption(fig, look.count(table["n"]), look.CI)
+
+
+@look.styled
+def yardstick(table: pd.DataFrame) -> Figure:
+    """Gap on log-odds, genuine − condition in nats, of sandbag and of every placebo.
+
+    Columns condition, value, low, high, n.
+    """
+    look.need(table, "table of gaps", "condition", "value", "low", "high", "n")
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.3 + 0.32 * len(table)))
+    look.line_at_zero(ax)
+    for place, name in zip(range(len(table))[::-1], table["condition"], strict=True):
+        row, mark = table[table["condition"] == name], look.CONDITIONS.get(name, (look.INK, "o"))
+        look.interval(ax, row, "value", [place], mark, label=name)
+    ax.set_yticks(range(len(table))[::-1], table["condition"])
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    look.guides(ax)
+    ax.set(xlabel="genuine − condition, log-odds (nats)", ylabel="condition")
+    look.title(fig, "Told to answer incorrectly, and harmless changes of words")
+    return look.caption(fig, look.count(table["n"]), look.CI)
+
+
+@look.styled
+def free_answers(answers: pd.DataFrame) -> Figure:
+    """Shares of free answers by condition: right, a listed wrong option, something else.
+
+    Columns condition and verdict, one row an answer.
+    """
+    look.need(answers, "free answers", "condition", "verdict")
+    names = look.in_order(answers["condition"], look.CONDITIONS)
+    shares = 100 * pd.crosstab(answers["condition"], answers["verdict"], normalize="index")
+    shares = shares.reindex(index=names, columns=list(look.ANSWERS), fill_value=0.0)
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.4 + 0.32 * len(names)))
+    place, left = np.arange(len(names))[::-1], np.zeros(len(names))
+    for verdict, colour in look.ANSWERS.items():
+        part = shares[verdict].to_numpy()
+        bars = ax.barh(place, part, left=left, color=colour, label=verdict, height=0.7)
+        ax.bar_label(bars, [f"{x:.0f}" if x >= 5 else "" for x in part], label_type="center")
+        left += part
+    ax.set_yticks(place, names)
+    ax.set(xlim=(0, 100), xlabel="free answers (%)", ylabel="condition")
+    look.legend_above(fig, ax, 3)
+    look.title(fig, "What the model answers")
+    return look.caption(fig, look.count(answers.groupby("condition").size()))
 
 
 @look.styled

@@ -35,7 +35,12 @@ CONDITIONS: dict[str, Look] = {
     "sandbag": (VERMILION, "v"),
     "neutral": (GREY, "s"),
     "placebo": (GREEN, "D"),
+    "placebo_second": (GREEN, "^"),
+    "placebo_quick": (GREEN, "<"),
+    "placebo_possible": (GREEN, ">"),
+    "placebo_last": (GREEN, "P"),
 }
+ANSWERS = {"right": SKY, "listed wrong": VERMILION, "something else": PALE}
 METRICS: dict[str, Look] = {
     "p_full": (INK, "o"),
     "choice_len": (PURPLE, "s"),
@@ -242,6 +247,15 @@ def legend_above(fig: Figure, ax: Axes, columns: int, **more) -> None:
     """The legend at the upper right, beside the title."""
     handles, names = ax.get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper right", ncols=columns, **more)
+
+
+def legend_of_all(fig: Figure, axes: np.ndarray) -> None:
+    """One legend at the upper right for what several panels show."""
+    handles = {}
+    for ax in axes.ravel():
+        marks, names = ax.get_legend_handles_labels()
+        handles |= dict(zip(names, marks, strict=True))
+    fig.legend(handles.values(), handles, loc="outside upper right", ncols=len(handles))
 
 
 def layer_colours(layers: Sequence[int]) -> dict[int, tuple]:

@@ -17,6 +17,11 @@ PANELS = {
     "joint_effect": "zeroing the heads",
     "specific_portion": "specific to sandbagging",
 }
+GRADES = {
+    "answers wrongly": (look.BLUE, "o"),
+    "less sure": (look.SKY, "D"),
+    "no": (look.GREY, "s"),
+}
 Card = Mapping[str, Mapping[str, float]]  # model -> column -> published value
 
 
@@ -27,7 +32,7 @@ def other_models(table: pd.DataFrame, published: Card | None = None) -> Figure:
     Columns as `09_models/models.csv`. published: model -> {column: value} of the card.
     """
     numbers = [f"{column}{end}" for column in PANELS for end in ("", "_low", "_high")]
-    look.need(table, "table of models", "model", "weights", "framing", "gate", "missing", *numbers)
+    look.need(table, "table of models", "model", "weights", "framing", "grade", "missing", *numbers)
     published = published or {}
     rows = table[table["missing"].isna() | table["model"].isin(published)]
     planted = rows["weights"] == "planted"
@@ -43,11 +48,7 @@ def other_models(table: pd.DataFrame, published: Card | None = None) -> Figure:
             _block(ax, part.reset_index(drop=True), column, published)
     for ax, words in zip(axes[0], PANELS.values(), strict=True):
         ax.set_title(words)
-    handles = {}
-    for ax in axes.ravel():
-        marks, names = ax.get_legend_handles_labels()
-        handles |= dict(zip(names, marks, strict=True))
-    fig.legend(handles.values(), handles, loc="outside upper right", ncols=len(handles))
+    look.legend_of_all(fig, axes)
     look.title(fig, "The same experiment on other models")
     axis = "Below: planted models, on their own axis." if len(blocks) > 1 else ""
     return look.caption(fig, look.count(rows["joint_effect_n"]), look.CI, axis)
@@ -57,11 +58,10 @@ def _block(ax: Axes, rows: pd.DataFrame, column: str, published: Card) -> None:
     look.line_at_zero(ax)
     place = np.arange(len(rows))[::-1]
     numbers = rows.assign(low=rows[f"{column}_low"], high=rows[f"{column}_high"])
-    gates = {"open": (look.BLUE, "o"), "closed": (look.GREY, "s")}
-    for state, mark in gates.items():
-        here = (rows["gate"] == state).to_numpy()
+    for grade, mark in GRADES.items():
+        here = (rows["grade"] == grade).to_numpy()
         if here.any():
-            label = f"gate {state}"
+            label = f"grade: {grade}"
             look.interval(ax, numbers[here], column, place[here], mark, label=label)
     card = [
         (published[row.model][column], y)

@@ -22,7 +22,7 @@ FILTERS = {
     "shared": lambda items, others: len(set(items) & set(others)),
     "counted": lambda n, one, more: f"{n} {one if n == 1 else more}",
     # behind a closed gate every verdict says so
-    "mark": lambda gate: "" if gate.open else " *(Gate closed: no sandbagging to explain.)*",
+    "mark": lambda gate: "" if gate.open else " *(Grade no: no sandbagging to explain.)*",
 }
 
 

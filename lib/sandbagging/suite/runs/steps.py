@@ -144,6 +144,12 @@ class Step:
             )
         return path
 
+    def gate(self) -> Any:
+        """Return the `gate.Gate` that notebook 00 has found: every later page begins with it."""
+        from sandbagging.gate import Gate
+
+        return Gate.from_dict(self.read_json("00_baseline", "summary.json")["gate"])
+
     # Writing
 
     def table(self, name: str, table: pd.DataFrame) -> None:
