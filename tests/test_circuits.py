@@ -547,7 +547,7 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     """
     asked = {"test": tiny_questions}
     scores = metrics.score_all(tiny_llama, asked, prompts.MAIN, FRAMING)
-    written = generation.write_all(
+    written = generation.write_each(
         tiny_llama, asked, {"test": [(c, FRAMING) for c in ("genuine", "sandbag", "neutral")]}
     )
     gate = gate_rule(scores, grading.graded(written, tiny_questions))

@@ -78,7 +78,6 @@ def write(
 
 def write_all(
     model: Model,
-<<<<<<< HEAD
     questions: Mapping[str, Sequence[Question]],
     conditions: Sequence[str],
     framing: Framing,
@@ -87,23 +86,23 @@ def write_all(
     """Return `write` for every split ({split: questions}) and condition, stacked, with the column
     split after question_id.
     """
-    jobs = [(split, condition) for split in questions for condition in conditions]
-    tables = []
-    for done, (split, condition) in enumerate(jobs):
-        table = write(model, questions[split], condition, framing)
-=======
-    asked: Mapping[str, Sequence[Question]],
+    asks = {split: [(condition, framing) for condition in conditions] for split in questions}
+    return write_each(model, questions, asks, progress)
+
+
+def write_each(
+    model: Model,
+    questions: Mapping[str, Sequence[Question]],
     asks: Mapping[str, Sequence[tuple[str, Framing]]],
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Return `write` for every split ({split: questions}) and each of its (condition, framing),
     stacked, with the column split after question_id.
     """
-    jobs = [(split, *ask) for split in asked for ask in asks[split]]
+    jobs = [(split, *ask) for split in questions for ask in asks[split]]
     tables = []
     for done, (split, condition, framing) in enumerate(jobs):
-        table = write(model, asked[split], condition, framing)
->>>>>>> 3746e4f (The gate in three grades: free answers decide the first, log-odds beside every placebo the second; every page says the grade first)
+        table = write(model, questions[split], condition, framing)
         table.insert(1, "split", split)
         tables.append(table)
         if progress:
