@@ -30,11 +30,10 @@ TIE = 1e-3  # logits closer than this may change places by rounding
 class Generate:
     """transformers' `generate`, greedy, at most 12 new tokens."""
 
-    def __init__(self, name: str, model: models.Model, batch: int = 1, stops: bool = False) -> None:
-        self.name, self.batch = name, batch
-        # A module of its own, with torch's attention.
-        self.module = copy.deepcopy(model.module)
-        self.module.config._attn_implementation = "sdpa"
+    def __init__(
+        self, name: str, model: models.Model, module: torch.nn.Module, batch: int, stops: bool
+    ) -> None:
+        self.name, self.module, self.batch = name, module, batch
         self.tokenizer = model.tokenizer
         self.ends = sorted(generation.end_tokens(model))
         if stops:
@@ -79,12 +78,14 @@ def margin(module: torch.nn.Module, item: Encoded, ids: Sequence[int]) -> float:
 
 
 def peers(model: models.Model) -> list[Generate]:
+    module = copy.deepcopy(model.module)  # of their own, with torch's attention
+    module.config._attn_implementation = "sdpa"
+    line = "stopped at the line's end"
     return [
-        Generate("generate, one prompt at a time", model),
-        Generate("generate, one at a time, stopped at the line's end", model, stops=True),
-        Generate(f"generate, padded batches of {BATCH}, stopped at the line's end", model, BATCH,
-                 stops=True),
-    ]  # fmt: skip
+        Generate("generate, one prompt at a time", model, module, 1, False),
+        Generate(f"generate, one prompt at a time, {line}", model, module, 1, True),
+        Generate(f"generate, padded batches of {BATCH}, {line}", model, module, BATCH, True),
+    ]
 
 
 def clocks(call: Callable) -> tuple[float, float, list[str]]:
@@ -110,7 +111,8 @@ def run(n: int | None, repeats: int) -> list[dict]:
             spent[name].append(wall)
             worked[name].append(processors)
     chosen = [asked.index(q) + k * len(asked) for k in range(len(CONDITIONS)) for q in some]
-    same = [texts.pop("ours")[i] for i in chosen]
+    written = texts.pop("ours")
+    same = [written[i] for i in chosen]
     share = len(asked) / len(some)
     title = f"free answers, {len(asked)} questions x {len(CONDITIONS)} conditions, {FRAMING}"
     ours_s, ours_worked = median(spent["ours"]), median(worked["ours"])
