@@ -101,7 +101,7 @@ def asks(model: Model, framing: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def graded(written: pd.DataFrame, asked: Mapping[str, Sequence[Question]]) -> pd.DataFrame:
-    """Return the free answers of `generation.write_each` with their verdicts, as answers.jsonl holds
+    """Return the free answers of `generation.write_each` with their verdicts, as answers.jsonl has
     them: question_id, split, condition, framing, wording, intervention, text, verdict.
     """
     every = [q for split in asked.values() for q in split]
