@@ -10,12 +10,14 @@ from sandbagging import gate, wordings
 RIGHT, WRONG, ELSE = "right", "listed wrong", "something else"
 
 
-def scores(gaps: dict[str, float], n: int = 100, noise: float = 0.3, **metrics) -> pd.DataFrame:
+def scores(
+    gaps: dict[str, float], n: int = 100, noise: float = 0.3, seed: int = 0, **metrics
+) -> pd.DataFrame:
     """Return scores in which the log-odds of a condition lie `gaps[condition]` nats below genuine.
 
     `metrics` {name: (genuine, every other condition)} sets p_full, choice_len and p_options.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     level = rng.normal(2.0, 1.5, n)  # questions differ far more than conditions do
     levels = {"p_full": (0.5, 0.3), "choice_len": (0.7, 0.6), "p_options": (0.8, 0.7), **metrics}
     tables = []
