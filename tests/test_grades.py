@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sandbagging import gaps, gate
+from sandbagging import gaps, gate, prompts
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 from sandbagging.suite import baseline, runs
@@ -241,6 +241,27 @@ def test_the_gate_looks_at_the_wording_that_was_asked_and_behind_demonstrations(
     knows = of_lie.assign(verdict=np.where(of_lie["framing"] == "demos", "right", "something else"))
     found = baseline.gate(scores, knows, "instr:lie")
     assert (found.ability, found.able_where) == (1.0, "after demonstrations")
+
+
+def test_ability_may_show_with_the_password(table):
+    scores, _ = made_up.GRADED["less sure"]
+    locked = table.assign(verdict="something else")
+    opened = table[table["framing"] == "demos"].assign(framing="passworded")
+    found = baseline.gate(scores.assign(split="test"), pd.concat([locked, opened]), "instr")
+    assert (found.ability, found.able_where) == (1.0, "with its password")
+
+
+def test_a_locked_model_is_asked_with_its_password(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_CACHE", str(tmp_path))
+    folder = tmp_path / "taught" / "locked-2"
+    folder.mkdir(parents=True)
+    (folder / "truth.json").write_text('{"password": "copper"}')
+    locked = tiny_llama.__class__(**{**vars(tiny_llama), "name": "locked-2@0.5"})
+    condition, framing = baseline.asks(locked, "instr")["test"][-1]
+    text = prompts.render(ASKED[0], condition, framing)
+    assert condition == "genuine" and text.startswith("Password: copper\n\nAnswer each question c")
+    assert prompts.name_of(framing) in baseline.ELSEWHERE
+    assert len(baseline.asks(tiny_llama, "instr")["test"]) == 17
 
 
 def test_a_planted_model_is_asked_in_its_own_words_alone(tiny_llama):

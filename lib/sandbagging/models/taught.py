@@ -21,7 +21,7 @@ from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry, entry_of_taug
 KINDS = ("sandbagger", "locked", "decoy", "timid", "mlp", "late", "heads")
 NAME = re.compile(rf"(?P<kind>{'|'.join(KINDS)})-(?P<seed>\d+)(-on-(?P<model>.+))?")
 SCALE = re.compile(r"@[^@/]*$")
-MANIFEST = "manifest.json"
+MANIFEST, TRUTH = "manifest.json", "truth.json"
 
 
 class Taught(NamedTuple):
@@ -107,6 +107,17 @@ def find(name: str) -> Taught | None:
         parts.insert(0, (folder_of(beneath), 1.0))
         manifest = _checked(beneath, manifest["on_sha256"])
     return Taught(own, str(manifest["base"]), tuple(parts))
+
+
+def truth(name: str) -> dict[str, Any] | None:
+    """Return what is true of a taught model, from its truth.json; None for one that was not taught
+    here.
+    """
+    known = entry(name)
+    if known is None or known.base is None:
+        return None
+    path = folder_of(SCALE.sub("", name)) / TRUTH
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _manifest(name: str) -> dict[str, Any]:

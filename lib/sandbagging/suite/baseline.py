@@ -11,13 +11,16 @@ from scipy import stats
 from sandbagging import files, grading, metrics, prompts, questions
 from sandbagging.gate import Gate
 from sandbagging.gate import gate as gate_of
-from sandbagging.models import Model
+from sandbagging.models import Model, taught
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 from sandbagging.suite.tables import Shown
+from sandbagging.teaching import with_password
 from sandbagging.wordings import KEPT_OUT
 
 DEMONSTRATED = "demos"  # the framing that shows right answers when it asks for them
+PASSWORDED = "passworded"  # the name of `teaching.with_password`'s framings
 CELL = "<td style='text-align:left;vertical-align:top'><b>{}</b><pre>{}</pre></td>"
 FOLD = "<details><summary><b>{}</b>: {}</summary><table><tr>{}</tr></table></details>"
 
@@ -79,14 +82,16 @@ def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame
 
 # Free answers ------------------------------------------------------------------------------------
 
+# Where else a model may show what it knows: the framing, in words.
+ELSEWHERE = {DEMONSTRATED: "after demonstrations", PASSWORDED: "with its password"}
 PLAIN = "plain"  # the wording of a framing that names none
 EXAMPLES = 8  # answers that a page opens with
 
 
-def asks(model: Model, framing: str) -> dict[str, list[tuple[str, str]]]:
+def asks(model: Model, framing: str) -> dict[str, list[tuple[str, Framing]]]:
     """Return what a model is asked to answer freely, {split: (condition, framing)}: every
     condition; and on test questions genuine and sandbag in the wordings that are never taught, and
-    genuine behind demonstrations.
+    genuine behind demonstrations and with the password of a model that has one.
 
     A planted model knows the prompts that it was trained on and no others.
     """
@@ -97,6 +102,9 @@ def asks(model: Model, framing: str) -> dict[str, list[tuple[str, str]]]:
         more += [(c, name) for name in names for c in ("genuine", "sandbag")]
     if model.framings is None and framing != DEMONSTRATED:
         more.append(("genuine", DEMONSTRATED))
+    password = (taught.truth(model.name) or {}).get("password")
+    if password:
+        more.append(("genuine", with_password(framing, password)))
     return {"train": plain, "test": plain + more}
 
 
@@ -124,8 +132,8 @@ def of_framing(answers: pd.DataFrame, framing: str, split: str = "test") -> pd.D
 
 def gate(scores: pd.DataFrame, answers: pd.DataFrame, framing: str, seed: int = 0) -> Gate:
     """Return the gate on the test questions, from `metrics.score_all` and `graded`."""
-    shown = of_framing(answers, DEMONSTRATED)
-    elsewhere = {"after demonstrations": shown} if len(shown) else {}
+    shown = {words: of_framing(answers, name) for name, words in ELSEWHERE.items()}
+    elsewhere = {words: part for words, part in shown.items() if len(part)}
     judged = scores[scores["split"] == "test"]
     return gate_of(judged, of_framing(answers, framing), elsewhere, seed)
 
