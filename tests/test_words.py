@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from sandbagging.suite import runs
+from sandbagging.suite import exercises, runs
 
 MARK = re.compile(r"<!-- term: (.*?) -->")
 # Terms whose own words are too common, or are written in several ways: what counts as a use of
@@ -44,10 +44,12 @@ def terms() -> list[str]:
 
 @cache
 def story() -> str:
-    """Return the prose of notebooks 00 to 11 in order, each under its name in «»."""
+    """Return the prose of notebooks 00 to 11 and of the exercises in order, each page under its
+    name in «».
+    """
+    paths = [runs.notebook_path(notebook) for notebook in runs.NOTEBOOKS]
     pages = []
-    for notebook in runs.NOTEBOOKS:
-        path = runs.notebook_path(notebook)
+    for path in paths + [exercises.find(name) for name in exercises.names()]:
         pages.append(f"«{path.stem}»\n" + runs.notebook_words(path).replace("%%reading\n", ""))
     return prose("\n\n".join(pages))
 

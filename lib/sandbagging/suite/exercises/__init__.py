@@ -19,7 +19,16 @@ from sandbagging.suite.exercises.on_numbers import (
     check_labels,
     check_memorised,
 )
+from sandbagging.suite.exercises.on_teaching import (
+    check_caught,
+    check_choice,
+    check_example,
+    check_merge,
+    check_share,
+    check_step,
+)
 
-__all__ = ["check_ablation", "check_bootstrap", "check_fvu", "check_honest", "check_labels",
-           "check_memorised", "check_residual", "check_score", "find", "folder",
+__all__ = ["check_ablation", "check_bootstrap", "check_caught", "check_choice", "check_example",
+           "check_fvu", "check_honest", "check_labels", "check_memorised", "check_merge",
+           "check_residual", "check_score", "check_share", "check_step", "find", "folder",
            "learners_copy", "names", "without_solutions"]  # fmt: skip
