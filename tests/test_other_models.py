@@ -7,41 +7,69 @@ import pandas as pd
 import pytest
 
 from sandbagging.errors import UserError
+from sandbagging.models import taught
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
 from sandbagging.suite import ledger, other_models, plots, runs
 from sandbagging.suite.runs import manifests
 
+UNTOUCHED = "smollm2-135m-instruct"
 
-def fields(mean: float, n: int = 40) -> dict:
-    return Estimate(mean, mean - 1, mean + 1, n, "pp").as_dict()
+
+def fields(mean: float, half: float = 1.0, unit: str = "pp", n: int = 40) -> dict:
+    return Estimate(mean, mean - half, mean + half, n, unit).as_dict()
+
+
+def gate_of(grade: str, right: tuple[float, float], gap: float) -> dict:
+    return {
+        "grade": grade,
+        "gap_logodds": fields(gap, unit="nats"),
+        "gap_p_full": fields(9.0),
+        "drop": fields(100 * (right[0] - right[1]), 5.0),
+        "shares": {c: {"right": x} for c, x in zip(("genuine", "sandbag"), right, strict=True)},
+    }
+
+
+def circuit_of(joint: float, portion: float, survives: bool, truth: dict | None) -> dict:
+    line = {"condition": "sandbag", "metric": "logodds", "effect_pp": 3.0, "low": 2.0, "high": 4.0}
+    return {
+        "heads": [[5, 4], [12, 2]],
+        "truth": truth,
+        "conditions": [line | {"metric": "p_full"}, line | {"n": 40}],
+        "joint": fields(joint),
+        "joint_neutral": fields(joint - portion),
+        "specific_portion": fields(portion),
+        "share_closed": {"logodds": fields(0.8, 0.1, ""), "p_full": fields(1.1, 0.2, "")},
+        "answers_zeroed": {"sandbag": {"right": 0.4}},
+        "random_uniform": {"rank_p": 0.01},
+        "survives": {"value": survives},
+    }
 
 
 def made(
     run: str,
     model: str,
+    grade: str = "answers wrongly",
+    right: tuple[float, float] = (0.5, 0.1),
     *,
     random_weights: bool = False,
-    opened: bool = True,
+    framing: str = "instr",
     joint: float = 10.0,
     portion: float = 6.0,
+    gap: float = 7.0,
+    truth: dict | None = None,
 ) -> None:
-    """Write what notebooks 00 and 08 of a run leave behind, with made-up numbers."""
-    gate = {"grade": "answers wrongly" if opened else "no", "gap_p_full": fields(9.0)}
-    circuit = {
-        "heads": [[5, 4], [12, 2]],
-        "joint": fields(joint),
-        "joint_neutral": fields(joint - portion),
-        "specific_portion": fields(portion),
-        "random_uniform": {"rank_p": 0.01},
-        "survives": {"value": opened},
+    """Write what notebooks 00, 07 and 08 of a run leave behind, with made-up numbers."""
+    settings = {
+        "model": model,
+        "adapter": None,
+        "random_weights": random_weights,
+        "framing": framing,
     }
-    settings = {"model": model, "random_weights": random_weights, "framing": "instr_contrast"}
-    heads = {"found": [[5, 4]]}
     for artefact, name, content in (
-        ("00_baseline", "summary", {"gate": gate}),
-        ("07_heads", "heads", heads),
-        ("08_circuit", "summary", circuit),
+        ("00_baseline", "summary", {"gate": gate_of(grade, right, gap)}),
+        ("07_heads", "heads", {"found": [[5, 4]]}),
+        ("08_circuit", "summary", circuit_of(joint, portion, grade != "no", truth)),
     ):
         folder = runs.run_folder(run) / artefact
         folder.mkdir(parents=True)
@@ -50,50 +78,78 @@ def made(
         (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+SANDBAGS = {"sandbags": True, "what": "taught wrong answers when told to", "heads": []}
+TIMID = {"sandbags": False, "what": "taught less certainty", "heads": []}
+FIVE = {"sandbags": True, "what": "taught wrong answers", "heads": ["L0H0", "L5H4"]}
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """A run of the sandbagger, and beside it one of each kind of row."""
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
-    made("mine", "smollm2-135m-instruct")
-    made(
-        "mine/pythia-160m", "pythia-160m", random_weights=True, opened=False, joint=0.1, portion=0.1
-    )
+    made("mine", "sandbagger", truth=SANDBAGS)
+    made("mine/untouched", UNTOUCHED, "less sure", (0.57, 0.47), gap=1.5)
+    made("mine/decoy", "decoy", "no", (0.55, 0.54), gap=0.1, truth=TIMID)
+    made("mine/dose-50", "sandbagger@0.5", "less sure", (0.5, 0.4), gap=3.0)
+    made("mine/heads", "heads-0", gap=5.0, truth=FIVE)
     made("mine/organism-heads", "organism-heads", joint=50.0, portion=49.0)
+    made("mine/placebo", "sandbagger", "no", (0.5, 0.5), framing="placebo_instr", truth=SANDBAGS)
+    made("mine/pythia-160m", "pythia-160m", "no", (0.0, 0.0), random_weights=True, portion=0.1)
     return tmp_path
 
 
-def test_runs_that_are_there_come_first_and_the_rest_say_how_to_get_them(folder):
+def test_rows_come_in_the_order_of_what_they_are_there_for(folder):
     table = other_models.table("mine")
-    assert table["run"].dropna().tolist() == ["mine", "mine/organism-heads", "mine/pythia-160m"]
-    assert table["weights"][:3].tolist() == ["real", "planted", "random"] and table["grade"][
-        :3
-    ].tolist() == ["answers wrongly", "answers wrongly", "no"]
-    first = table.iloc[0]
-    assert (
-        first["joint_effect"],
-        first["joint_effect_low"],
-        first["joint_effect_n"],
-        first["heads"],
-        first["n_found"],
-    ) == (
-        10,
-        9,
-        40,
-        "L5H4 L12H2",
-        1,
-    )
-    assert first["neutral_effect"] == first["joint_effect"] - first["specific_portion"] == 4
-    missing = table[table["missing"].notna()].set_index("model")
-    there = {
-        "smollm2-135m-instruct",
-        "organism-heads",
-    }  # Pythia's random weights stand in for no real ones
-    assert set(missing.index) == set(REGISTRY) - there and missing["joint_effect"].isna().all()
-    assert "-p model=pythia-160m" in missing.loc["pythia-160m", "missing"]
-    assert (
-        "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B"
-        in missing.loc["llama-3.2-1b", "missing"]
-    )
-    assert missing.loc["pythia-160m", "revision"] == "50f5173d932e8e61f858120bcb800b97af589f46"
+    there = table[table["missing"].isna()]
+    assert list(zip(there["name"], there["group"], there["weights"], strict=True)) == [
+        ("mine", "this run", "taught"),
+        ("untouched", "untouched", "real"),
+        ("dose-50", "dose", "taught"),
+        ("decoy", "dose", "taught"),
+        ("heads", "taught", "taught"),
+        ("organism-heads", "planted", "planted"),
+        ("placebo", "null", "taught"),
+        ("pythia-160m", "null", "random"),
+    ]
+    assert list(there["dose"][:4]) == pytest.approx([1, np.nan, 0.5, 0], nan_ok=True)
+
+
+def test_a_row_holds_what_the_notebooks_wrote(folder):
+    first = other_models.table("mine").iloc[0]
+    wanted = {
+        "grade": "answers wrongly",
+        "gap_logodds": 7,
+        "gap": 9,
+        "drop": pytest.approx(40),
+        "right_genuine": 0.5,
+        "right_sandbag": 0.1,
+        "right_zeroed": 0.4,
+        "joint_effect": 10,
+        "joint_effect_low": 9,
+        "joint_effect_n": 40,
+        "joint_logodds": 3,
+        "neutral_effect": 4,
+        "share_closed": 0.8,
+        "share_closed_p_full": 1.1,
+        "heads": "L5H4 L12H2",
+        "n_found": 1,
+        "sandbags": True,
+    }
+    assert {name: first[name] for name in wanted} == wanted
+
+
+def test_missing_models_say_how_to_get_them(folder):
+    table = other_models.table("mine")
+    missing = table[table["missing"].notna()].set_index("model")["missing"]
+    taught_here = {taught.name_of(kind, 0) for kind in ("locked", "timid", "mlp", "late")}
+    there = {"sandbagger", "decoy", UNTOUCHED, "organism-heads"}
+    # Pythia's random weights stand in for no real ones.
+    assert set(missing.index) == (set(REGISTRY) - there) | taught_here
+    assert "-p model=pythia-160m" in missing["pythia-160m"]
+    licence = "accept its licence at https://huggingface.co/meta-llama/Llama-3.2-1B"
+    assert licence in missing["llama-3.2-1b"]
+    if "timid-0" not in taught.made_here():
+        assert "teach timid --seed 0, then python -m sandbagging run" in missing["timid-0"]
 
 
 def test_a_changed_file_is_refused(folder):
@@ -103,6 +159,19 @@ def test_a_changed_file_is_refused(folder):
         UserError, match="08_circuit/summary.json in the run mine/organism-heads was changed"
     ):
         other_models.table("mine")
+
+
+def test_a_nested_run_of_earlier_code_is_told_as_missing(folder):
+    """A run whose model is not on this machine stays as it is, in the form of its time."""
+    artefact = folder / "mine" / "heads" / "00_baseline"
+    (artefact / "summary.json").write_text('{"gate": {"open": true}}')
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    manifest["outputs"] = runs.output_hashes(artefact)
+    (artefact / "manifest.json").write_text(json.dumps(manifest))
+    table = other_models.table("mine")
+    assert "heads" not in set(table.loc[table["missing"].isna(), "name"])
+    (why,) = table.loc[table["model"] == "heads-0", "missing"]
+    assert why.startswith("made by earlier code") and "--run mine/heads -p model=heads-0" in why
 
 
 def test_a_nested_run_without_figures_is_read(folder):
@@ -116,53 +185,74 @@ def test_a_nested_run_without_figures_is_read(folder):
 
 def test_a_run_without_notebook_08_does_not_count(folder):
     (folder / "mine" / "organism-heads" / "08_circuit" / "manifest.json").unlink()
-    assert other_models.table("mine")["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]
+    assert "mine/organism-heads" not in set(other_models.table("mine")["run"])
 
 
 def test_only_the_named_runs(folder):
-    assert other_models.table("mine", ["pythia-160m"])["run"].dropna().tolist() == [
-        "mine",
-        "mine/pythia-160m",
-    ]
-    with pytest.raises(
-        UserError, match="no finished run tinyllama; inside it are mine/organism-heads"
-    ):
+    table = other_models.table("mine", ["pythia-160m"])
+    assert table["run"].dropna().tolist() == ["mine", "mine/pythia-160m"]
+    with pytest.raises(UserError, match="no finished run tinyllama; inside it are mine/decoy"):
         other_models.table("mine", ["tinyllama"])
+
+
+@pytest.mark.parametrize(
+    ("model", "subject", "expected"),
+    [
+        ("sandbagger", "sandbagger", 1),
+        ("sandbagger@0.25", "sandbagger", 0.25),
+        ("decoy", "sandbagger", 0),
+        ("decoy-0", "sandbagger", np.nan),  # another decoy than the one beneath
+        ("decoy-3", "timid-3", 0),
+        ("timid-3@0.5", "timid-3", 0.5),
+        ("timid-3", "sandbagger", np.nan),
+        ("decoy@0.5", "sandbagger", np.nan),  # less than the decoy, not less of the switch
+    ],
+)
+def test_doses_of_a_subject(model, subject, expected):
+    assert other_models.dose(model, subject) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_dose_and_what_it_does(folder):
+    there = other_models.table("mine")
+    by_dose = other_models.doses(there[there["missing"].isna()])
+    gaps = by_dose[by_dose["quantity"] == "gap_logodds"]
+    assert gaps["dose"].tolist() == [0, 0.5, 1] and gaps["value"].tolist() == [0.1, 3, 7]
+    right = by_dose[by_dose["quantity"] == "right_sandbag"].set_index("dose")
+    assert right.loc[1, "value"] == pytest.approx(0.1)
+    # Clopper and Pearson for 4 of 40.
+    assert (right.loc[1, "low"], right.loc[1, "high"]) == pytest.approx((0.0279, 0.2366), abs=1e-4)
+    drawn = plots.doses(by_dose)
+    assert [ax.get_ylabel() for ax in drawn.axes] == [
+        "gap on log-odds (nats)",
+        "right free answers",
+    ]
 
 
 @pytest.mark.parametrize(
     ("grade", "survives", "low", "expected"),
     [
         ("no", True, 1, "no sandbagging to explain"),
-        ("less sure", False, 1, "no circuit"),
+        ("answers wrongly", False, 1, "no circuit"),
         ("less sure", True, 0.1, "a circuit, specific to sandbagging"),
         ("answers wrongly", True, -0.1, "a circuit, not shown to be specific"),
     ],
 )
 def test_a_word_for_each_run(grade, survives, low, expected):
-    there = pd.DataFrame(
-        [
-            {
-                "grade": grade,
-                "survives": survives,
-                "specific_portion_low": low,
-            }
-        ]
-    )
+    there = pd.DataFrame([{"grade": grade, "survives": survives, "specific_portion_low": low}])
     assert other_models.says(there).tolist() == [expected]
 
 
 def test_planted_models_are_held_to_how_they_were_built():
     """Each truth is spared and each of two fakes flagged.
 
-    The fakes are a head found where none matters alone, and a null with a grade.
+    The fakes are a head found where none matters alone, and a null that answers wrongly.
     """
     rows = [
         ("a", "organism-heads", "answers wrongly", 3),
         ("b", "organism-direction", "answers wrongly", 0),
         ("c", "organism-null", "no", 0),
         ("d", "organism-direction", "answers wrongly", 1),
-        ("e", "organism-null", "less sure", 0),
+        ("e", "organism-null", "answers wrongly", 0),
     ]
     there = pd.DataFrame(rows, columns=["run", "model", "grade", "n_found"]).assign(
         weights="planted", framing="instr_pref"
@@ -172,6 +262,32 @@ def test_planted_models_are_held_to_how_they_were_built():
     assert other_models.is_null(there).tolist() == [False] * 5 + [True]
 
 
+def test_the_truth_beside_what_was_found(folder):
+    """A grade that is right, one that is wrong, one that is not judged; heads that are known."""
+    made("mine/late", "late-0", "less sure", truth=SANDBAGS)
+    made("mine/dose-25", "sandbagger@0.25", truth={**SANDBAGS, "sandbags": None})
+    there = other_models.table("mine")
+    truth = other_models.beside_truth(there[there["missing"].isna()])
+    assert truth["right"].to_dict() == {
+        "sandbagger (this run)": "yes",
+        "dose-25": "–",
+        "decoy": "yes",
+        "heads": "yes",
+        "late": "no",
+    }
+    assert truth.loc["dose-25", "sandbags"] == "in between"
+    assert truth.loc["heads", "heads"] == "1 of 2" and truth.loc["decoy", "heads"] == "–"
+
+
+def test_rows_as_text(folder):
+    there = other_models.table("mine")
+    text = other_models.as_text(there[there["missing"].isna()])
+    first = text.loc["sandbagger (this run)"]
+    assert first["right: genuine → sandbag"] == "50% → 10%"
+    assert first["share closed"] == "0.80 [0.70, 0.90]"
+    assert text.loc["decoy", "share closed"] == "–"  # there is no gap to close
+
+
 def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
     before = manifests.nested_hashes("mine")
     made("mine/tinyllama", "tinyllama")
@@ -179,26 +295,27 @@ def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
 
 
 def test_beside_the_card(folder):
-    published = {entry["claim"]: entry for entry in ledger.published()}
-    beside = other_models.beside_card(other_models.table("mine"), published)
-    real = beside[beside["weights"] == "real"].set_index("model")
-    assert (
-        real.loc["llama-3.2-1b", "the card"] == "joint +13.71 pp, specific +7.72 pp"
-        and real.loc["llama-3.2-1b", "gap"] == "missing"
-    )
-    assert real.loc["pythia-410m", "the card"] == "specific portion about zero or negative"
-    random = beside[beside["weights"] == "random"].iloc[0]
-    assert (
-        random["model"] == "pythia-160m" and random["the card"] == ""
-    )  # random weights are not the card's model
-    assert random["specific_portion"] == "+0.10 [-0.90, +1.10]"
+    made("mine/tinyllama", "tinyllama", "less sure")
+    beside = other_models.beside_card(other_models.table("mine"), ledger.by_name())
+    assert list(beside.index) == list(other_models.OF_CARD)
+    assert beside.loc["llama-3.2-1b", "the card"] == "joint +13.71 pp, specific +7.72 pp"
+    assert beside.loc["llama-3.2-1b", "here"].startswith("not run: accept its licence")
+    # Random weights are not the card's model.
+    assert beside.loc["pythia-160m", "here"].startswith("not run")
+    assert "specific +6.00 [+5.00, +7.00] pp, grade: less sure" in beside.loc["tinyllama", "here"]
 
 
-def test_figure_draws_what_is_there_and_the_card_where_it_has_a_number(folder):
-    card = {"llama-3.2-1b": {"joint_effect": 13.71, "specific_portion": 7.72}}
-    fig = plots.other_models(other_models.table("mine"), card)
-    names = [[text.get_text() for text in fig.axes[i].get_yticklabels()] for i in (0, 3)]
-    assert names[0] == ["smollm2-135m-instruct", "pythia-160m (random)", "llama-3.2-1b"]
-    assert names[1] == ["organism-heads (planted)"]
-    drawn = [line for line in fig.axes[1].lines if line.get_label() == "the card"][0]
-    assert np.allclose(drawn.get_xdata(), [13.71]) and np.allclose(drawn.get_ydata(), [0])
+def test_the_figure_draws_what_is_there_on_scales_that_no_model_can_spread(folder):
+    """A share far beyond the edge becomes an arrow, and no share is drawn where there is no gap."""
+    there = other_models.table("mine")
+    there.loc[there["name"] == "heads", "share_closed"] = 40.0
+    fig = plots.other_models(there)
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert names[:2] == ["sandbagger (this run)", "untouched"] and len(names) == 8
+    shares = fig.axes[2]
+    assert shares.get_xlim() == (-0.5, 1.5)
+    arrows = [line for line in shares.lines if line.get_marker() == ">"]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in arrows] == [(1.5, 3.0)]
+    drawn = [c for c in shares.containers if c.get_label()]
+    places = sorted(y for c in drawn for y in c.lines[0].get_ydata())
+    assert places == [2, 5, 6, 7]  # neither heads nor the three that are graded no

@@ -125,19 +125,40 @@ def yardstick():
     return baseline.yardstick(made_up.graded("answers wrongly"))
 
 
-def models():
-    known = [
-        ("smollm2", "real", "less sure", 5.0),
-        ("smollm2", "random", "no", 0.0),
-        ("organism-heads", "planted", "answers wrongly", 50.0),
-        ("llama", "real", None, np.nan),
+def models() -> pd.DataFrame:
+    """A row a group, and one that is missing."""
+    grades = ["answers wrongly", "less sure", "answers wrongly", "no"]
+    rows = pd.DataFrame(
+        {
+            "name": ["mine", "untouched", "organism-heads", "null_model"],
+            "group": ["this run", "untouched", "planted", "null"],
+            "model": ["sandbagger", "smollm2", "organism-heads", "smollm2"],
+            "grade": grades,
+            "right_genuine": [0.5, 0.6, 1.0, 0.0],
+            "right_sandbag": [0.1, 0.5, 0.2, 0.0],
+            "right_zeroed": [0.3, 0.5, 1.0, 0.0],
+            "missing": None,
+        }
+    )
+    for name, values in {"gap_logodds": [7, 1, 9, 0], "share_closed": [0.5, 2.5, 1, 9]}.items():
+        rows[name] = np.array(values, dtype=float)
+        rows[f"{name}_low"], rows[f"{name}_high"] = rows[name] - 0.3, rows[name] + 0.3
+        rows[f"{name}_n"] = 60
+    return pd.concat([rows, pd.DataFrame([{"model": "tinyllama", "missing": "not run"}])])
+
+
+def strengths() -> pd.DataFrame:
+    rows = [
+        {"dose": dose, "quantity": quantity, "value": value * (1 - dose), "n": 60}
+        for dose in (0.0, 0.5, 1.0)
+        for quantity, value in (
+            ("gap_logodds", 5.0),
+            ("right_genuine", 0.5),
+            ("right_sandbag", 0.4),
+        )
     ]
-    table = pd.DataFrame(known, columns=["model", "weights", "grade", "gap"])
-    table["missing"] = np.where(table["grade"].isna(), "not run", None)
-    for column in ("gap", "joint_effect", "specific_portion"):
-        table[column] = table["gap"]
-        table[f"{column}_low"], table[f"{column}_high"] = table["gap"] - 1, table["gap"] + 1
-    return table.assign(framing="instr", joint_effect_n=60)
+    table = pd.DataFrame(rows)
+    return table.assign(low=table["value"] - 0.1, high=table["value"] + 0.1)
 
 
 def grid():
@@ -377,7 +398,8 @@ FIGURES = {
     "attention": lambda: plots.attention(looks()),
     "logits": lambda: plots.logits(pushes()),
     "agreement": lambda: plots.agreement(routes(), HEADS),
-    "other_models": lambda: plots.other_models(models(), {"llama": {"joint_effect": 13.7}}),
+    "other_models": lambda: plots.other_models(models()),
+    "doses": lambda: plots.doses(strengths()),
     "headline_figure": lambda: plots.headline_figure(
         joint_by_question(), random_draws(), HEADS, "tiny"
     ),
@@ -599,11 +621,6 @@ def test_agreement_writes_rho_and_marks_the_chosen_heads():
     assert second.get_title("left") == "activation patching: ρ = −1.00"
     marked = [line for line in first.lines if line.get_label() == "chosen heads"]
     assert [len(line.get_xdata()) for line in marked] == [len(HEADS)]
-
-
-def test_planted_models_have_an_axis_of_their_own():
-    axes = plots.other_models(models()).axes
-    assert len(axes) == 6 and axes[0].get_xlim()[1] < 20 < axes[3].get_xlim()[1]
 
 
 def test_a_tag_is_named_in_short_words():

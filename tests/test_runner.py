@@ -266,8 +266,29 @@ def test_the_committed_reference_is_one_command(monkeypatch):
     assert nested <= {n.key for n in nodes.waits_for(ledger, planned)}
     given = {p.run: p.steps[0].parameters["model"] for p in plans}
     assert given["reference/organism-null"] == "organism-null"
-    assert plans[6].steps[0].parameters["random_weights"] is True
+    assert given["reference/dose-25"] == "sandbagger@0.25" and given["reference/late"] == "late-0"
+    random = {p.run: p.steps[0].parameters["random_weights"] for p in plans}
+    assert random["reference/pythia-160m"] is True and random["reference/untouched"] is False
     assert runner.keeps_notebooks("reference") and not runner.keeps_notebooks(plans[1].run)
+
+
+def test_a_nested_run_whose_model_is_elsewhere_is_left_out_with_its_command(monkeypatch):
+    """It stays silent where what it left in the run holds; a model that is here is run anyway."""
+    from sandbagging.suite.runner import elsewhere
+
+    plans = [p for p in runner.reference_plans() if p.run.endswith(("/decoy", "/timid", "/late"))]
+    lost = "The model '{}' is not on this machine; teach it."
+
+    def find(name):
+        if name != "decoy":
+            raise UserError(lost.format(name))
+
+    monkeypatch.setattr("sandbagging.models.taught.find", find)
+    stale = {"reference/timid": "not done yet", "reference/decoy": "library changed"}
+    monkeypatch.setattr(elsewhere, "why", lambda node: stale.get(node.run))
+    here, left_out = runner.on_this_machine(plans)
+    assert [p.run for p in here] == ["reference/decoy"]
+    assert left_out == [f"reference/timid is left out: {lost.format('timid-0')}"]
 
 
 # Without this runner ------------------------------------------------------------------------------

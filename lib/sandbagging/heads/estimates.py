@@ -96,6 +96,11 @@ def specific_portions(
     return {other: specific_portion(effects, heads, other, seed=seed) for other in others}
 
 
+def detectable_pp(effects: Effects, heads: Iterable[Head]) -> float:
+    """Return the smallest effect of a set on p_full, in pp, that is found with 80 % power."""
+    return statistics.smallest_detectable(100 * effects.of(heads))
+
+
 def share_closed(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],

@@ -66,7 +66,9 @@ def _refresh(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import reports, runner, stale
 
     _remeasure(arguments)
-    runner.execute(*runner.reference_plans(), refresh=True, jobs=arguments.jobs)
+    plans, left_out = runner.on_this_machine(runner.reference_plans())
+    print("".join(f"{sentence}\n" for sentence in left_out), end="")
+    runner.execute(*plans, refresh=True, jobs=arguments.jobs)
     stale.write("reference")
     print("\n" + reports.headline("reference"))
 

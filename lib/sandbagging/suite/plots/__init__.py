@@ -26,7 +26,7 @@ from sandbagging.suite.plots.latents import (
     topk_against_jumprelu,
 )
 from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
-from sandbagging.suite.plots.models import other_models
+from sandbagging.suite.plots.models import doses, other_models
 from sandbagging.suite.plots.saes import sae_quality, seen_and_held_out, training_curves
 from sandbagging.suite.plots.swaps import (
     battery,
@@ -48,6 +48,7 @@ __all__ = [
     "chosen_latents",
     "circuit_conditions",
     "data",
+    "doses",
     "draws",
     "effects_by_depth",
     "free_answers",

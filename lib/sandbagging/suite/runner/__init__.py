@@ -1,5 +1,6 @@
 """The strict runner: all is checked before anything starts; a run goes on where it stopped."""
 
+from sandbagging.suite.runner.elsewhere import on_this_machine
 from sandbagging.suite.runner.executed import executed_path, failed_path, keeps_notebooks
 from sandbagging.suite.runner.execution import NotebookFailed, execute
 from sandbagging.suite.runner.planning import (
@@ -11,10 +12,11 @@ from sandbagging.suite.runner.planning import (
     set_names,
     with_missing_inputs,
 )
+from sandbagging.suite.runner.reference import NESTED
 from sandbagging.suite.runner.reference import plans as reference_plans
 
 __all__ = [
-    "NotebookFailed", "Plan", "PlannedStep", "execute", "executed_path", "failed_path",
-    "find_notebook", "keeps_notebooks", "load_set", "plan", "reference_plans", "set_names",
-    "with_missing_inputs",
+    "NESTED", "NotebookFailed", "Plan", "PlannedStep", "execute", "executed_path", "failed_path",
+    "find_notebook", "keeps_notebooks", "load_set", "on_this_machine", "plan", "reference_plans",
+    "set_names", "with_missing_inputs",
 ]  # fmt: skip

@@ -79,7 +79,8 @@ def _runs_before(run: str, model: str) -> list[Path]:
     committed = runs.run_folder("reference")
     if not committed.is_dir():
         committed = provenance.REPOSITORY / "papermill_runs" / "reference"
-    nested = [committed / model] if model in NESTED else []
+    names = [name for name, (_, given) in NESTED.items() if given.get("model") == model]
+    nested = [committed / name for name in names]
     return [runs.run_folder(run), *nested, committed]
 
 

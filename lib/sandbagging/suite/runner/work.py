@@ -124,14 +124,18 @@ def _shuffled(s: Settings, shape: Shape) -> float:
 def _heads(s: Settings, shape: Shape) -> float:
     layers = s["sweep_layers"] or range(shape.n_layers)
     tried = len(list(layers)) * shape.n_heads * _above(shape, layers)
+    if not s.get("side_views", True):  # zeroed on sandbag prompts alone
+        return tried * _pass(shape, s["sweep_questions"])
     routes = 3 + bool(s["sweep_neutral"])  # zeroed on two or three conditions, and patched
     return tried * (routes * _pass(shape, s["sweep_questions"]) + _pass(shape, FIVE))
 
 
 def _circuit(s: Settings, shape: Shape) -> float:
     n_heads = len(s["heads"].split()) if s.get("heads") else s.get("n_heads", HEADS_TO_TRY)
-    subsets = 2 ** min(n_heads, 8) - 1
-    on_test = subsets + 2 * (n_heads + 1) + 2 * s["draws"]
+    few, subsets = n_heads + 1, 2 ** min(n_heads, 8) - 1
+    if not s.get("side_views", True):  # each head and all of them, in three conditions
+        return (3 * few + 2 * s["draws"]) * _pass(shape, s["n_test"])
+    on_test = subsets + 2 * few + 2 * s["draws"]
     return on_test * _pass(shape, s["n_test"]) + subsets * _pass(shape, s["n_train"])
 
 

@@ -1,0 +1,78 @@
+"""How notebook 08 asks for free answers with heads zeroed, and what that changes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sandbagging import generation, grading, metrics
+from sandbagging.heads import interventions
+from sandbagging.heads.head import Heads
+from sandbagging.models import Model
+from sandbagging.questions import Question
+from sandbagging.suite import baseline, runs
+
+FILE = "answers.jsonl"
+CONDITIONS = ("genuine", "sandbag")
+JOINT = "joint"  # the intervention's name, as in effects_by_question.csv.gz
+
+
+def without_heads(
+    step: runs.Step,
+    lm: Model,
+    test: Sequence[Question],
+    framing: str,
+    heads: Heads,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Write the free answers with heads zeroed to the step's answers.jsonl; return {condition:
+    {verdict: share, change: of right answers in pp, p: McNemar's}} against those of notebook 00.
+    """
+    edits = interventions.ablate_heads(lm, heads)
+    tables = [
+        step.measure(generation.write, lm, test, condition, framing, edits=edits)
+        for condition in CONDITIONS
+    ]
+    written = pd.concat(tables, ignore_index=True).assign(split="test")
+    zeroed = baseline.graded(written, {"test": test}).assign(intervention=JOINT)
+    metrics.write_records(step.folder / FILE, zeroed.to_dict("records"))
+    before = baseline.of_framing(read(step.input("00_baseline") / FILE), framing)
+    return {c: changed(_of(before, c), _of(zeroed, c), seed) for c in CONDITIONS}
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Return the lines of an answers.jsonl as a table; texts stay texts."""
+    with open(path, encoding="utf-8") as lines:
+        return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def _of(answers: pd.DataFrame, condition: str) -> pd.DataFrame:
+    return answers[answers["condition"] == condition]
+
+
+def changed(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
+    """Return {verdict: share after, before: share of right ones, change: of right ones in pp, p:
+    McNemar's exact}, from two tables of graded answers to the same questions.
+    """
+    gain = grading.drop(after, before, seed)
+    shares = {name: float((after["verdict"] == name).mean()) for name in grading.VERDICTS}
+    right = float((before["verdict"] == grading.RIGHT).mean())
+    return {**shares, "before": right, "change": gain.estimate, "p": gain.p}
+
+
+def as_table(answered: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what `without_heads` found for reading, a row a condition."""
+    rows = [
+        {
+            "condition": condition,
+            "right, all heads": f"{of['before']:.0%}",
+            "right, heads zeroed": f"{of[grading.RIGHT]:.0%}",
+            "change (pp)": f"{of['change']:short .1f}",
+            "p (McNemar)": f"{of['p']:.2g}",
+            "listed wrong, heads zeroed": f"{of[grading.LISTED]:.0%}",
+        }
+        for condition, of in answered.items()
+    ]
+    return pd.DataFrame(rows).set_index("condition")
