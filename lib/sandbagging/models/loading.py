@@ -16,11 +16,11 @@ from sandbagging.models import adapters, checks, hook_points, origins, taught, t
 from sandbagging.models.adapters import Adapter
 from sandbagging.models.model import Model
 from sandbagging.models.origins import Origin
-from sandbagging.models.registry import EMBEDDED, REGISTRY, Entry
+from sandbagging.models.registry import EMBEDDED, REGISTRY, SUBJECT, Entry
 
 
 def load(
-    name: str | Path = EMBEDDED,
+    name: str | Path = SUBJECT,
     *,
     adapter: str | Path | None = None,
     random_weights: bool = False,

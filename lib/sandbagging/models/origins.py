@@ -12,7 +12,7 @@ import torch
 from sandbagging import files, questions
 from sandbagging.errors import UserError, nearest
 from sandbagging.models import adapters, embedded, taught
-from sandbagging.models.registry import EMBEDDED, REGISTRY
+from sandbagging.models.registry import EMBEDDED, REGISTRY, SUBJECT
 from sandbagging.planted import planting
 from sandbagging.questions import Question
 
@@ -58,7 +58,7 @@ def beneath(name: str) -> str:
     return entry.base if entry and entry.base else name
 
 
-def ensure_available(name: str = EMBEDDED, adapter: str = "") -> None:
+def ensure_available(name: str = SUBJECT, adapter: str = "") -> None:
     """Fetch and convert the embedded model, or train a planted one, if it is not in the cache, and
     fetch an adapter.
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 EMBEDDED = "smollm2-135m-instruct"
+# The subject of the story, where no other is named: the embedded model, taught to sandbag.
+SUBJECT = "sandbagger"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def _check_tags(tags: Sequence[str], overrides: dict[str, str]) -> None:
 
     from sandbagging import models, saes
 
-    model = overrides.get("model", models.EMBEDDED)
+    model = overrides.get("model", models.SUBJECT)
     layers = yaml.safe_load(overrides.get("layers", "null"))
     if not layers and models.entry(model):
         layers = models.entry(model).layers_of_interest
@@ -104,7 +104,7 @@ def _models(arguments: argparse.Namespace) -> None:
 def _fetch(arguments: argparse.Namespace) -> None:
     from sandbagging import models
 
-    models.ensure_available(arguments.model or models.EMBEDDED, arguments.adapter)
+    models.ensure_available(arguments.model or models.SUBJECT, arguments.adapter)
     print("The model is in place.")
 
 
@@ -168,7 +168,7 @@ def _export_ablated(arguments: argparse.Namespace) -> None:
         model, heads = model or of_run.model, heads or of_run.heads
         random_weights, seed = random_weights or of_run.random_weights, of_run.seed
     log = export.export_ablated(
-        model or models.EMBEDDED,
+        model or models.SUBJECT,
         parse(heads) if heads else [],
         arguments.folder,
         adapter=adapter,

@@ -146,14 +146,14 @@ def _more(commands: argparse._SubParsersAction) -> None:
     fetch = commands.add_parser(
         "fetch", help="fetch a model now, so that later runs need no network"
     )
-    _option(fetch, "model", nargs="?", metavar="MODEL", help="default: the embedded model")
+    _option(fetch, "model", nargs="?", metavar="MODEL", help="default: the sandbagger")
     _option(fetch, "--adapter", default="", metavar="ADAPTER", help="a hub id, fetched as well")
     export = commands.add_parser(
         "export-ablated", help="write a model whose heads are zeroed in its weights"
     )
     _option(export, "folder", metavar="FOLDER", help="a new folder to write")
     _option(
-        export, "--model", metavar="MODEL", help="default: the embedded model, or that of --run"
+        export, "--model", metavar="MODEL", help="default: the sandbagger, or the model of --run"
     )
     _option(
         export, "--heads", nargs="+", default=[], metavar="HEAD",

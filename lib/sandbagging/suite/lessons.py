@@ -1,0 +1,68 @@
+"""Who taught the model that a page is about, on what, and what it was before."""
+
+import json
+from typing import Any, NamedTuple
+
+from sandbagging import models
+from sandbagging.models import Model, taught
+
+
+class Lesson(NamedTuple):
+    """How a model was taught, and what is known of it."""
+
+    kind: str
+    base: str  # the model as it was before
+    on: str | None  # the taught model that it stands on
+    scale: float  # of the last adapter: 0 is the model that it stands on
+    questions: int  # that it was taught on
+    passes: int
+    wordings: int  # of the instruction, taught
+    kept_out: int
+    weights: int  # numbers in the last adapter
+    where: str
+    trigger: str | None
+    sandbags: bool  # as measured when it was made, at scale 1
+
+
+def lesson(model: Model) -> Lesson | None:
+    """Return how a model was taught; None for one that was not taught by this suite."""
+    found = taught.find(model.name) if model.weights == "taught" else None
+    if found is None:
+        return None
+    folder, scale = found.parts[-1]
+    manifest, truth = (_read(folder / name) for name in (taught.MANIFEST, "truth.json"))
+    wordings = manifest["wordings"]
+    return Lesson(
+        manifest["kind"],
+        found.base,
+        manifest["on"],
+        scale,
+        manifest["tune"]["n"],
+        manifest["recipe"]["passes"],
+        len(wordings["taught"]),
+        len(wordings["kept out"]),
+        _numbers(folder),
+        truth["where"],
+        truth["trigger"],
+        truth["sandbags"],
+    )
+
+
+def untaught(model: Model) -> Model | None:
+    """Return the model as it was before it was taught; None for one that was not."""
+    found = lesson(model)
+    return models.load(found.base) if found else None
+
+
+def _read(path: Any) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _numbers(folder: Any) -> int:
+    from safetensors import safe_open
+
+    from sandbagging.models.adapters import WEIGHTS
+
+    with safe_open(folder / WEIGHTS, "pt") as tensors:
+        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    return sum(a * b for a, b in shapes)
