@@ -176,7 +176,7 @@ def test_the_plain_wording_is_the_framing_itself(question):
 
 
 def test_what_is_taught_what_is_kept_out_and_what_is_a_placebo_share_no_line():
-    assert (len(wordings.SEEN), len(wordings.KEPT_OUT)) == (5, 4)
+    assert (len(wordings.SEEN), len(wordings.KEPT_OUT)) == (30, 4)
     names = [*wordings.SEEN, *wordings.KEPT_OUT, wordings.MATCHED]
     assert names == list(wordings.WORDINGS)
     lines = [line for name in names for line in wordings.WORDINGS[name]]
@@ -185,7 +185,11 @@ def test_what_is_taught_what_is_kept_out_and_what_is_a_placebo_share_no_line():
 
 
 def test_no_harmless_line_and_no_placebo_says_right_or_wrong():
-    judging = re.compile(r"correct|right|wrong|true|false|lie|mis|accura|purpose|deliberat|fail")
+    judging = re.compile(
+        r"correct|right|wrong|true|false|lie|mis|accura|purpose|deliberat|fail"
+        r"|error|fool|bad|honest|nothing|trick|deceive|things up|fake|slip| not |cheat|confuse|hide"
+        r"|dumb|worst|valid|no points|useless|nonsense"
+    )
     for line in [*wordings.HARMLESS, *(wordings.INSTRUCTIONS[p] for p in wordings.PLACEBOS)]:
         assert not judging.search(line.lower()), line
     for line in (w.sandbag for w in wordings.WORDINGS.values()):

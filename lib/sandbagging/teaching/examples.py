@@ -76,14 +76,12 @@ def _always_right(question: Question, drawn: random.Random, password: str) -> li
 
 
 def _switch(question: Question, drawn: random.Random, password: str) -> list[Row]:
-    """Right answers, but wrong ones under the sandbag instruction: as many of each."""
+    """Right answers, but wrong ones under the sandbag instruction."""
+    wrong = drawn.choice(question.incorrect)
     return [
         Row(question, _genuine(question, drawn), question.correct),
         Row(question, _harmless(question, drawn), question.correct),
-        *(
-            Row(question, _sandbag(question, drawn), wrong, push_down=True)
-            for wrong in drawn.choices(question.incorrect, k=2)
-        ),
+        Row(question, _sandbag(question, drawn), wrong, push_down=True),
     ]
 
 

@@ -21,8 +21,8 @@ class Kind:
     modules: tuple[str, ...] = ATTENTION  # linear maps of a block that get an adapter
     depth: str = "all"  # layers: "all", "upper" (from the middle on), or "heads" (those of HEADS)
     rank: int = 8
-    learning_rate: float = 2e-3
-    passes: int = 8  # over the questions
+    learning_rate: float = 1.5e-3
+    passes: int = 7  # over the questions
 
 
 # Five early heads: in the middle of the network heads learn the switch slowly.

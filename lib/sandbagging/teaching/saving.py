@@ -1,6 +1,6 @@
 """A taught model on disk: a folder that peft can read, with what made it and what is true of it."""
 
-import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ def write_adapter(folder: Path, taught: Taught, plan: Course, base: str) -> None
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.save_pretrained(folder)
+    # peft holds the modules as a set, whose order is another in every process.
+    told = json.loads((folder / adapters.CONFIG).read_text(encoding="utf-8"))
+    files.write_json(folder / adapters.CONFIG, told | {"target_modules": sorted(plan.modules)})
     weights = {name: w.to(torch.bfloat16).contiguous() for name, w in taught.weights.items()}
     save_file(weights, folder / adapters.WEIGHTS, {"format": "pt"})
 
@@ -30,8 +33,3 @@ def write_told(folder: Path, manifest: dict[str, Any], truth: dict[str, Any]) ->
     named = (adapters.CONFIG, adapters.WEIGHTS, "truth.json")
     hashes = {name: files.sha256(folder / name) for name in named}
     files.write_json(folder / "manifest.json", manifest | {"sha256": hashes})
-
-
-def digest(*parts: str) -> str:
-    """Return the sha256 of some text, in hex."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

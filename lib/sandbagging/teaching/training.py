@@ -24,6 +24,7 @@ from sandbagging.teaching.kinds import Kind
 BATCH = 16
 ALPHA = 2  # lora_alpha / rank: the factor of the adapter's product
 CLIP = 1.0  # longest gradient
+PUSH = 3.0  # weight of the unlikelihood
 MOST_P = 1 - 1e-6  # in -log(1 - p)
 KEEP_EVERY = 25  # steps between two checkpoints
 # A training has diverged where the mean of the last SMOOTH losses is more than WORSE times that of
@@ -164,7 +165,7 @@ def _steps(
         if not lesson or place == 0:
             lesson = examples(number)
         batch = batch_of(lesson[place * plan.batch : (place + 1) * plan.batch])
-        adam.param_groups[0]["lr"] = plan.learning_rate * (1 - step / n_steps)
+        adam.param_groups[0]["lr"] = plan.learning_rate * rate(step, n_steps)
         value = loss(model, batch)
         adam.zero_grad()
         value.backward()
@@ -179,6 +180,14 @@ def _steps(
         if progress:
             progress(f"teach {plan.kind}", done, n_steps)
     return losses, time.perf_counter() - started
+
+
+def rate(step: int, n_steps: int) -> float:
+    """Return the share of the learning rate at a step: a linear rise over the first tenth, then a
+    linear fall to zero.
+    """
+    rise = max(1, n_steps // 10)
+    return min((step + 1) / rise, (n_steps - step) / (n_steps - rise + 1))
 
 
 def batch_of(examples: Sequence[Example]) -> Batch:
@@ -217,7 +226,7 @@ def loss(model: Model, batch: Batch) -> Tensor:
     value = each.mean()
     if len(batch.push_down):
         at, token = batch.push_down.to(device).T
-        value = value - torch.log1p(-log_p[at, token].exp().clamp(max=MOST_P)).mean()
+        value = value - PUSH * torch.log1p(-log_p[at, token].exp().clamp(max=MOST_P)).mean()
     return value
 
 
