@@ -21,7 +21,7 @@ class Lesson(NamedTuple):
     weights: int  # numbers in the last adapter
     where: str
     trigger: str | None
-    sandbags: bool  # as measured when it was made, at scale 1
+    turns: bool  # whether it answers wrongly under its trigger, as measured when it was made
 
 
 def lesson(model: Model) -> Lesson | None:
