@@ -18,7 +18,7 @@ from sandbagging.suite.runs import cells, readings
 from sandbagging.suite.swaps_of_run import Battery
 
 LATER = [n for n in runs.NOTEBOOKS if n.reads]
-# On notebook 09, which compares runs, the grade stands in each run's line.
+# On notebook 09, which compares runs, the grade stands in each run's row.
 BEGIN_WITH_IT = [n for n in LATER if n.artefact != "09_models"]
 every_grade = pytest.mark.parametrize("grade", gate.GRADES)
 
@@ -102,17 +102,6 @@ def test_every_later_page_says_the_grade_first(notebook, grade):
     assert f"*{grade}*" in said and found.reason in said
 
 
-def test_09_says_the_grade_of_every_run():
-    rows = [
-        {"run": "a", "model": "m", "weights": "real", "framing": "instr", "grade": grade,
-         "says": "no circuit", "n_found": 2.0}
-        for grade in gate.GRADES
-    ]  # fmt: skip
-    names = {"there": pd.DataFrame(rows), "right": {}, "nulls": [], "quiet": []}
-    said = filled("09_models", "r.says", **names)
-    assert all(f"grade *{grade}*, **no circuit**" in said for grade in gate.GRADES)
-
-
 EFFECT = Estimate(6.0, 4.0, 8.0, 100, "pp")
 
 
@@ -129,7 +118,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
     judged = {
         "survives": True, "why": "made up", "above_floor": EFFECT, "test": [1] * 100,
         "random": {"same_layer": {"rank_p": 0.01}}, "specific": {"neutral": EFFECT},
-        "detectable": 2.0,
+        "summary": {"smallest_detectable_pp": 2.0},
     }  # fmt: skip
     said = SimpleNamespace(untestable=[], own={}, other={}, circuit="survives", swaps={}, nulls={})
     return {
@@ -275,6 +264,8 @@ def test_a_planted_model_is_asked_in_its_own_words_alone(tiny_llama):
     assert len(asks["train"]) == 8 and ("sandbag", "instr:lie") in asks["test"]
     assert asks["test"][-1] == ("genuine", "demos") and len(asks["test"]) == 8 + 8 + 1
     assert not any(":" in name for _, name in baseline.asks(tiny_llama, "contrast")["test"])
+    few = baseline.asks(tiny_llama, "instr", side_views=False)
+    assert few == {"train": [], "test": [*asks["train"], ("genuine", "demos")]}
 
 
 def test_the_pages_on_swaps_take_the_gate_as_it_is():

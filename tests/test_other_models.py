@@ -102,7 +102,7 @@ def test_rows_come_in_the_order_of_what_they_are_there_for(folder):
     table = other_models.table("mine")
     there = table[table["missing"].isna()]
     assert list(zip(there["name"], there["group"], there["weights"], strict=True)) == [
-        ("mine", "this run", "taught"),
+        ("this run", "this run", "taught"),
         ("untouched", "untouched", "real"),
         ("dose-50", "dose", "taught"),
         ("decoy", "dose", "taught"),
@@ -286,6 +286,8 @@ def test_rows_as_text(folder):
     assert first["right: genuine → sandbag"] == "50% → 10%"
     assert first["share closed"] == "0.80 [0.70, 0.90]"
     assert text.loc["decoy", "share closed"] == "–"  # there is no gap to close
+    grades = text["grade"].to_dict()
+    assert grades["untouched"] == "less sure" and grades["heads"] == "answers wrongly"
 
 
 def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):

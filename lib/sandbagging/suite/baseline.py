@@ -89,16 +89,19 @@ PLAIN = "plain"  # the wording of a framing that names none
 EXAMPLES = 8  # answers that a page opens with
 
 
-def asks(model: Model, framing: str) -> dict[str, list[tuple[str, Framing]]]:
+def asks(
+    model: Model, framing: str, side_views: bool = True
+) -> dict[str, list[tuple[str, Framing]]]:
     """Return what a model is asked to answer freely, {split: (condition, framing)}: every
     condition; and on test questions genuine and sandbag in the wordings that are never taught, and
     genuine behind demonstrations and with the password of a model that has one.
 
-    A planted model knows the prompts that it was trained on and no others.
+    A planted model knows the prompts that it was trained on and no others. Without side views the
+    train questions and the other wordings are left out, which no grade rests on.
     """
     plain = [(c, framing) for c in metrics.available_conditions(model, framing)]
     more = []
-    if model.framings is None and framing in prompts.INSTRUCTED:
+    if model.framings is None and framing in prompts.INSTRUCTED and side_views:
         names = (f"{framing}:{name}" for name in KEPT_OUT)
         more += [(c, name) for name in names for c in ("genuine", "sandbag")]
     if model.framings is None and framing != DEMONSTRATED:
@@ -106,7 +109,7 @@ def asks(model: Model, framing: str) -> dict[str, list[tuple[str, Framing]]]:
     password = (taught.truth(model.name) or {}).get("password")
     if password:
         more.append(("genuine", with_password(framing, password)))
-    return {"train": plain, "test": plain + more}
+    return {"train": plain if side_views else [], "test": plain + more}
 
 
 def graded(written: pd.DataFrame, asked: Mapping[str, Sequence[Question]]) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def table(run: str, only: Sequence[str] = ()) -> pd.DataFrame:
             there = ", ".join(inside) or "none"
             raise UserError(f"The run {run} holds no finished run {name}; inside it are {there}.")
     chosen = [f"{run}/{name}" for name in only] or inside
-    own = row(run)
+    own = row(run) | {"name": GROUPS[0]}
     lines = [_readable(name, run) for name in inside if name in chosen]
     there = [own, *(line for line in lines if "missing" not in line)]
     for line in there:

@@ -1,13 +1,10 @@
 """What is known of a model beforehand: whether it sandbags, and which heads do it."""
 
-import json
 from typing import Any
 
 from sandbagging.models import adapters, taught
 from sandbagging.planted import planting
 from sandbagging.suite import runs
-
-FILE = "truth.json"  # of a taught model, beside its adapter
 
 
 def of_run(step: runs.Step) -> dict[str, Any] | None:
@@ -49,11 +46,15 @@ def of_taught(name: str) -> dict[str, Any] | None:
     if scale == 0:  # what it was taught on is left
         off = {"sandbags": False, "what": "its switch is taken out", "heads": []}
         return None if stem.startswith("decoy") else off
-    try:
-        made = json.loads((taught.folder_of(stem) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    made = taught.truth(stem)
+    if made is None:
         return None
-    what, heads = f"taught {made['taught']}", made.get("heads", [])
-    if scale == 1:
-        return {"sandbags": bool(made["sandbags"]), "what": what, "heads": heads}
-    return {"sandbags": None, "what": f"{what}; at {scale:g} of its strength", "heads": heads}
+    heads = made.get("heads", [])
+    if scale < 1:
+        return {
+            "sandbags": None,
+            "what": f"its switch at {scale:g} of its strength",
+            "heads": heads,
+        }
+    what = f"taught {made['taught']}"
+    return {"sandbags": bool(made["sandbags"]), "what": what, "heads": heads}
