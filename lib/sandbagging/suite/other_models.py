@@ -207,13 +207,14 @@ def missing(name: str, run: str) -> str:
         first = f"accept its licence at https://huggingface.co/{entry.hub_id}, then "
     elif entry.base and name not in (*REGISTRY, *taught.made_here()):
         kind, _, seed = name.partition("-")
-        first = f"python -m sandbagging teach {kind} --seed {seed}, then "
+        first = f"sandbagging teach {kind} --seed {seed}, then "
     return f"not run: {first}{_command(name, run, name)}"
 
 
 def _command(model: str, run: str, name: str, random: bool = False) -> str:
-    options = f"-p model={model}" + (" --random-weights" if random else "")
-    return f"python -m sandbagging run all --set other_model --run {run}/{name} {options}"
+    weights = " --random-weights" if random else ""
+    command = f"run all --set other_model --run {run}/{name} -p model={model}"
+    return f"python -m sandbagging {command}{weights}"
 
 
 # What the rows say --------------------------------------------------------------------------------
