@@ -93,6 +93,20 @@ def test_speeds_are_those_of_the_benchmarks():
     assert f"{100 * sweep[0]['useful_share_of_matrix_product']:.0f} %" in said
 
 
+def test_free_answers_are_as_fast_as_said():
+    results = ROOT / "tests" / "benchmarks" / "results" / "answers.json"
+    rows = json.loads(results.read_text())
+    alone, stopped, batches = rows
+    assert not any(row["texts_different"] for row in rows)
+    assert alone["ratio"] >= 8 and alone["ours_s"] <= 90
+    said = " ".join(README.split())
+    said = said[said.index("free answers to 168") : said.index("on an H100")]
+    assert f"take {alone['ours_s']:.0f} seconds" in said
+    assert f"{alone['ratio']:.0f} times as fast as `generate` one prompt at a time" in said
+    assert f"{stopped['ratio']:.0f} times where that stops" in said
+    assert f"{batches['ratio']:.0f} times as fast as `generate` on padded batches" in said
+
+
 def test_seconds_on_a_gpu_are_those_of_its_benchmark():
     results = ROOT / "tests" / "benchmarks" / "results" / "card_model.json"
     rows = [row for row in json.loads(results.read_text()) if row["name"].endswith("float32")]
