@@ -1,10 +1,15 @@
 """Who taught the model that a page is about, on what, and what it was before."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import safe_open
+
 from sandbagging import models
-from sandbagging.models import Model, taught
+from sandbagging.models import Model, adapters, taught
+from sandbagging.questions import Question
 
 
 class Lesson(NamedTuple):
@@ -48,21 +53,25 @@ def lesson(model: Model) -> Lesson | None:
     )
 
 
-def untaught(model: Model) -> Model | None:
-    """Return the model as it was before it was taught; None for one that was not."""
-    found = lesson(model)
-    return models.load(found.base) if found else None
+def before(
+    model: Model, asked: Sequence[Question], framing: str
+) -> tuple[Model, dict[str, Sequence[Question]], dict[str, list[tuple[str, str]]]]:
+    """Return what `generation.write_each` is to write of a taught model as it was before: the model
+    without its adapters, the questions, and the two conditions.
+
+    Raises UserError as `models.load` does.
+    """
+    found = taught.find(model.name)
+    both = [(condition, framing) for condition in ("genuine", "sandbag")]
+    return models.load(found.base), {"test": asked}, {"test": both}
 
 
-def _read(path: Any) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _numbers(folder: Any) -> int:
-    from safetensors import safe_open
-
-    from sandbagging.models.adapters import WEIGHTS
-
-    with safe_open(folder / WEIGHTS, "pt") as tensors:
+def _numbers(folder: Path) -> int:
+    """Return how many numbers an adapter holds."""
+    with safe_open(folder / adapters.WEIGHTS, "pt") as tensors:
         shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-    return sum(a * b for a, b in shapes)
+    return sum(rows * columns for rows, columns in shapes)
