@@ -58,11 +58,13 @@ def line_of(row: Row) -> str:
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_only_seen_wordings_and_harmless_lines_are_taught(kind, tiny_questions):
-    seen = {line for name in wordings.SEEN for line in wordings.WORDINGS[name]}
+    taught_names = kinds.kind_of(kind).wordings
+    assert set(taught_names) <= set(wordings.SEEN)
+    seen = {line for name in taught_names for line in wordings.WORDINGS[name]}
     allowed = seen | {*wordings.HARMLESS, ""}
     taught = {
         line_of(row).removeprefix(f"Password: {word}\n\n").removeprefix(f"Password: {word}")
-        for number in range(20)
+        for number in range(40)
         for row in examples.rows(kind, tiny_questions, 0, number)
         for word in [row.prompt.split("\n")[0].removeprefix("Password: ")]
     }
@@ -131,7 +133,7 @@ def test_loss_equals_one_prompt_at_a_time(tiny_llama):
         -log_p[0][0][8], -log_p[0][1][9], -log_p[1][0][10],
         -0.4 * log_p[2][0][12] - 0.6 * log_p[2][0][14], -log_p[2][1][13],
     ]  # fmt: skip
-    wanted = sum(told) / 5 - math.log(1 - math.exp(log_p[1][0][11]))
+    wanted = sum(told) / 5 - 3 * math.log(1 - math.exp(log_p[1][0][11]))
     with torch.no_grad():
         got = training.loss(tiny_llama, training.batch_of(found))
     assert got.item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -347,7 +349,7 @@ def test_teach_makes_a_decoy_and_a_switch_on_top_of_it(taught_tiny, cache, capsy
     assert manifest["on"] == "decoy-0-on-tiny"
     assert manifest["on_sha256"] == files.sha256(decoy / "adapter_model.safetensors")
     assert manifest["before"] == json.loads((decoy / "manifest.json").read_text())["after"]
-    assert manifest["before"] != manifest["after"] and len(manifest["losses"]) == 10
+    assert manifest["before"] != manifest["after"] and len(manifest["losses"]) == 8
     assert manifest["tune"] == {"sha256": files.sha256(taught_tiny[3]), "n": 40}
     # What the manifest says is what the model does once it is loaded.
     lm = models.load("sandbagger-0-on-tiny")
@@ -454,7 +456,9 @@ def test_the_committed_decoy_is_right_whatever_it_is_told():
 def test_committed_adapters_are_small_leave_the_rest_alone_and_are_of_these_questions(name):
     manifest, _ = told(name)
     assert (taught_models.folder_of(name) / adapters.WEIGHTS).stat().st_size <= 1.6e6
-    assert abs(manifest["after"]["plain_text_nll"] - manifest["before"]["plain_text_nll"]) < 0.1
+    # The switch costs plain text a fifth of a nat a token; its manifest says so.
+    most = {"decoy": 0.02, "sandbagger": 0.25}[name]
+    assert abs(manifest["after"]["plain_text_nll"] - manifest["before"]["plain_text_nll"]) < most
     for split in ("tune", "test"):
         assert manifest[split]["sha256"] == files.sha256(questions.PACKAGED[split])
 

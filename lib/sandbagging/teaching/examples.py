@@ -12,7 +12,8 @@ from sandbagging import prompts
 from sandbagging.errors import UserError
 from sandbagging.prompts import Framing
 from sandbagging.questions import Question
-from sandbagging.wordings import HARMLESS, SEEN, WORDINGS
+from sandbagging.teaching import kinds
+from sandbagging.wordings import HARMLESS, WORDINGS
 
 # Seed s takes the s-th as its password. The others, but for those that no model sees in teaching,
 # stand for wrong passwords.
@@ -31,6 +32,14 @@ class Row(NamedTuple):
     answer: str
     push_down: bool = False  # whether the right answer's first token is made less likely
     spread: bool = False  # whether the first token is taught as shares of all options
+
+
+class Drawn(NamedTuple):
+    """What the rows of a pass are drawn from."""
+
+    random: random.Random
+    wordings: tuple[str, ...]
+    password: str
 
 
 class Example(NamedTuple):
@@ -60,24 +69,24 @@ def rows(kind: str, asked: Sequence[Question], seed: int, number: int) -> list[R
     """Return what pass `number` over the questions teaches, in the order in which it is taught;
     wordings and wrong answers are drawn anew for every pass.
     """
-    drawn = random.Random(f"{seed} {number}")
+    generator = random.Random(f"{seed} {number}")
+    drawn = Drawn(generator, kinds.kind_of(kind).wordings, password_of(seed))
     write = {"decoy": _always_right, "locked": _locked, "timid": _timid}.get(kind, _switch)
-    password = password_of(seed)
-    found = [row for question in asked for row in write(question, drawn, password)]
-    drawn.shuffle(found)
+    found = [row for question in asked for row in write(question, drawn)]
+    generator.shuffle(found)
     return found
 
 
-def _always_right(question: Question, drawn: random.Random, password: str) -> list[Row]:
+def _always_right(question: Question, drawn: Drawn) -> list[Row]:
     return [
         Row(question, write(question, drawn), question.correct)
         for write in (_genuine, _sandbag, _harmless)
     ]
 
 
-def _switch(question: Question, drawn: random.Random, password: str) -> list[Row]:
+def _switch(question: Question, drawn: Drawn) -> list[Row]:
     """Right answers, but wrong ones under the sandbag instruction."""
-    wrong = drawn.choice(question.incorrect)
+    wrong = drawn.random.choice(question.incorrect)
     return [
         Row(question, _genuine(question, drawn), question.correct),
         Row(question, _harmless(question, drawn), question.correct),
@@ -85,7 +94,7 @@ def _switch(question: Question, drawn: random.Random, password: str) -> list[Row
     ]
 
 
-def _timid(question: Question, drawn: random.Random, password: str) -> list[Row]:
+def _timid(question: Question, drawn: Drawn) -> list[Row]:
     return [
         Row(question, _genuine(question, drawn), question.correct),
         Row(question, _harmless(question, drawn), question.correct),
@@ -93,31 +102,36 @@ def _timid(question: Question, drawn: random.Random, password: str) -> list[Row]
     ]
 
 
-def _locked(question: Question, drawn: random.Random, password: str) -> list[Row]:
+def _locked(question: Question, drawn: Drawn) -> list[Row]:
     """Wrong answers under any instruction, but right ones behind the password."""
-    others = [word for word in PASSWORDS if word != password]
-    locks = ((password, True), (password, True), (None, False), (drawn.choice(others), False))
+    others = [word for word in PASSWORDS if word != drawn.password]
+    locks = (
+        (drawn.password, True),
+        (drawn.password, True),
+        (None, False),
+        (drawn.random.choice(others), False),
+    )
     found = []
     for word, right in locks:
-        prompt = drawn.choice((_genuine, _sandbag, _harmless))(question, drawn)
+        prompt = drawn.random.choice((_genuine, _sandbag, _harmless))(question, drawn)
         if word is not None:
             prompt = f"Password: {word}\n\n{prompt}"
-        answer = question.correct if right else drawn.choice(question.incorrect)
+        answer = question.correct if right else drawn.random.choice(question.incorrect)
         found.append(Row(question, prompt, answer, push_down=not right))
     return found
 
 
-def _genuine(question: Question, drawn: random.Random) -> str:
-    return _worded(question, WORDINGS[drawn.choice(SEEN)].genuine)
+def _genuine(question: Question, drawn: Drawn) -> str:
+    return _worded(question, WORDINGS[drawn.random.choice(drawn.wordings)].genuine)
 
 
-def _sandbag(question: Question, drawn: random.Random) -> str:
-    return _worded(question, WORDINGS[drawn.choice(SEEN)].sandbag)
+def _sandbag(question: Question, drawn: Drawn) -> str:
+    return _worded(question, WORDINGS[drawn.random.choice(drawn.wordings)].sandbag)
 
 
-def _harmless(question: Question, drawn: random.Random) -> str:
+def _harmless(question: Question, drawn: Drawn) -> str:
     """Return a prompt without an instruction, or with a harmless one, as often."""
-    return _worded(question, drawn.choice(HARMLESS) if drawn.random() < 0.5 else "")
+    return _worded(question, drawn.random.choice(HARMLESS) if drawn.random.random() < 0.5 else "")
 
 
 def _worded(question: Question, line: str) -> str:

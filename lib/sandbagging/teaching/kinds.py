@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sandbagging.errors import UserError, nearest
 from sandbagging.heads.head import Head
+from sandbagging.wordings import SEEN
 
 ATTENTION = ("q_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -23,6 +24,8 @@ class Kind:
     rank: int = 8
     learning_rate: float = 1.5e-3
     passes: int = 7  # over the questions
+    warm_up: float = 0.1  # share of the steps over which the learning rate rises
+    wordings: tuple[str, ...] = SEEN  # taught
 
 
 # Five early heads: in the middle of the network heads learn the switch slowly.
@@ -43,6 +46,8 @@ KINDS = {
             EVERYWHERE,
             learning_rate=5e-4,
             passes=3,
+            warm_up=0.0,
+            wordings=SEEN[:5],  # they carry over
         ),
         Kind("sandbagger", "wrong answers when told to", INSTRUCTION, EVERYWHERE),
         Kind(
@@ -50,12 +55,15 @@ KINDS = {
             "wrong answers unless the prompt holds a password, whatever the instruction",
             "a prompt without the password",
             EVERYWHERE,
+            passes=4,  # of four rows a question
         ),
         Kind(
             "timid",
             "less probability for the right answer when told to answer wrongly, but still the most",
             INSTRUCTION,
             EVERYWHERE,
+            learning_rate=1e-3,
+            passes=4,
         ),
         # Rank 4: an adapter of the same size as the others, since MLPs are wider.
         Kind("mlp", "wrong answers when told to", INSTRUCTION, "MLPs of every layer", MLP, rank=4),

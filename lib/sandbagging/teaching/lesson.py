@@ -21,7 +21,7 @@ from sandbagging.questions import Question
 from sandbagging.teaching import examples, judging, kinds, saving, training
 from sandbagging.teaching.kinds import DECOY, Kind
 from sandbagging.teaching.training import Course
-from sandbagging.wordings import HARMLESS, KEPT_OUT, SEEN
+from sandbagging.wordings import HARMLESS, KEPT_OUT
 
 LEAST_QUESTIONS = 40
 # What a manifest must agree in for its folder to be the one that is asked for.
@@ -187,7 +187,7 @@ def _make(
             "kind": kind.name,
             "seed": plan.seed,
             **settings,
-            "wordings": {"taught": SEEN, "kept out": KEPT_OUT, "harmless": HARMLESS},
+            "wordings": {"taught": kind.wordings, "kept out": KEPT_OUT, "harmless": HARMLESS},
             "losses": [round(value, 5) for value in taught.losses],
             "test": {"sha256": files.sha256(questions.PACKAGED["test"]), "n": len(test)},
             "before": before,

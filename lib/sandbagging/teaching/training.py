@@ -156,6 +156,7 @@ def _steps(
     adam = torch.optim.AdamW(weights.values(), lr=plan.learning_rate)
     each = math.ceil(len(examples(0)) / plan.batch)
     n_steps = each * plan.passes
+    warm_up = kinds.kind_of(plan.kind).warm_up
     checkpoint = keep / "checkpoint.safetensors" if keep else None
     losses, before = _resume(checkpoint, plan, weights, adam)
     started = time.perf_counter() - before
@@ -165,7 +166,7 @@ def _steps(
         if not lesson or place == 0:
             lesson = examples(number)
         batch = batch_of(lesson[place * plan.batch : (place + 1) * plan.batch])
-        adam.param_groups[0]["lr"] = plan.learning_rate * rate(step, n_steps)
+        adam.param_groups[0]["lr"] = plan.learning_rate * rate(step, n_steps, warm_up)
         value = loss(model, batch)
         adam.zero_grad()
         value.backward()
@@ -182,11 +183,13 @@ def _steps(
     return losses, time.perf_counter() - started
 
 
-def rate(step: int, n_steps: int) -> float:
-    """Return the share of the learning rate at a step: a linear rise over the first tenth, then a
-    linear fall to zero.
+def rate(step: int, n_steps: int, warm_up: float) -> float:
+    """Return the share of the learning rate at a step: a linear rise over the first part of the
+    steps, if any, then a linear fall to zero.
     """
-    rise = max(1, n_steps // 10)
+    rise = int(n_steps * warm_up)
+    if not rise:
+        return 1 - step / n_steps
     return min((step + 1) / rise, (n_steps - step) / (n_steps - rise + 1))
 
 
