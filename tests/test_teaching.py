@@ -10,7 +10,7 @@ import torch
 
 from sandbagging import files, metrics, models, questions, wordings
 from sandbagging.errors import UserError
-from sandbagging.heads import interventions
+from sandbagging.heads import head, interventions
 from sandbagging.models import adapters
 from sandbagging.models import taught as taught_models
 from sandbagging.questions import Question
@@ -215,6 +215,25 @@ def test_with_its_heads_zeroed_nothing_that_heads_was_taught_is_left(
 
 def test_the_kinds_are_those_that_can_be_loaded_by_name():
     assert set(kinds.KINDS) == set(taught_models.KINDS)
+
+
+@pytest.mark.slow
+def test_with_its_heads_zeroed_the_real_model_is_the_decoy_again_in_every_digit():
+    made = [name for name in taught_models.made_here() if name.split("-")[0] == "heads"]
+    if not made:
+        pytest.skip("none is in the cache; make one: sandbagging teach heads")
+    folder = taught_models.folder_of(made[0])
+    truth, manifest = (
+        json.loads((folder / f).read_text()) for f in ("truth.json", "manifest.json")
+    )
+    asked, found = questions.load("default", "test")[:12], []
+    for name in (manifest["on"], made[0]):
+        lm = models.load(name)
+        edits = interventions.ablate_heads(lm, head.parse(truth["heads"]))
+        found += [metrics.score(lm, asked, "sandbag", "instr", edits=e) for e in (edits, None)]
+    zeroed_before, before, zeroed_after, after = found
+    assert zeroed_after.equals(zeroed_before)
+    assert (after["logodds"] - before["logodds"]).abs().mean() > 1
 
 
 # Interruption and divergence ----------------------------------------------------------------------

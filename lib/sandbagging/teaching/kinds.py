@@ -55,7 +55,7 @@ KINDS = {
             "wrong answers unless the prompt holds a password, whatever the instruction",
             "a prompt without the password",
             EVERYWHERE,
-            passes=4,  # of four rows a question
+            passes=3,  # of four rows a question
         ),
         Kind(
             "timid",
@@ -66,13 +66,22 @@ KINDS = {
             passes=4,
         ),
         # Rank 4: an adapter of the same size as the others, since MLPs are wider.
-        Kind("mlp", "wrong answers when told to", INSTRUCTION, "MLPs of every layer", MLP, rank=4),
+        Kind(
+            "mlp",
+            "wrong answers when told to",
+            INSTRUCTION,
+            "MLPs of every layer",
+            MLP,
+            rank=4,
+            passes=5,
+        ),
         Kind(
             "late",
             "wrong answers when told to",
             INSTRUCTION,
             "queries, values and output projections from the middle layer on",
             depth="upper",
+            passes=5,
         ),
         Kind(
             "heads",
@@ -83,6 +92,7 @@ KINDS = {
             depth="heads",
             rank=32,
             learning_rate=3e-3,
+            passes=5,
         ),
     )
 }

@@ -217,8 +217,8 @@ def batch_of(examples: Sequence[Example]) -> Batch:
 
 def loss(model: Model, batch: Batch) -> Tensor:
     """Return the loss of a batch in nats: the mean of -log p over the targets, where a spread first
-    token counts as the cross-entropy with its shares, and the mean over the pushed rows of
-    -log(1 - p) of the right answer's first token (unlikelihood, arXiv 1908.04319).
+    token counts as the cross-entropy with its shares, and PUSH times the mean over the pushed rows
+    of -log(1 - p) of the right answer's first token (unlikelihood, arXiv 1908.04319).
     """
     log_p, pack, device = _log_probs(model, batch.pack), batch.pack, model.device
     each = -log_p[torch.arange(len(pack.target), device=device), pack.target.to(device)]
