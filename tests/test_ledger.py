@@ -744,6 +744,22 @@ def test_headline_says_what_was_found(runs_folder):
     )
 
 
+def test_the_headline_tells_what_it_was_before_it_was_taught(runs_folder):
+    """One line where the untouched weights were run beside, and none where they were not."""
+    finding = "before it was taught"
+    assert not [line for line in ledger.headline(artefacts(), "a") if finding in line["finding"]]
+    null_run(runs_folder / "a" / "untouched")
+    lines = ledger.headline(artefacts(), "a")
+    (line,) = [line for line in lines if finding in line["finding"]]
+    assert line["value_text"].startswith("57 % → 56 %, a drop of 1.0 pp [")
+    assert line["verdict"] == "grade: no"
+
+
+def test_a_decoy_is_a_null(runs_folder):
+    null_run(runs_folder / "a" / "decoy", opened=True, survives=True)
+    assert "SOMETHING FOUND" in words(ledger.null_lines("a"), "taught right answers alone")
+
+
 def test_headline_of_a_closed_gate(runs_folder):
     lines = ledger.headline(artefacts(gate=gate(False)), "a")
     assert (

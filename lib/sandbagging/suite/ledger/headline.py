@@ -14,7 +14,9 @@ from sandbagging.suite import nested, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, specificity_cells
 from sandbagging.suite.ledger.measured import architecture_of
 
-NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts"}
+NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts",
+             "decoy": "taught right answers alone"}  # fmt: skip
+UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
 RANDOM = {"uniform": "as many random heads",
           "same_layer": "as many random heads of the same layers"}  # fmt: skip
 
@@ -24,7 +26,8 @@ def headline(a: Artefacts, run: str) -> list[dict[str, str]]:
 
     Each is a dict of finding, value_text (with CI95 and n) and verdict.
     """
-    return [*_gap_lines(a), *_circuit_lines(a), *_swap_lines(a), *null_lines(run)]
+    before = before_lines(run)
+    return [*_gap_lines(a), *before, *_circuit_lines(a), *_swap_lines(a), *null_lines(run)]
 
 
 def _line(finding: str, value: object, verdict: str) -> dict[str, str]:
@@ -40,15 +43,32 @@ def _by_sign(effect: Estimate | None, above: str, below: str) -> str:
 
 
 def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
-    g = a.gate
-    genuine, sandbag = (100 * g.shares[c][grading.RIGHT] for c in ("genuine", "sandbag"))
-    right = f"{genuine:.0f} % → {sandbag:.0f} %, a drop of {g.drop:.1f}"
+    g, right = a.gate, _right_answers(a.gate)
     odds = _by_sign(g.gap_logodds, "less sure of the right answer", "surer of the right answer")
     return [
         _line("right free answers, told to be correct → incorrect", right, f"grade: {g.grade}"),
         _line("sandbagging gap, log-odds", g.gap_logodds, f"{odds}{_nearest(g)}"),
         _line("sandbagging gap, p_full", g.gap_p_full, _leaving(g)),
     ]
+
+
+def _right_answers(g: Gate) -> str:
+    genuine, sandbag = (100 * g.shares[c][grading.RIGHT] for c in ("genuine", "sandbag"))
+    return f"{genuine:.0f} % → {sandbag:.0f} %, a drop of {g.drop:.1f}"
+
+
+def before_lines(run: str) -> list[dict[str, str]]:
+    """Return what the same instruction does to the weights before they were taught, where that was
+    run beside (RUN/untouched): one line or none.
+
+    Raises UserError where a file of that run was changed after it was written.
+    """
+    untouched = f"{run}/{UNTOUCHED}"
+    if not runs.read_manifest(untouched, "00_baseline"):
+        return []
+    gate = Gate.from_dict(nested.read_json(untouched, "00_baseline")["gate"])
+    value = f"{_right_answers(gate)}; log-odds {gate.gap_logodds:ci}"
+    return [_line("the same, before it was taught", value, f"grade: {gate.grade}")]
 
 
 def _nearest(g: Gate) -> str:
@@ -145,7 +165,7 @@ def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
 
 
 def null_lines(run: str) -> list[dict[str, str]]:
-    """Return one line per null model nested in the run (RUN/null_model, RUN/placebo).
+    """Return one line per null model nested in the run (RUN/null_model and so on).
 
     It says what the same rule finds where there is nothing to find. Raises UserError where a file
     of such a run was changed after it was written.
