@@ -227,7 +227,7 @@ def test_misuse_is_one_sentence_in_the_users_words(tiny_llama, tiny_questions, c
 
 
 def test_the_six_lines_of_the_readme_print_what_the_long_way_gives(capsys):
-    """On the embedded model; recorded with torch 2.13 on a CPU."""
+    """On the sandbagger; recorded with torch 2.13 on a CPU."""
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     shown = text.split("<!-- six-lines:begin -->")[1].split("<!-- six-lines:end -->")[0]
     code = shown.strip().removeprefix("```python\n").removesuffix("```")
@@ -238,8 +238,8 @@ def test_the_six_lines_of_the_readme_print_what_the_long_way_gives(capsys):
     printed = capsys.readouterr().out
     number = r"([+-]\d+\.\d\d)"
     found = re.findall(rf"{number} pp \[{number}, {number}\], n = 40", printed)
-    assert [float(value) for value, _, _ in found] == pytest.approx([10.09, 8.64, 13.29], abs=0.1)
+    assert [float(value) for value, _, _ in found] == pytest.approx([53.58, 48.55, 47.30], abs=0.1)
     assert all(float(low) < float(value) < float(high) for value, low, high in found)
-    direct = metrics.score(names["lm"], names["asked"], "sandbag", "instr_contrast")
+    direct = metrics.score(names["lm"], names["asked"], "sandbag", "instr")
     clean = names["plain"].query("condition == 'sandbag'")
     assert direct["p_full"].to_numpy() == pytest.approx(clean["p_full"].to_numpy(), abs=1e-6)

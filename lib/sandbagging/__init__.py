@@ -5,7 +5,7 @@ matter.
 
     lm, asked = sb.load(), sb.questions("test", n=40)
     plain = sb.score(lm, asked)
-    without = sb.score(lm, asked, heads="L17H6 L12H2")
+    without = sb.score(lm, asked, heads="L1H4 L23H3")
     print(sb.effect(plain), sb.effect(plain, without))
 
 Nothing is imported before it is used.
