@@ -88,7 +88,7 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     assert "run the same command to go on" in capsys.readouterr().err
 
 
-def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
+def test_fetch_without_a_name_fetches_what_the_story_is_about(monkeypatch, capsys):
     from sandbagging import models
 
     asked = []
@@ -98,7 +98,7 @@ def test_fetch_without_a_name_fetches_the_embedded_model(monkeypatch, capsys):
     assert main(["fetch"]) == 0 and main(["fetch", "organism-null"]) == 0
     assert main(["fetch", "tinyllama", "--adapter", "+lora"]) == 0
     assert (
-        asked == [models.EMBEDDED, "organism-null", "tinyllama+lora"]
+        asked == [models.SUBJECT, "organism-null", "tinyllama+lora"]
         and "in place" in capsys.readouterr().out
     )
 

@@ -93,7 +93,7 @@ def cache(tmp_path, monkeypatch, folder):
 
 
 def test_embedded_model_is_read_from_the_cache(cache):
-    assert models.load().n_layers == 4
+    assert models.load(models.EMBEDDED).n_layers == 4
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte changed", "missing"])
@@ -106,7 +106,7 @@ def test_tampered_embedded_model_is_refused(cache, damage):
         data[-1] ^= 1
         weights.write_bytes(data[:-10] if damage == "truncated" else data)
     with pytest.raises(UserError, match="damaged or was changed; delete the folder"):
-        models.load()
+        models.load(models.EMBEDDED)
 
 
 def test_wrong_gguf_is_refused_and_not_converted(tmp_path, monkeypatch):
