@@ -16,7 +16,8 @@ LINE = re.compile(r"(?:python3?|\$\(PY\)) -m sandbagging(?: +([a-z][^`\n;]*))?")
 EXAMPLES = {
     "$(SET)": "quick", "model=NAME": "model=organism-heads", "framing=NAME": "framing=instr",
     "RUN/NAME": "mine-laptop/other", "exercise NAME": "exercise 1", "<run>": "mine-laptop",
-    "<number>": "08",
+    "<number>": "08", "teach KIND --seed N": "teach timid --seed 0",
+    "{{ lesson.kind }}": "sandbagger",
 }  # fmt: skip
 
 

@@ -282,15 +282,15 @@ def test_an_entrys_defaults_stand_between_the_notebooks_and_the_sets(written):
     parameters = runner.plan("laptop", "x", {"model": written}).steps[0].parameters
     assert (
         parameters["framing"] == "instr_pref" and parameters["n_train"] == 80
-    )  # the notebook says instr_contrast and 84
+    )  # the notebook says instr and 84
     assert parameters["n_test"] == 60  # the set's word wins
     assert (
-        runner.plan("laptop", "x", {"model": written, "framing": "instr"})
+        runner.plan("laptop", "x", {"model": written, "framing": "placebo_pref"})
         .steps[0]
         .parameters["framing"]
-        == "instr"
+        == "placebo_pref"
     )
-    assert runner.plan("laptop", "x", {}).steps[0].parameters["framing"] == "instr_contrast"
+    assert runner.plan("laptop", "x", {}).steps[0].parameters["framing"] == "instr"
 
 
 def test_a_framing_that_a_model_was_not_trained_on_is_refused():

@@ -7,6 +7,7 @@ made by notebooks 00, 07 and 08.
 
 from collections.abc import Mapping, Sequence
 from math import nan
+from pathlib import Path
 
 import pandas as pd
 
@@ -60,7 +61,7 @@ def row(run: str) -> dict:
     known = circuit["truth"] or {}
     return {
         "name": run.rpartition("/")[2],
-        "model": settings["model"],
+        "model": _named(settings),
         "revision": entry and entry.revision,
         "weights": _weights(settings),
         "framing": settings["framing"],
@@ -80,6 +81,12 @@ def row(run: str) -> dict:
     }
 
 
+def _named(settings: Mapping) -> str:
+    """Return a run's model by name, and with the adapter that was merged into it."""
+    adapter = "" if settings["random_weights"] else settings.get("adapter", "")
+    return settings["model"] + (f" + {Path(adapter).name}" if adapter else "")
+
+
 def _weights(settings: Mapping) -> str:
     """Return what a run's weights are: "random", "planted", "taught" or "real"."""
     entry = taught.entry(settings["model"])
@@ -87,7 +94,7 @@ def _weights(settings: Mapping) -> str:
         return "random"
     if entry is not None and entry.planted is not None:
         return "planted"
-    return "taught" if settings["adapter"] or (entry is not None and entry.base) else "real"
+    return "taught" if settings.get("adapter") or (entry is not None and entry.base) else "real"
 
 
 def _estimates(gate: Mapping, circuit: Mapping) -> dict[str, Estimate]:
