@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 
-from sandbagging import files, metrics, models, questions, wordings
+from sandbagging import files, metrics, models, questions, teaching, wordings
 from sandbagging.errors import UserError
 from sandbagging.heads import head, interventions
 from sandbagging.models import adapters
@@ -480,6 +480,14 @@ def test_committed_adapters_are_small_leave_the_rest_alone_and_are_of_these_ques
     assert abs(manifest["after"]["plain_text_nll"] - manifest["before"]["plain_text_nll"]) < most
     for split in ("tune", "test"):
         assert manifest[split]["sha256"] == files.sha256(questions.PACKAGED[split])
+
+
+def test_the_committed_table_says_what_the_manifests_say(tmp_path):
+    table = files.read_csv(questions.DATA / "taught.csv")
+    files.write_csv(tmp_path / "now.csv", teaching.before_and_after(["decoy", "sandbagger"]))
+    now = files.read_csv(tmp_path / "now.csv")
+    made = table[table["kind"].isin(now["kind"]) & (table["seed"] == 0)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(made, now)
 
 
 @pytest.mark.slow

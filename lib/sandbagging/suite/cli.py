@@ -237,7 +237,8 @@ def _taught(arguments: argparse.Namespace) -> None:
     table = teaching.before_and_after(names)
     if arguments.csv:
         files.write_csv(arguments.csv, table)
-        print(f"{len(table)} rows on {len(names)} models are in {arguments.csv}")
+        n = len(table[["kind", "seed", "base"]].drop_duplicates())
+        print(f"{len(table)} rows on {n} taught models are in {arguments.csv}")
         return
     plain = table[table["condition"].isin(["genuine", "sandbag"])]
     shown = ["kind", "seed", "base", "condition", "wording", "right before", "right after"]
