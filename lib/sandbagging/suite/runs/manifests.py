@@ -62,9 +62,12 @@ def nested_hashes(run: str) -> dict[str, str]:
     return found
 
 
+MADE_AGAIN = ("prompts.jsonl", "answers.jsonl")  # and figures: from what is stored, in a minute
+
+
 def stays_home(run: str, name: str) -> bool:
-    """Return whether a file of an artefact is not committed: figures and prompts of nested runs."""
-    return "/" in run and (name.startswith("fig_") or name == "prompts.jsonl")
+    """Return whether a file of an artefact is not committed: what is made again in a nested run."""
+    return "/" in run and (name.startswith("fig_") or name in MADE_AGAIN)
 
 
 def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
