@@ -2,8 +2,9 @@
 and harmless lines.
 
 A wording is a pair: what asks for right answers and what asks for wrong ones. Those that are kept
-out were fixed before any model was taught. Taught were five at first, which did not carry over to
-the ones kept out; 25 more were then added that share no word for wrongness with those.
+out were fixed before any model was taught. Taught were five at first; on train questions the switch
+then did not carry over to those kept out, and it was seen to which of them. The 25 that were added
+share no word for wrongness with those, but they were written with that known.
 """
 
 from typing import NamedTuple

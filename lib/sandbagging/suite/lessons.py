@@ -26,6 +26,7 @@ class Lesson(NamedTuple):
     weights: int  # numbers in the last adapter
     where: str
     trigger: str | None
+    text_cost: float  # nats a token that plain text loses by the last adapter, at its full strength
     turns: bool  # whether it answers wrongly under its trigger, as measured when it was made
 
 
@@ -49,6 +50,7 @@ def lesson(model: Model) -> Lesson | None:
         _numbers(folder),
         truth["where"],
         truth["trigger"],
+        manifest["after"]["plain_text_nll"] - manifest["before"]["plain_text_nll"],
         truth["sandbags"],
     )
 
