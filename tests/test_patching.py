@@ -87,7 +87,7 @@ def test_attribution_is_the_slope_of_the_real_effect(tiny, packs, kind):
     found = patching.attribution(
         tiny, [sandbag], [genuine] if kind == "patching" else None, metric="logodds"
     )
-    share, heads = 0.01, [(0, 1), (2, 3), (3, 0)]
+    share, heads = 0.003, [(0, 1), (2, 3), (3, 0)]
     points = {layer: HookPoint("z", layer) for layer, _ in heads}
     _, source = hook_points.forward(tiny, genuine, reads=list(points.values()))
     clean = metrics.measure(tiny, sandbag, ["logodds"])["logodds"].mean()
