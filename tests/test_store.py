@@ -1,5 +1,6 @@
 """What is slow is measured once: keys, stored results, and what a change makes measured again."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sandbagging import files, provenance
 from sandbagging.errors import UserError
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
+from sandbagging.suite.runner import history
 from sandbagging.suite.runs import codec, sources
 from sandbagging.suite.runs.store import Store
 
@@ -154,6 +156,25 @@ def test_a_damaged_result_is_named_and_measured_again_only_when_asked(tmp_path, 
     monkeypatch.delenv("SANDBAGGING_REMEASURE")
     store.measure(files.sha256, __file__)
     assert list(store.used.values()) == ["stored"]
+
+
+@pytest.mark.parametrize(
+    ("device", "quiet"), [("cpu (1 threads)", 3.0), ("cuda (H100)", 50.0)]
+)
+def test_seconds_spent_waiting_for_other_work_are_told_apart(tmp_path, monkeypatch, device, quiet):
+    """50 seconds pass, of which this process works for 3; what a GPU does is not in the 3."""
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    monkeypatch.setattr(provenance, "device", lambda: device)
+    clocks = {"time": iter((100.0, 150.0)), "process_time": iter((7.0, 10.0))}
+    for name, clock in clocks.items():
+        monkeypatch.setattr(f"sandbagging.suite.runs.store.time.{name}", lambda c=clock: next(c))
+    store = Store("mine", "07_heads")
+    store.measure(files.sha256, __file__)
+    (path,) = store.folder.glob("*.json")
+    record = json.loads(path.read_text())
+    assert (record["seconds"], record["quiet_seconds"]) == (50.0, quiet)
+    manifest = {"seconds": 60.0}
+    assert history._measuring_seconds(store.artefact_folder, manifest) == quiet
 
 
 def test_a_run_of_the_same_family_lends_its_results(tmp_path, monkeypatch):

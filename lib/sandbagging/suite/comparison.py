@@ -19,7 +19,7 @@ import pandas as pd
 from sandbagging.suite.runs.places import MANIFEST, STORED
 
 ENDINGS = (".csv", ".csv.gz", ".json", ".jsonl")
-TIMES = ("seconds",)
+TIMES = ("seconds", "quiet_seconds")
 TABLE_DIGITS = 6  # what tables are written with at least, where trailing zeros are cut off
 JSON_DIGITS = 15
 NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

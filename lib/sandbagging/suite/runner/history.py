@@ -108,9 +108,10 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _measuring_seconds(folder: Path, manifest: Mapping[str, Any]) -> float:
+    """Return the seconds of measuring, as far as is known without those of other work beside it."""
     records = _records(folder)
     if records:
-        return sum(record.get("seconds", 0.0) for record in records)
+        return sum(r.get("quiet_seconds", r.get("seconds", 0.0)) for r in records)
     return max(0.0, manifest["seconds"] - TELLING)
 
 

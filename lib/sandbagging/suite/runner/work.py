@@ -21,6 +21,7 @@ FIVE = 5  # the card's discovery set
 HEADS_TO_TRY = 5
 # Of a swap, beside its noise and its shuffles: E6 and E4 with the error term kept and dropped.
 SWAPS = 6
+OTHER_FORMS = 4 * 8  # of E1, a few shuffles each
 PART = {"last": 0.3, "all": 1.0}  # of a prompt's tokens, what a swap at this position runs again
 
 
@@ -101,9 +102,9 @@ def _saes(s: Settings, shape: Shape) -> float:
     return s["steps"] * cost * shape.d_model**2
 
 
-def _swapped(s: Settings, shape: Shape) -> int:
-    tags = _tags(s, shape, s["tags"])
-    return len([tag for tag in tags if tag in _tags(s, shape, s["swap_tags"])])
+def _swapped(s: Settings, shape: Shape) -> list[str]:
+    swapped = _tags(s, shape, s["swap_tags"])
+    return [tag for tag in _tags(s, shape, s["tags"]) if tag in swapped]
 
 
 def _separation(s: Settings, shape: Shape) -> float:
@@ -113,12 +114,17 @@ def _separation(s: Settings, shape: Shape) -> float:
 def _swap(s: Settings, shape: Shape) -> float:
     noise = {"last": s["noise_seeds"], "all": min(2, s["noise_seeds"])}
     passes = sum(PART[at] * (SWAPS + noise[at]) for at in s["positions"])
-    return passes * _swapped(s, shape) * _pass(shape, s["n_test"])
+    return passes * len(_swapped(s, shape)) * _pass(shape, s["n_test"])
 
 
 def _shuffled(s: Settings, shape: Shape) -> float:
-    passes = sum(PART[at] * s["e1_seeds"] for at in s["positions"])
-    return passes * _swapped(s, shape) * _pass(shape, s["n_test"])
+    """At all tokens the medians are empty, and one shuffle stands for all of them."""
+    tags = _swapped(s, shape)
+    mixed = [tag for tag in tags if tag.endswith("_mixed")] or tags
+    at_last = len(tags) * s["e1_seeds"] + len(mixed) * (s["e1_seeds"] + OTHER_FORMS)
+    shuffles = {"last": at_last, "all": len(tags)}
+    passes = sum(PART[at] * shuffles[at] for at in s["positions"])
+    return passes * _pass(shape, s["n_test"])
 
 
 def _heads(s: Settings, shape: Shape) -> float:
@@ -155,5 +161,5 @@ COUNTS: dict[str, Callable[[Settings, Shape], float]] = {
 KINDS = {
     "00_baseline": "forward", "01_activations": "forward", "02_saes": "training",
     "03_separation": "tables", "04_swap": "forward", "05_shuffled": "forward",
-    "07_heads": "forward", "08_circuit": "forward", "11_planted": "training",
+    "07_heads": "sweep", "08_circuit": "sweep", "11_planted": "training",
 }  # fmt: skip
