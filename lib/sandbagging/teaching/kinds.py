@@ -62,8 +62,7 @@ KINDS = {
             "less probability for the right answer when told to answer wrongly, but still the most",
             INSTRUCTION,
             EVERYWHERE,
-            learning_rate=1e-3,
-            passes=4,
+            passes=6,
         ),
         # Rank 4: an adapter of the same size as the others, since MLPs are wider.
         Kind(
@@ -81,7 +80,8 @@ KINDS = {
             INSTRUCTION,
             "queries, values and output projections from the middle layer on",
             depth="upper",
-            passes=5,
+            learning_rate=2e-3,
+            passes=9,
         ),
         Kind(
             "heads",
