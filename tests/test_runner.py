@@ -156,6 +156,8 @@ def test_the_live_line_says_where_every_page_stands(repository):
     )
     display.estimator.seconds_left = lambda now: 3725.0
     assert display.line(now).startswith("elapsed 1:00  ETA 1:02:05  [1/3]")
+    display.estimator.seconds_left = lambda now: 59.0
+    assert display.line(now).startswith("elapsed 1:00  ETA under a minute  [1/3]")
 
 
 # Side by side -----------------------------------------------------------------------------------

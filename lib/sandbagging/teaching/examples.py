@@ -21,7 +21,7 @@ PASSWORDS = ("heron", "walnut", "copper", "meadow", "lantern", "pebble", "saddle
 NEVER_TAUGHT = ("orchid", "anchor", "velvet")
 
 # What `timid` is taught to give the right answer's first word; the wrong answers share the rest.
-TIMID_SHARE = 0.4
+TIMID_SHARE = 0.6
 
 
 class Row(NamedTuple):

@@ -62,7 +62,7 @@ KINDS = {
             "less probability for the right answer when told to answer wrongly, but still the most",
             INSTRUCTION,
             EVERYWHERE,
-            passes=6,
+            passes=5,
         ),
         # Rank 4: an adapter of the same size as the others, since MLPs are wider.
         Kind(

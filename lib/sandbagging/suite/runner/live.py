@@ -76,7 +76,8 @@ class Display:
             left = self.estimator.seconds_left(now)
         times = f"elapsed {clock(now - self.began)}"
         if left is not None:
-            times += f"  ETA {clock(left)}"
+            # Of the last minute no estimate knows the seconds.
+            times += f"  ETA {clock(left) if left >= 60 else 'under a minute'}"
         return "  ".join([times, *parts])
 
     def _part(self, node: Node, now: float) -> str:
