@@ -58,19 +58,16 @@ def reached(genuine: Pack, sandbag: Pack) -> Tensor:
             "framing and tokenizer they do not; "
             "choose the framing one_token."
         )
-    differ = genuine.input_ids != sandbag.input_ids
+    at = (genuine.input_ids != sandbag.input_ids).nonzero().squeeze(1)
+    if (genuine.block[at] < 0).any():
+        # every token sees the prefix, of which tree attention runs all or nothing
+        return torch.arange(genuine.n_tokens)
     first = torch.full((len(genuine.question_ids),), genuine.n_tokens)
-    at = differ.nonzero().squeeze(1)
-    inside = at[genuine.block[at] >= 0]
-    first.scatter_reduce_(0, genuine.block[inside], inside, "amin")
+    first.scatter_reduce_(0, genuine.block[at], at, "amin")
     index = torch.arange(genuine.n_tokens)
-    in_prefix = index >= (
-        at[genuine.block[at] < 0].min() if (genuine.block[at] < 0).any() else genuine.n_tokens
-    )
-    behind = index >= torch.where(
+    wanted = index >= torch.where(
         genuine.block >= 0, first[genuine.block.clamp_min(0)], genuine.n_tokens
     )
-    wanted = behind | in_prefix
     wanted[genuine.read_at] = True  # a part of a pack runs what is read, whatever the edit reaches
     return wanted.nonzero().squeeze(1)
 
