@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import metrics
+from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.heads import agreement, interventions, patching, sweep
 from sandbagging.models import hook_points
@@ -60,7 +60,16 @@ def test_only_tokens_behind_the_difference_are_run(tiny, packs):
     assert torch.equal(z[0][left_out], z[1][left_out]) and not torch.equal(z[0][rows], z[1][rows])
 
 
-def test_patched_sets_equal_a_whole_run_each(tiny, packs):
+def first_line(question, condition):
+    """One word differs, in the prefix that all prompts share: every token reads it."""
+    lines = {"genuine": "Answer each question correctly.", "sandbag": "Answer each question the."}
+    return prompts.instr(question, condition, lines)
+
+
+@pytest.mark.parametrize("framing", [FRAMING, first_line])
+def test_patched_sets_equal_a_whole_run_each(tiny, tiny_questions, framing):
+    packs = [metrics.prepare(tiny, tiny_questions, c, framing) for c in ("genuine", "sandbag")]
+    assert (framing == FRAMING) == bool(torch.equal(*(p.input_ids[p.block < 0] for p in packs)))
     sets = [((0, 1),), ((3, 2),), ((1, 0), (2, 3)), ((2, 0), (2, 1))]
     effects = patching.patch_sets(tiny, *packs, sets)
     for heads, value in zip(effects.sets, effects.value["p_full"], strict=True):
