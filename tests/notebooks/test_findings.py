@@ -390,17 +390,17 @@ def test_reference_verdicts_carry_their_guards():
 
 
 @reference
-def test_reference_attribution_follows_zeroing_and_patching_follows_neither():
-    """Told to answer wrongly, the subject's p_full lies on its floor: a tangent there foretells
-    little of how far a head's genuine z lifts it, and the two routes rank heads otherwise.
+def test_reference_patching_and_zeroing_rank_heads_otherwise_and_tangents_follow_each():
+    """What a head hands on under the other instruction is not what its loss does: patching names
+    other heads than zeroing, and each has a tangent that foretells its ranks.
     """
     routes = files.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
     assert len(routes) == 270
     rho = routes.corr(method="spearman")
     assert rho.loc["attribution to zero", "zeroing"] > 0.5
+    assert rho.loc["attribution patching", "activation patching"] > 0.9
     # Of 270 ranks without any relation, |rho| stays below 0.2 in 999 of 1000 tries.
     assert abs(rho.loc["activation patching", "zeroing"]) < 0.2
-    assert abs(rho.loc["attribution patching", "activation patching"]) < 0.2
 
 
 @reference
