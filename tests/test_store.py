@@ -158,9 +158,7 @@ def test_a_damaged_result_is_named_and_measured_again_only_when_asked(tmp_path, 
     assert list(store.used.values()) == ["stored"]
 
 
-@pytest.mark.parametrize(
-    ("device", "quiet"), [("cpu (1 threads)", 3.0), ("cuda (H100)", 50.0)]
-)
+@pytest.mark.parametrize(("device", "quiet"), [("cpu (1 threads)", 3.0), ("cuda (H100)", 50.0)])
 def test_seconds_spent_waiting_for_other_work_are_told_apart(tmp_path, monkeypatch, device, quiet):
     """50 seconds pass, of which this process works for 3; what a GPU does is not in the 3."""
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
