@@ -226,6 +226,7 @@ def test_misuse_is_one_sentence_in_the_users_words(tiny_llama, tiny_questions, c
 # README -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.notebook
 def test_the_six_lines_of_the_readme_print_what_the_long_way_gives(capsys):
     """On the sandbagger; recorded with torch 2.13 on a CPU."""
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

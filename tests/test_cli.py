@@ -55,6 +55,10 @@ def empty(tmp_path, monkeypatch):
         (["status", "nothing"], "There is no run nothing"),
         (["compare", "a", "b"], "There is no run a"),
         (
+            ["train", "--tags", "v4_smollm2_topk_L15_mixed"],
+            "names the model 'smollm2', and this run's is 'sandbagger': name that",
+        ),
+        (
             ["train", "--tags", "v4_smollm2_topk_L15_mixd"],
             "the nearest is 'v4_smollm2_topk_L15_mixed'",
         ),

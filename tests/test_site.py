@@ -23,9 +23,12 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 WIDTHS = {"phone": 390, "desktop": 1280}
 COLUMNS = 88  # of a code cell
 
-pytestmark = pytest.mark.skipif(
-    not (REFERENCE / "10_ledger").exists(), reason="the reference run is being made anew"
-)
+pytestmark = [
+    pytest.mark.notebook,
+    pytest.mark.skipif(
+        not (REFERENCE / "10_ledger").exists(), reason="the reference run is being made anew"
+    ),
+]
 pytest.importorskip("myst_nb", reason='the site needs the extra docs: pip install -e ".[docs]"')
 
 

@@ -370,14 +370,19 @@ def test_reference_placebo_prompts_separate_too():
 @reference
 def test_the_grid_holds_every_tag_of_the_card():
     quality = files.read_csv(REFERENCE / "grid42" / "02_saes" / "metrics.csv").set_index("tag")
-    assert list(quality.index) == saes.card_tags("smollm2", [7, 15, 22]) and len(quality) == 42
+    assert list(quality.index) == saes.card_tags("sandbagger", [7, 15, 22]) and len(quality) == 42
     topk = quality[quality["architecture"] == "topk"]
     # A pre-activation among the k largest may lie below zero, and k counts it: so never more than
     # k, and within 5 % of it.
     assert (topk["l0"] <= topk["k"]).all() and (topk["l0"] > 0.95 * topk["k"]).all()
-    # All rebuild unseen questions better than a constant would, and leave the model's next tokens
-    # nearly as good as before.
-    assert (quality["fvu"] < 0.5).all() and (quality["loss_recovered"] > 0.9).all()
+    # On unseen questions of the conditions they were trained on, all rebuild most of the stream.
+    assert (quality["fvu_same"] < 0.5).all()
+    # Those that saw both conditions leave the next tokens nearly as good as before. Of the others,
+    # some do not: at layer 22 a taught model's sandbag prompts lie where genuine ones never do.
+    mixed = quality[quality.index.str.endswith("_mixed")]
+    assert len(mixed) == 16
+    assert (mixed["fvu"] < 0.5).all() and (mixed["loss_recovered"] > 0.9).all()
+    assert (quality["fvu"] < 1).all() and (quality["loss_recovered"] > 0.7).all()
 
 
 @reference

@@ -40,8 +40,16 @@ def _check_tags(tags: Sequence[str], overrides: dict[str, str]) -> None:
     layers = yaml.safe_load(overrides.get("layers", "null"))
     if not layers and models.entry(model):
         layers = models.entry(model).layers_of_interest
-    if layers:
-        saes.matching(tags, saes.short_name(model), layers)
+    if not layers:
+        return
+    own = saes.short_name(model)
+    for tag in saes.matching(tags, own, layers):
+        named = saes.parse_tag(tag).model
+        if named != own:
+            raise UserError(
+                f"The tag {tag!r} names the model {named!r}, and this run's is {own!r}: name that, "
+                "or give the other model with -p model=."
+            )
 
 
 def _remeasure(arguments: argparse.Namespace) -> None:
