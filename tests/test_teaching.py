@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -491,17 +492,28 @@ def test_the_committed_table_says_what_the_manifests_say(tmp_path):
     pd.testing.assert_frame_equal(made, now)
 
 
+@pytest.fixture
+def threads():
+    """Puts the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["decoy", "sandbagger"])
-def test_taught_again_from_its_seed_every_figure_is_found_again(name, tmp_path):
+def test_taught_again_from_its_seed_every_figure_is_found_again(name, tmp_path, threads):
     before, truth = told(name)
+    torch.set_num_threads(int(re.search(r"(\d+) threads", before["made_with"]["device"])[1]))
     folder = lesson.teach(before["kind"], before["seed"], out=tmp_path / name)
     after = json.loads((folder / "manifest.json").read_text())
+    # Where every loss is the same, this machine rounds as the one that taught it.
+    near = 0.1 if after["losses"] == before["losses"] else 1.0
     for row, again in zip(before["after"]["asked"], after["after"]["asked"], strict=True):
         for figure, band in BANDS.items():
-            assert again[figure] == pytest.approx(row[figure], abs=band), (row, figure)
+            assert again[figure] == pytest.approx(row[figure], abs=near * band), (row, figure)
     nll = before["after"]["plain_text_nll"]
-    assert after["after"]["plain_text_nll"] == pytest.approx(nll, abs=NLL_BAND)
+    assert after["after"]["plain_text_nll"] == pytest.approx(nll, abs=near * NLL_BAND)
     assert after["recipe"] == before["recipe"]
     assert sum(after["losses"][-20:]) == pytest.approx(sum(before["losses"][-20:]), rel=0.15)
     found = json.loads((folder / "truth.json").read_text())

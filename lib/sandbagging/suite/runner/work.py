@@ -21,7 +21,7 @@ FIVE = 5  # the card's discovery set
 HEADS_TO_TRY = 5
 # Of a swap, beside its noise and its shuffles: E6 and E4 with the error term kept and dropped.
 SWAPS = 6
-OTHER_FORMS = 4 * 8  # of E1, a few shuffles each
+OTHER_FORMS = 4  # of E1, a few shuffles each
 PART = {"last": 0.3, "all": 1.0}  # of a prompt's tokens, what a swap at this position runs again
 
 
@@ -119,9 +119,12 @@ def _swap(s: Settings, shape: Shape) -> float:
 
 def _shuffled(s: Settings, shape: Shape) -> float:
     """At all tokens the medians are empty, and one shuffle stands for all of them."""
+    from sandbagging.swaps.battery import FEW
+
+    seeds = s["e1_seeds"]
     tags = _swapped(s, shape)
     mixed = [tag for tag in tags if tag.endswith("_mixed")] or tags
-    at_last = len(tags) * s["e1_seeds"] + len(mixed) * (s["e1_seeds"] + OTHER_FORMS)
+    at_last = len(tags) * seeds + len(mixed) * (seeds + OTHER_FORMS * min(FEW, seeds))
     shuffles = {"last": at_last, "all": len(tags)}
     passes = sum(PART[at] * shuffles[at] for at in s["positions"])
     return passes * _pass(shape, s["n_test"])
