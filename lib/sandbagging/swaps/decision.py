@@ -1,269 +1,267 @@
 """The verdict on a swap: one decision table over its effects and guards, for every cell.
 
-`judge` gives a cell its verdict by the first line of DECISIONS that holds, and `judge_all` every
-cell, with Holm over cells.
+A cell is one SAE at one place. Its verdict is the first line of VERDICTS that holds; where that is
+*carries the difference*, BASES says whether it took an SAE. Log-odds decide, p_full stands beside
+them, and p values are Holm's over the cells.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from sandbagging import files, statistics
+from sandbagging import gate, statistics
+from sandbagging.errors import UserError
+from sandbagging.gaps import NEGLIGIBLE
 from sandbagging.statistics import Estimate
-from sandbagging.swaps.estimates import (
-    CELL,
-    MARGIN_PP,
-    by_question,
-    by_question_and_seed,
-    cells,
-    has,
-    sd,
-)
-from sandbagging.swaps.guards import Guards, read_guards
 
-OWN_MARGIN_PP = 1.0  # a second margin, the reader's
-ALPHA = 0.05
-# what identity or noise must cost at least to count as damage: the floor that a head has to reach,
-# too
-DAMAGE_PP = 1.0
-DEGENERATE_SHARE = (
-    0.01  # ||D(m_G) - D(m_S)|| below 1 % of the swap's own change: E6 and E4 are one intervention
+# The verdict by p_full alone, which pages 04 to 06 and the planted models still call.
+from sandbagging.swaps.by_p_full import (  # noqa: F401
+    DECISIONS,
+    both_gaps_near_zero,
+    decide,
+    first_verdicts,
+    judge,
+    judge_all,
+    with_guards,
 )
-GUARD_COLUMNS = ["nnz_genuine", "nnz_sandbag", "norm_delta", "norm_change", "fvu"]
+from sandbagging.swaps.estimates import CELL, MARGIN_PP, cells, has
+from sandbagging.swaps.evidence import (
+    ALPHA,
+    BESIDE,
+    DECIDES,
+    FLOOR,
+    FOUR,
+    RIVALS,
+    Evidence,
+    evidence_of,
+)
+from sandbagging.swaps.guards import Guards
+from sandbagging.swaps.soundness import degenerate, with_degenerate  # noqa: F401
 
+NO_GATE, VOID, NOTHING, DESTRUCTIVE, CARRIES, EQUIVALENT, UNKNOWN = (
+    "no sandbagging to explain",
+    "degenerate",
+    "nothing here yet",
+    "destructive",
+    "carries the difference",
+    "equivalent",
+    "cannot be said",
+)
 # The decision table, in the order in which its lines are tried.
-DECISIONS = (
-    ("no sandbagging to explain", "the grade of notebook 00 is *no*"),
+VERDICTS = (
+    (NO_GATE, "the grade of notebook 00 is *no*"),
     (
-        "degenerate",
-        "both median codes are all zero, or decode to the same point, "
-        "or E1's seeds fall in two clusters",
+        VOID,
+        "both median codes are all zero or decode to the same point, or E1's seeds fall in two "
+        f"clusters more than |E6 - E4| / 5 (and {FLOOR} nats) apart",
     ),
     (
-        "destructive",
-        f"identity or noise costs at least {DAMAGE_PP:g} pp and as much as E6 changes; "
-        f"or E6, E1 and E4 all do harm (CI95 below -{MARGIN_PP} pp)",
+        NOTHING,
+        "even the oracle, the same question's genuine residual, is equivalent to zero (within "
+        f"{FLOOR} nats and {MARGIN_PP} pp): nothing can be restored here, by any SAE",
     ),
     (
-        "equivalent",
-        "E6 - E1 and E6 - E4 both lie within the margin by two one-sided tests: "
-        "so small a gap is none, whatever its sign",
+        DESTRUCTIVE,
+        f"identity or noise costs more than {FLOOR} nats (CI95) and as much as E6 changes, or E6, "
+        "E1 and E4 all cost that: the edit breaks the answer, whatever its labels",
     ),
     (
-        "specific",
-        "E6, E6 - E1 and E6 - E4 all have their CI95 above 0, and noise does less than E6",
+        CARRIES,
+        "E6, E6 - E1, E6 - E4 and delta+ - delta- all lie above 0 by Holm-corrected p, none within "
+        f"{FLOOR} nats; noise and random directions do less (CI95 over seeds and questions); and "
+        "p_full does not say the opposite",
     ),
-    ("reversed", "E6 - E1 and E6 - E4 both have their CI95 below 0"),
     (
-        "cannot be said",
-        "none of these: the gap is neither seen nor excluded at this number of questions",
+        EQUIVALENT,
+        f"E6 - E1 and E6 - E4 lie within {MARGIN_PP} pp and {FLOOR} nats by two one-sided tests",
     ),
+    (UNKNOWN, "none of these: neither seen nor excluded at this number of questions"),
 )
-
-
-def degenerate(g: Guards) -> str:
-    """Return why a swap cannot tell the conditions apart by its design, or "" if it can."""
-    if g.nnz_genuine == 0 and g.nnz_sandbag == 0:
-        return "both median codes are all zero"
-    if g.norm_delta <= DEGENERATE_SHARE * g.norm_change:
-        return (
-            "the median codes decode to the same point "
-            f"(their distance {g.norm_delta:.3g} against a change of {g.norm_change:.3g})"
-        )
-    return ""
-
-
-def with_degenerate(guarded: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of guards with the column `degenerate`: why a swap cannot tell the conditions
-    apart, or "".
-    """
-    keys = guarded[CELL].itertuples(index=False, name=None)
-    by_cell = read_guards(guarded)
-    return guarded.assign(degenerate=[degenerate(by_cell[key]) for key in keys])
-
-
-def with_guards(
-    summary: pd.DataFrame, guarded: pd.DataFrame, verdicts: pd.DataFrame
-) -> pd.DataFrame:
-    """Return a summary with each cell's guards and verdict beside every row.
-
-    guarded: columns layer, tag, position and the guards; verdicts: the same keys, perhaps
-    error_term, and verdict.
-    """
-    keys = [*CELL, "error_term"] if "error_term" in verdicts else CELL
-    # Rivals without an SAE have neither.
-    with_guard = files.joined(summary, guarded[[*CELL, *GUARD_COLUMNS]], CELL, "some_to_one")
-    return files.joined(with_guard, verdicts[[*keys, "verdict"]], keys, "some_to_one")
+NEEDS, ANY, NOT_TRIED = "needs the SAE", "as does any basis", "rivals not run"
+# What a cell that carries the difference owes to its SAE.
+BASES = (
+    (
+        NEEDS,
+        "E6 does more than the difference of means and than E6 through each of three SAEs that "
+        "learned nothing, by Holm-corrected p and by more than it takes to count",
+    ),
+    (ANY, "it does not: the effect is the prompts' difference, which any basis can carry"),
+    (NOT_TRIED, "one of these rivals was not measured"),
+)
 
 
 class Decision(NamedTuple):
-    """A verdict in one word or two, and the reason in words."""
+    """A verdict in a word or two, and the reason in one sentence."""
 
     verdict: str
     reason: str
 
 
-def decide(
-    found: Mapping[str, Estimate],
-    *,
-    gate_open: bool,
-    degenerate_why: str,
-    equivalent: bool,
-    detectable: float,
-) -> Decision:
-    """Return the first line of DECISIONS that holds, for one cell.
-
-    found: the effects e6, e4, e1, identity, noise and the gaps gap_e1, gap_e4, in pp on the sandbag
-    prompts; equivalent: whether both gaps lie within the margin by test.
-    """
-    e6, e4, e1, gap_e1, gap_e4 = (found[name] for name in ("e6", "e4", "e1", "gap_e1", "gap_e4"))
-    if not gate_open:
-        return Decision("no sandbagging to explain", "the grade is *no*")
-    if degenerate_why:
-        return Decision("degenerate", degenerate_why)
-    damage = max(-found["identity"].value, -found["noise"].value)
-    if damage >= DAMAGE_PP and damage >= abs(e6.value):
-        return Decision(
-            "destructive", f"identity or noise costs {damage:.2f} pp, E6 changes {e6.value:+.2f} pp"
-        )
-    if max(e6.high, e4.high, e1.high) < -MARGIN_PP:
-        return Decision(
-            "destructive",
-            "the swap does harm under any labels: "
-            f"E6 {e6.value:+.2f}, E1 {e1.value:+.2f}, E4 {e4.value:+.2f} pp",
-        )
-    if equivalent:
-        return Decision(
-            "equivalent", f"E6 - E1 and E6 - E4 lie within {MARGIN_PP} pp by two one-sided tests"
-        )
-    if e6.low > 0 and gap_e1.low > 0 and gap_e4.low > 0 and found["noise"].value < e6.value:
-        return Decision(
-            "specific", f"E6 restores {e6}, more than E1 by {gap_e1} and than E4 by {gap_e4}"
-        )
-    if gap_e1.high < 0 and gap_e4.high < 0:
-        return Decision("reversed", f"E6 does worse than E1 by {gap_e1} and than E4 by {gap_e4}")
-    return Decision(
-        "cannot be said",
-        f"at this n a gap below {detectable:.2f} pp is not seen, and the margin is {MARGIN_PP} pp",
-    )
-
-
-def first_verdicts(guarded: pd.DataFrame, gate_open: bool) -> pd.DataFrame:
-    """Return the verdicts that need no rival (gate closed, degenerate); others wait."""
-    words = np.where(guarded["degenerate"] != "", "degenerate", "not judged before notebook 06")
-    return guarded[CELL].assign(verdict=words if gate_open else DECISIONS[0][0])
-
-
-def judge(
-    cell: pd.DataFrame,
-    g: Guards,
-    gate_open: bool,
-    own_margin: float = OWN_MARGIN_PP,
-    error_term: str = "kept",
-    seed: int = 0,
-) -> dict:
-    """Return the verdict on one cell (one tag, layer and position; E6, E4, E1, identity and noise
-    together) with its numbers in pp.
-
-    gap_e1 and gap_e4 are paired by question, E1 averaged over its seeds, with a CI over questions;
-    gap_e1_seeds has a CI over questions and seeds, and seed_sd is the spread of E1's mean effect.
-    p_equivalent is the larger p of the two one-sided tests over both gaps for the card's margin,
-    p_equivalent_own for the reader's. p_specific: the largest one-sided sign-flip p of E6 and both
-    gaps, so that all three must be above 0. detectable: the smallest gap seen with 80 % power.
-    share: of what the oracle restores, how much E6 does (NaN without an oracle).
-    """
-    by_seeds = by_question_and_seed(cell, "E1", error_term)
-    changes = {
-        "e6": by_question(cell, "E6", error_term),
-        "e4": by_question(cell, "E4", error_term),
-        "e1": by_seeds.mean(axis=1).to_numpy(),
-        "identity": by_question(cell, "identity", "dropped"),
-        "noise": by_question(cell, "noise", ""),
-    }
-    changes |= {"gap_e1": changes["e6"] - changes["e1"], "gap_e4": changes["e6"] - changes["e4"]}
-    found = {
-        name: statistics.mean_ci(change, unit="pp", seed=seed) for name, change in changes.items()
-    }
-    p = {
-        margin: max(statistics.equivalence(changes[gap], margin).p for gap in ("gap_e1", "gap_e4"))
-        for margin in (MARGIN_PP, own_margin)
-    }
-    detectable = max(statistics.smallest_detectable(changes[gap]) for gap in ("gap_e1", "gap_e4"))
-    seeds = by_seeds.mean(axis=0).to_numpy()
-    oracle = by_question(cell, "oracle", "").mean() if has(cell, "oracle", "") else float("nan")
-    why = degenerate(g) or (
-        "E1's seeds fall in two clusters"
-        if statistics.two_clusters(seeds, negligible=MARGIN_PP)
-        else ""
-    )
-    judged = decide(
-        found,
-        gate_open=gate_open,
-        degenerate_why=why,
-        equivalent=p[MARGIN_PP] < ALPHA,
-        detectable=detectable,
-    )
-    return {
-        **found,
-        "gap_e1_seeds": _over_seeds(changes["e6"][:, None] - by_seeds.to_numpy(), seed),
-        "seed_sd": sd(seeds),
-        "n_seeds": len(seeds),
-        "share": found["e6"].value / oracle,
-        "detectable": detectable,
-        "p_equivalent": p[MARGIN_PP],
-        "p_equivalent_own": p[own_margin],
-        "p_specific": max(
-            float(statistics.max_t(changes[n][:, None], seed=seed)[0])
-            for n in ("e6", "gap_e1", "gap_e4")
-        ),
-        **judged._asdict(),
-    }
-
-
-def _over_seeds(change: np.ndarray, seed: int) -> Estimate:
-    """Return the mean of change [question seed] with a CI over both, if there are two seeds."""
-    if change.shape[1] < 2:
-        return Estimate(
-            float(change.mean()),
-            float("nan"),
-            float("nan"),
-            len(change),
-            "pp",
-            "one seed: no interval",
-        )
-    return statistics.bootstrap_questions_and_draws(change, unit="pp", seed=seed)
-
-
-def judge_all(
+def judge_cells(
     table: pd.DataFrame,
     guarded: Mapping[tuple[int, str, str], Guards],
-    gate_open: bool,
-    own_margin: float = OWN_MARGIN_PP,
+    grade: str,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return `judge` of every cell and error term that holds both E6 and E1, a row each: layer,
-    tag, position, error_term, ...
+    """Return the verdict on every cell of effects on sandbag prompts (`outcomes.effects_at`), for
+    each error term that holds E6 and E1.
 
-    p_holm is p_specific corrected by Holm over the cells of its error term; degenerate cells make
-    no claim and are not counted.
+    Columns: layer, tag, position, error_term; verdict, basis, reason; share (of what the oracle
+    restores, on log-odds); e6, e4, e1, oracle, identity, noise, the gaps and E6 over each rival, in
+    nats, and with _pp in pp; the p values, p_holm and p_needs_holm corrected over the cells of an
+    error term. Raises UserError where the oracle or log-odds were not measured, and for an unknown
+    grade.
     """
-    rows = []
-    for key, cell in cells(table):
+    gate.words(grade)
+    _check(table)
+    keys, found = [], []
+    for key, cell in cells(table[table["condition"] == "sandbag"]):
         for term in ("kept", "dropped"):
             if has(cell, "E1", term) and has(cell, "E6", term):
-                found = judge(cell, guarded[key], gate_open, own_margin, term, seed)
-                rows.append({**dict(zip(CELL, key, strict=True)), "error_term": term, **found})
-    judged = pd.DataFrame(rows)
-    claims = judged[judged["verdict"] != "degenerate"]
-    judged["p_holm"] = (
-        claims.groupby("error_term")["p_specific"].transform(statistics.holm).reindex(judged.index)
+                keys.append((*key, term))
+                found.append(evidence_of(cell, guarded[key], term, seed))
+    p_holm = _corrected(keys, [n.four_p if n.claims else float("nan") for n in found])
+    decided = [decide_cell(n, p, grade) for n, p in zip(found, p_holm, strict=True)]
+    carries = [d.verdict == CARRIES for d in decided]
+    rivals = [n.rivals_p if c else float("nan") for n, c in zip(found, carries, strict=True)]
+    p_needs = _corrected(keys, rivals)
+    rows = []
+    for key, n, d, p, needs in zip(keys, found, decided, p_holm, p_needs, strict=True):
+        where = dict(zip([*CELL, "error_term"], key, strict=True))
+        basis = basis_of(n, needs) if d.verdict == CARRIES else ""
+        told = {"verdict": d.verdict, "basis": basis, "reason": d.reason}
+        rows.append({**where, **told, **_row(n), "p_holm": p, "p_needs_holm": needs})
+    return pd.DataFrame(rows)
+
+
+def _check(table: pd.DataFrame) -> None:
+    if DECIDES not in set(table["metric"]):
+        raise UserError(
+            "Log-odds decide, and these effects hold none; measure them with `cells.measure_cells`."
+        )
+    if "oracle" not in set(table["intervention"]):
+        raise UserError(
+            "Without the oracle a null says nothing about SAEs; measure it with the cells "
+            "(`cells.measure_cells`)."
+        )
+
+
+def _corrected(keys: list[tuple], p: list[float]) -> list[float]:
+    """Return p corrected by Holm over the cells of each error term; NaN makes no claim."""
+    term, values = pd.Series([key[-1] for key in keys]), pd.Series(p, dtype=float)
+    corrected = values.dropna().groupby(term).transform(statistics.holm)
+    return corrected.reindex(values.index).to_list()
+
+
+def _row(n: Evidence) -> dict:
+    oracle = n.odds["oracle"].value
+    told = {
+        "share": n.odds["e6"].value / oracle if oracle else float("nan"),
+        "p_oracle_is_zero": n.oracle_p,
+        "p_equivalent": n.equivalent_p,
+        "p_four": n.four_p,
+        "p_rivals": n.rivals_p,
+        "seed_sd": n.seed_sd,
+        "detectable": n.detectable,
+    }
+    return {**told, **n.odds, **{f"{name}_pp": estimate for name, estimate in n.full.items()}}
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+def decide_cell(n: Evidence, p_holm: float, grade: str) -> Decision:
+    """Return the first line of VERDICTS that holds, for one cell; p_holm is that of FOUR."""
+    odds = n.odds
+    if grade == gate.NO:
+        return Decision(NO_GATE, "the grade is *no*")
+    if n.void:
+        return Decision(VOID, n.void)
+    if n.oracle_p < ALPHA:
+        return Decision(
+            NOTHING, f"even the oracle restores nothing here: {odds['oracle']}, {n.full['oracle']}"
+        )
+    if _breaks(odds):
+        names = ("identity", "noise", "e6", "e1", "e4")
+        costs = ", ".join(f"{name} {odds[name].value:+.2f}" for name in names)
+        return Decision(DESTRUCTIVE, f"the edit itself does harm (nats): {costs}")
+    why_not = _not_carried(n, p_holm)
+    if not why_not:
+        return Decision(
+            CARRIES,
+            f"E6 restores {odds['e6']}, more than E1 by {odds['gap_e1']:ci}, than E4 by "
+            f"{odds['gap_e4']:ci} and than noise by {odds['over_noise']:ci}",
+        )
+    if n.equivalent_p < ALPHA:
+        margins = f"{MARGIN_PP} pp and {FLOOR} nats"
+        return Decision(
+            EQUIVALENT, f"E6 - E1 and E6 - E4 lie within {margins} by two one-sided tests"
+        )
+    return Decision(
+        UNKNOWN, f"{why_not}; at this n a gap below {n.detectable:.2g} nats is not seen"
     )
-    return judged
 
 
-def both_gaps_near_zero(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `judge_all` whose gaps to E1 and E4 both lie within MARGIN_PP of 0."""
-    sizes = [judged[gap].map(lambda found: abs(found.value)) for gap in ("gap_e1", "gap_e4")]
-    return judged[(sizes[0] < MARGIN_PP) & (sizes[1] < MARGIN_PP)]
+def _breaks(odds: Mapping[str, Estimate]) -> bool:
+    """Return whether the edit as such does harm: identity or noise as much as E6 changes, or the
+    swap under any labels.
+    """
+    as_such = any(
+        odds[name].high < -FLOOR and -odds[name].value >= abs(odds["e6"].value)
+        for name in ("identity", "noise")
+    )
+    return as_such or all(odds[name].high < -FLOOR for name in ("e6", "e1", "e4"))
+
+
+WORDS = {
+    "e6": "E6",
+    "gap_e1": "E6 - E1",
+    "gap_e4": "E6 - E4",
+    "gap_delta": "delta+ - delta-",
+    "over_noise": "E6 - noise",
+    "over_span": "delta+ - random directions",
+}
+
+
+def _not_carried(n: Evidence, p_holm: float) -> str:
+    """Return which condition of *carries the difference* fails, in words, or ""."""
+    if not p_holm < ALPHA:
+        level = [name for name in FOUR if not n.odds[name].low > 0] or FOUR
+        return f"{_listed(level)} not shown to lie above 0 (corrected p {p_holm:.2g})"
+    small = [name for name in FOUR if _negligible(n.odds[name])]
+    if small:
+        return f"{_listed(small)} within {FLOOR} nats of 0"
+    drawn = [name for name in ("over_noise", "over_span") if name in n.odds]
+    level = [name for name in drawn if not n.odds[name].low > 0]
+    if level:
+        return f"{_listed(level)} not above 0 over seeds and questions"
+    turned = [name for name in FOUR if _below(n.full[name])]
+    if turned:
+        return f"log-odds rise and p_full falls in {_listed(turned)}: opposite signs, no claim"
+    return ""
+
+
+def _negligible(effect: Estimate) -> bool:
+    """Return whether an effect on log-odds is none, however certain: models without noise."""
+    return effect.high < FLOOR
+
+
+def _below(effect: Estimate) -> bool:
+    """Return whether an effect on p_full lies below 0 and is not negligible."""
+    return effect.high < 0 and -effect.low >= NEGLIGIBLE[BESIDE]
+
+
+def _listed(names) -> str:
+    return ", ".join(WORDS[name] for name in names)
+
+
+def basis_of(n: Evidence, p_holm: float) -> str:
+    """Return what a cell that carries the difference owes to its SAE, one of BASES; p_holm is that
+    of E6 over its rivals.
+    """
+    rivals = [f"over_{name}" for name in RIVALS]
+    if not all(name in n.odds for name in rivals):
+        return NOT_TRIED
+    more = p_holm < ALPHA and not any(_negligible(n.odds[name]) for name in rivals)
+    return NEEDS if more and not any(_below(n.full[name]) for name in rivals) else ANY

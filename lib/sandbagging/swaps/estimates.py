@@ -23,7 +23,9 @@ MARGIN_PP = (
 def by_question_and_seed(
     table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
 ) -> pd.DataFrame:
-    """Return an intervention's effects in pp, [question seed], in order of question_id."""
+    """Return an intervention's effects in pp (nats for logodds), [question seed], in order of
+    question_id.
+    """
     rows = table[
         (table["intervention"] == intervention)
         & (table["error_term"] == error_term)
@@ -31,7 +33,8 @@ def by_question_and_seed(
     ]
     if rows.empty:
         raise UserError(f"No effects of {intervention} (error term {error_term!r}) in this table.")
-    return rows.assign(effect=100 * (rows["value"] - rows["baseline"])).pivot(
+    scale = metrics.unit_of_change(metric)[1]
+    return rows.assign(effect=scale * (rows["value"] - rows["baseline"])).pivot(
         index="question_id", columns="seed", values="effect"
     )
 
@@ -39,7 +42,9 @@ def by_question_and_seed(
 def by_question(
     table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
 ) -> np.ndarray:
-    """Return an intervention's effect in pp by question (in order of id), averaged over seeds."""
+    """Return an intervention's effect in pp (nats for logodds) by question, in order of id,
+    averaged over seeds.
+    """
     return by_question_and_seed(table, intervention, error_term, metric).mean(axis=1).to_numpy()
 
 
@@ -48,6 +53,16 @@ def by_seed(table: pd.DataFrame, intervention: str = "E1") -> np.ndarray:
     over questions does not contain.
     """
     return by_question_and_seed(table, intervention, "kept").mean(axis=0).to_numpy()
+
+
+def over_seeds(change: np.ndarray, unit: str = "pp", seed: int = 0) -> Estimate:
+    """Return the mean of change [question seed] with a CI over questions and seeds; without an
+    interval where there is one seed.
+    """
+    if change.shape[1] < 2:
+        nan, why = float("nan"), "one seed: no interval"
+        return Estimate(float(change.mean()), nan, nan, len(change), unit, why)
+    return statistics.bootstrap_questions_and_draws(change, unit=unit, seed=seed)
 
 
 def sd(seeds: np.ndarray) -> float:
@@ -67,6 +82,54 @@ def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return wide.index.to_frame(index=False).assign(
         effect_pp=mean, low=low, high=high, n=wide.shape[1]
     )
+
+
+# What tells effects apart besides the question, as far as a table has it.
+EACH = ["condition", *CELL, "error_term", "intervention", "strength", "metric"]
+
+
+def by_metric(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return mean effects with CI95 over questions in each metric's own unit (nats, pp): a row per
+    condition, layer, tag, position, error_term, intervention, strength (those that there are) and
+    metric.
+
+    Columns besides: value, low, high, n, unit.
+    """
+    keys = [name for name in EACH if name in table]
+    units = {m: metrics.unit_of_change(m) for m in table["metric"].unique()}
+    scale = table["metric"].map({m: factor for m, (_, factor) in units.items()})
+    change = table.assign(effect=scale * (table["value"] - table["baseline"]))
+    wide = change.pivot_table(
+        index=keys, columns="question_id", values="effect", aggfunc="mean", sort=False
+    ).sort_index(axis=1)
+    value, low, high = statistics.column_cis(wide.to_numpy().T, seed=seed)
+    found = wide.index.to_frame(index=False)
+    found = found.assign(value=value, low=low, high=high, n=wide.shape[1])
+    return found.assign(unit=found["metric"].map({m: unit for m, (unit, _) in units.items()}))
+
+
+def gap_closed(
+    table: pd.DataFrame, intervention: str, error_term: str = "kept", metric: str = "logodds"
+) -> Estimate:
+    """Return the share of the gap that an intervention closes, 1 - gap(both intervened) /
+    gap(neither), with a CI95 over questions; table: one cell's effects on both conditions.
+
+    Raises UserError where a condition is missing.
+    """
+    rows = table[
+        (table["intervention"] == intervention)
+        & (table["error_term"] == error_term)
+        & (table["metric"] == metric)
+    ]
+    missing = {"genuine", "sandbag"} - set(rows["condition"])
+    if missing:
+        raise UserError(
+            f"A share of the gap needs {intervention} on genuine and sandbag prompts, and there is "
+            f"none on {' and '.join(sorted(missing))} ones; measure both."
+        )
+    wide = rows.pivot(index="question_id", columns="condition", values=["baseline", "value"])
+    before, after = (wide[n]["genuine"] - wide[n]["sandbag"] for n in ("baseline", "value"))
+    return statistics.ratio_ci((before - after).to_numpy(), before.to_numpy(), unit="share of gap")
 
 
 def cells(table: pd.DataFrame) -> Iterator[tuple[tuple[int, str, str], pd.DataFrame]]:
