@@ -9,7 +9,8 @@ import throwaway
 import tiny_adapters
 import tiny_models
 
-from sandbagging import files, models
+from sandbagging import activations, files, models, saes
+from sandbagging.files import Folder
 from sandbagging.planted import planting
 from sandbagging.questions import Question
 from sandbagging.suite import runner
@@ -103,6 +104,28 @@ def tiny_neox() -> models.Model:
 def tiny(request) -> models.Model:
     """Each supported architecture in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory, tiny_questions):
+    """A tiny Llama, its questions (train and test at once), and in one folder its activations at
+    two layers with an SAE of each; and the tags.
+    """
+    tokenizer, layers = tiny_models.word_tokenizer(), (1, 2)
+    module = tiny_models.tiny_llama_module(len(tokenizer))
+    model = models.wrap(module, tokenizer, "tiny-llama", weights="random")
+    stored = tmp_path_factory.mktemp("stored")
+    asked = {"train": tiny_questions, "test": tiny_questions}
+    conditions = ("genuine", "sandbag", "neutral")
+    resid, table = activations.collect_all(model, asked, conditions, "instr_contrast", layers)
+    activations.save(stored, resid)
+    settings = {"steps": 20, "expansion": 2, "lr": 1e-3}
+    tags = [f"v4_tiny_topk_k8_L{layer}_mixed" for layer in layers]
+    recipes = saes.recipes("tiny", model.d_model, layers, tags, **settings)
+    scale = dict.fromkeys(layers, 1.0)
+    saes.train_tags(recipes, saes.Source(resid, table, scale, "tiny", "toys"), stored)
+    files.write_csv(stored / "tokens.csv.gz", table)
+    return model, tiny_questions, Folder.of(stored), [saes.tag(recipe) for recipe in recipes]
 
 
 @pytest.fixture

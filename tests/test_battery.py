@@ -5,39 +5,14 @@ import pandas as pd
 import pytest
 
 from sandbagging import activations, files, saes
-from sandbagging.files import Folder
 from sandbagging.swaps import battery, estimates, interventions, medians, sites
 
 FRAMING = "instr_contrast"
 LAYERS = (1, 2)
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    return tmp_path_factory.mktemp("stored")
-
-
-@pytest.fixture
-def given(tiny_llama, tiny_questions, stored):
-    """Model, questions, activations and SAEs of two layers, in files (trained once)."""
-    asked = {"train": tiny_questions, "test": tiny_questions}
-    conditions = ("genuine", "sandbag", "neutral")
-    if not (stored / "tokens.csv.gz").exists():
-        resid, table = activations.collect_all(tiny_llama, asked, conditions, FRAMING, LAYERS)
-        activations.save(stored, resid)
-        settings = {"steps": 20, "expansion": 2, "lr": 1e-3}
-        tags = [f"v4_tiny_topk_k8_L{layer}_mixed" for layer in LAYERS]
-        recipes = saes.recipes("tiny", tiny_llama.d_model, LAYERS, tags, **settings)
-        scale = dict.fromkeys(LAYERS, 1.0)
-        saes.train_tags(recipes, saes.Source(resid, table, scale, "tiny", "toys"), stored)
-        files.write_csv(stored / "tokens.csv.gz", table)
-    tags = sorted(path.parent.name for path in stored.glob("*/cfg.json"))
-    assert len(tags) == len(LAYERS)
-    return tiny_llama, tiny_questions, Folder.of(stored), tags
-
-
-def test_swaps_are_its_parts_one_by_one(given):
-    model, asked, stored, tags = given
+def test_swaps_are_its_parts_one_by_one(trained_run):
+    model, asked, stored, tags = trained_run
     found = battery.swaps(
         model, asked, FRAMING, stored, stored, tags, ("last", "all"), noise_seeds=3
     )
@@ -62,8 +37,8 @@ def test_swaps_are_its_parts_one_by_one(given):
     assert (found.drift["share"] < 1e-4).all()  # the test prompts of this run are those stored
 
 
-def test_shuffles_run_once_where_all_are_the_same_and_true_labels_give_e6(given):
-    model, asked, stored, tags = given
+def test_shuffles_run_once_where_all_are_the_same_and_true_labels_give_e6(trained_run):
+    model, asked, stored, tags = trained_run
     degenerate = [(tags[1], "last")]
     found = battery.shuffles(
         model, asked, FRAMING, stored, stored, tags, n_shuffles=4, degenerate=degenerate
@@ -78,8 +53,8 @@ def test_shuffles_run_once_where_all_are_the_same_and_true_labels_give_e6(given)
     np.testing.assert_allclose(true, e6, atol=1e-3)
 
 
-def test_places_of_shuffles_are_summarised_by_kind(given):
-    model, _, stored, tags = given
+def test_places_of_shuffles_are_summarised_by_kind(trained_run):
+    model, _, stored, tags = trained_run
     places = battery.shuffle_places(model, stored, stored, tags, 12)
     by_kind = estimates.places_by_kind(places)
     first = places.query("tag == @tags[0] and shuffle == 'plain' and code == 'mean'")
