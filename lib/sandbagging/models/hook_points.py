@@ -1,8 +1,9 @@
-"""The only module that touches nnsight: read and write the residual stream and the heads by the
-field's names.
+"""The only module that touches nnsight: read and write the residual stream, the heads and the MLPs
+by the field's names.
 
 `resid_post` at layer L is the output of block L (transformers' hidden_states[L + 1]); `z` is the
-input of the output projection, the heads side by side before W_O mixes them.
+input of the output projection, the heads side by side before W_O mixes them; `mlp` is what an MLP
+puts out, its bias included, before it is added to the residual stream.
 """
 
 import contextlib
@@ -21,8 +22,8 @@ from sandbagging.models.packing import Pack
 
 
 class HookPoint(NamedTuple):
-    """A place in the forward pass: `kind` is "resid_post" ([batch token d_model]) or "z" ([batch
-    token head*d_head]).
+    """A place in the forward pass: `kind` is "resid_post" or "mlp" ([batch token d_model]), or "z"
+    ([batch token head*d_head]).
     """
 
     kind: str
@@ -34,13 +35,20 @@ class Names(NamedTuple):
 
     blocks: str
     output_projection: str  # below a block
+    down_projection: str  # of the MLP, below a block
     final_norm: str
     unembedding: str
 
 
 NAMES = {
-    "llama": Names("model.layers", "self_attn.o_proj", "model.norm", "lm_head"),
-    "gpt_neox": Names("gpt_neox.layers", "attention.dense", "gpt_neox.final_layer_norm", "lm_head"),
+    "llama": Names("model.layers", "self_attn.o_proj", "mlp.down_proj", "model.norm", "lm_head"),
+    "gpt_neox": Names(
+        "gpt_neox.layers",
+        "attention.dense",
+        "mlp.dense_4h_to_h",
+        "gpt_neox.final_layer_norm",
+        "lm_head",
+    ),
 }
 
 Edit = Callable[[Tensor], Tensor]
@@ -85,6 +93,7 @@ INSIDE_TRACES = (
     "sandbagging.models.hook_points",
     "sandbagging.heads.interventions",
     "sandbagging.heads.patching",
+    "sandbagging.nodes.interventions",
 )
 
 
@@ -100,6 +109,12 @@ def output_projection(module: torch.nn.Module, layer: int) -> torch.nn.Linear:
     """Return W_O of one layer: its input is `z`."""
     names = NAMES[module.config.model_type]
     return attrgetter(names.output_projection)(attrgetter(names.blocks)(module)[layer])
+
+
+def down_projection(module: torch.nn.Module, layer: int) -> torch.nn.Linear:
+    """Return W_down of one layer's MLP: its output is `mlp`."""
+    names = NAMES[module.config.model_type]
+    return attrgetter(names.down_projection)(attrgetter(names.blocks)(module)[layer])
 
 
 def unembedding(module: torch.nn.Module) -> torch.nn.Linear:
@@ -129,7 +144,7 @@ def forward(
     the residual stream after the final norm [batch token d_model] and the values read.
     """
     if model.remote and pack.index is not None:
-        return _part_of_whole(model, pack, edits or {}, reads, start, stored)
+        return _part_of_whole(model, pack, edits or {}, reads, start, batch, stored)
     edits, saved, first = edits or {}, {}, 0
     if start is not None:
         first, resid = start[0], start[1].to(model.device)
@@ -156,6 +171,11 @@ def forward(
                 heads.input = edits[point](heads.input)
             if point in wanted:
                 saved[point] = heads.input.save()
+            point, mlp = HookPoint("mlp", layer), attrgetter(names.down_projection)(block)
+            if point in edits:
+                mlp.output = edits[point](mlp.output)
+            if point in wanted:
+                saved[point] = mlp.output.save()
             point = HookPoint("resid_post", layer)
             if point in edits:
                 block.output = edits[point](block.output)
@@ -172,16 +192,19 @@ def _part_of_whole(
     pack: Pack,
     edits: Mapping[HookPoint, Edit],
     reads: Sequence[HookPoint],
-    start: tuple[int, Tensor],
+    start: tuple[int, Tensor] | None,
+    batch: int,
     stored: Mapping[int, Tensor],
 ) -> tuple[Tensor, dict[HookPoint, Tensor]]:
     """Run the whole pack where a part is asked for: a remote run has no keys and values to take
     over, and starts from a stored stream.
     """
-    first, resid = start
-    whole = stored[first - 1].expand(len(resid), -1, -1).clone()
-    whole[:, pack.index] = resid.to(whole)
     at = pack.index
+    if start is not None:
+        first, resid = start
+        whole = stored[first - 1].expand(len(resid), -1, -1).clone()
+        whole[:, at] = resid.to(whole)
+        start = (first, whole)
 
     def on_part(edit: Edit) -> Edit:
         def edited(value: Tensor) -> Tensor:
@@ -196,7 +219,8 @@ def _part_of_whole(
         pack.whole,
         edits={point: on_part(edit) for point, edit in edits.items()},
         reads=reads,
-        start=(first, whole),
+        start=start,
+        batch=batch,
     )
     return final[:, at], {point: value[:, at] for point, value in saved.items()}
 
@@ -229,6 +253,27 @@ def gradients(
 
     `objective` maps the residual stream after the final norm [batch token d_model] to one number.
     """
+    points = [HookPoint("z", layer) for layer in range(model.n_layers)]
+    values, by = slopes(model, pack, objective, points)
+    return {p.layer: values[p] for p in points}, {p.layer: by[p] for p in points}
+
+
+# What block 0 reads: known to `slopes` alone.
+EMBEDDING = HookPoint("resid_pre", 0)
+
+
+def slopes(
+    model: Model,
+    pack: Pack,
+    objective: Callable[[Tensor], Tensor],
+    points: Sequence[HookPoint],
+    stream: Tensor | None = None,
+) -> tuple[dict[HookPoint, Tensor], dict[HookPoint, Tensor]]:
+    """Return the values at EMBEDDING and at points "z" and "mlp", each [token width], and the
+    gradients of an objective by them, from one forward and one backward pass.
+
+    `objective` as in `gradients`; `stream` [token d_model] takes the place of the embedding.
+    """
     if model.remote is True:
         raise UserError(
             "Gradients need the model's weights on this machine; load it without remote=True."
@@ -241,17 +286,22 @@ def gradients(
         inputs["tree"] = tree_attention.tree_of(pack, model.device)
     with torch.enable_grad(), lm.trace(**inputs):
         for layer, block in enumerate(attrgetter(names.blocks)(lm)):
-            heads = attrgetter(names.output_projection)(block)
             if layer == 0:
                 # The weights ask for no gradient, so the graph begins here.
-                heads.input = heads.input.detach().requires_grad_()
-            saved[layer] = heads.input.save()
+                begin = block.input if stream is None else stream[None]
+                block.input = begin.detach().requires_grad_()
+                saved[EMBEDDING] = block.input.save()
+            if HookPoint("z", layer) in points:
+                heads = attrgetter(names.output_projection)(block)
+                saved[HookPoint("z", layer)] = heads.input.save()
+            if HookPoint("mlp", layer) in points:
+                mlp = attrgetter(names.down_projection)(block)
+                saved[HookPoint("mlp", layer)] = mlp.output.save()
         final = attrgetter(names.final_norm)(lm).output.save()
     with torch.enable_grad():
         found = torch.autograd.grad(objective(final), list(saved.values()))
-    return {layer: z[0].detach() for layer, z in saved.items()}, {
-        layer: g[0] for layer, g in zip(saved, found, strict=True)
-    }
+    values = {point: value[0].detach() for point, value in saved.items()}
+    return values, {point: slope[0] for point, slope in zip(saved, found, strict=True)}
 
 
 def final_norm(model: Model, resid: Tensor) -> Tensor:
