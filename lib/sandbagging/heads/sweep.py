@@ -109,7 +109,38 @@ def run_sets(
     sets = [tuple(sorted(Head(*head) for head in heads)) for heads in sets]
     for heads in sets:
         check(model, heads)
-    lowest = np.array([min((layer for layer, _ in heads), default=0) for heads in sets])
+    lowest = [min((layer for layer, _ in heads), default=0) for heads in sets]
+    return run_from(
+        model,
+        pack,
+        sets,
+        lowest,
+        edits_of,
+        names=names,
+        only=only,
+        keep=keep,
+        progress=progress,
+        label=label,
+    )
+
+
+def run_from(
+    model: Model,
+    pack: Pack,
+    sets: Sequence[tuple],
+    lowest: Sequence[int],
+    edits_of: Callable[[list[tuple]], Mapping[HookPoint, Edit]],
+    *,
+    names: Sequence[str] = metrics.JUDGED,
+    only: Tensor | None = None,
+    keep: Path | None = None,
+    progress: Progress | None = None,
+    label: str = "heads",
+) -> Effects:
+    """Return what `run_sets` does, for sets of any parts of the model: set i is edited from layer
+    lowest[i] on, and nothing below is run again.
+    """
+    sets, lowest = list(sets), np.array(lowest)
     layers = sorted(set(lowest.tolist()))
     stem = label.replace(" ", "_")
     kept = {layer: keep / f"{stem}_L{layer:02d}.npz" for layer in layers} if keep else {}
