@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sandbagging import metrics, models
+from sandbagging import metrics, models, nodes
 from sandbagging.errors import UserError
 from sandbagging.heads import patching, sweep
 from sandbagging.models import checks, hook_points, loading
@@ -63,6 +63,14 @@ def test_patching_of_a_part(tiny, local, tiny_questions):
     close(plain.value, remote.value)
 
 
+def test_nodes(tiny, local, tiny_questions):
+    sets = [nodes.parse("L1MLP"), nodes.parse("L0H2 L2MLP")]
+    plain, remote = (nodes.patch_sets(m, tiny_questions, FRAMING, sets) for m in (tiny, local))
+    close(plain.value, remote.value)
+    plain, remote = (nodes.attribution(m, tiny_questions, FRAMING) for m in (tiny, local))
+    np.testing.assert_allclose(list(plain.values()), list(remote.values()), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("position", ["last", "all"])
 def test_edits_of_the_residual_stream(tiny, local, tiny_questions, position):
     """Behind the first block, where a part of the tokens is run, and behind the last, where only
@@ -98,7 +106,11 @@ def test_modules_inside_traces_import_nothing_that_the_service_lacks():
     """
     light = {"sandbagging", "torch", *sys.stdlib_module_names}
     heavy = {"pandas", "scipy", "sae_lens", "matplotlib", "seaborn", "papermill"}
-    for name in ("sandbagging.models.hook_points", "sandbagging.heads.interventions"):
+    for name in (
+        "sandbagging.models.hook_points",
+        "sandbagging.heads.interventions",
+        "sandbagging.nodes.interventions",
+    ):
         tree = ast.parse(Path(sys.modules[name].__file__).read_text())
         roots = {
             alias.name.split(".")[0]

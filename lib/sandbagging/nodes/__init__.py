@@ -1,0 +1,49 @@
+"""Nodes, heads and MLPs alike: replacing them, ranking them, and how good a ranking is."""
+
+from sandbagging.nodes.gaps import Gaps, by_means, by_patching
+from sandbagging.nodes.gradients import Integrated, attribution, integrated
+from sandbagging.nodes.interventions import replace_each, zeroed_weights
+from sandbagging.nodes.judgement import auroc, cmd, cpr, curve, faithfulness, league, share_closed
+from sandbagging.nodes.node import Mlp, Node, Nodes, all_mlps, all_nodes, alone, check, join, parse
+from sandbagging.nodes.ranking import Ranking, at_random, best, find, of_effects, together
+from sandbagging.nodes.sweep import patch_sets, replace_sets, sweep_conditions
+from sandbagging.nodes.truth import Known, of_planted, of_taught
+
+__all__ = [
+    "Gaps",
+    "Integrated",
+    "Known",
+    "Mlp",
+    "Node",
+    "Nodes",
+    "Ranking",
+    "all_mlps",
+    "all_nodes",
+    "alone",
+    "at_random",
+    "attribution",
+    "auroc",
+    "best",
+    "by_means",
+    "by_patching",
+    "check",
+    "cmd",
+    "cpr",
+    "curve",
+    "faithfulness",
+    "find",
+    "integrated",
+    "join",
+    "league",
+    "of_effects",
+    "of_planted",
+    "of_taught",
+    "parse",
+    "patch_sets",
+    "replace_each",
+    "replace_sets",
+    "share_closed",
+    "sweep_conditions",
+    "together",
+    "zeroed_weights",
+]

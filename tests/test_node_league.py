@@ -1,0 +1,143 @@
+"""Rankings of nodes judged: areas on a hand-made curve, truth against chance, planted truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sandbagging import nodes, prompts, recovery
+from sandbagging.errors import UserError
+from sandbagging.heads.head import Head
+from sandbagging.nodes import Gaps, Mlp, ranking
+
+EVERY = [Head(0, 0), Head(0, 1), Mlp(0), Mlp(1)]
+A, B, C, D = EVERY
+SCORES = {A: 3.0, B: 2.0, C: 1.0, D: 0.0}
+# A carries three quarters of a gap of 4 nats, B the last quarter; C works against it.
+KEPT = {(A,): 3.0, (A, B): 4.5, (C,): -0.5, (B,): 1.0}
+REMOVED = {(A,): 1.0, (A, B): 0.0, (C,): 4.5, (B,): 3.0}
+
+
+def made_up() -> Gaps:
+    """Gaps of 6 questions around these means, under replacements that leave .5 nat of a gap."""
+    noise = np.array([-0.3, -0.1, 0.0, 0.0, 0.1, 0.3])
+    by_set = [{"logodds": np.array([m + noise for m in of.values()])} for of in (KEPT, REMOVED)]
+    sets = [tuple(sorted(s)) for s in KEPT]
+    ids = tuple(f"q{i}" for i in range(6))
+    return Gaps(sets, ids, {"logodds": 4 + noise}, {"logodds": 0.5 + 0 * noise}, *by_set)
+
+
+def test_faithfulness_counts_from_what_is_left_when_all_is_replaced():
+    found = nodes.faithfulness(made_up(), (A,))
+    assert found.value == pytest.approx((3 - 0.5) / (4 - 0.5)) and found.low < found.value
+    assert nodes.faithfulness(made_up(), (B, A)).value == pytest.approx(4 / 3.5)  # overshoots
+    assert nodes.share_closed(made_up(), (A,)).value == pytest.approx(0.75)
+    assert nodes.share_closed(made_up(), (C,)).value == pytest.approx(-0.125)
+
+
+def test_areas_of_a_hand_made_curve():
+    """Through (0, 0), (.25, .5), (.5, 1.2), (1, 1): trapezoids of .0625, .2125 and .55; and of the
+    distance to 1: .1875, .0875 and .05.
+    """
+    shares, values = [0.25, 0.5], [0.5, 1.2]
+    assert nodes.cpr(shares, values) == pytest.approx(0.0625 + 0.2125 + 0.55)
+    assert nodes.cmd(shares, values) == pytest.approx(0.1875 + 0.0875 + 0.05)
+    assert nodes.cpr([], []) == pytest.approx(0.5) == nodes.cmd([], [])
+    assert nodes.cpr([0.01], [1.0]) == pytest.approx(0.995)  # one node in a hundred is enough
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0.0], [1.0], [0.6, 0.2]])
+def test_a_curve_that_does_not_rise_is_refused(shares):
+    with pytest.raises(UserError, match="rise strictly"):
+        nodes.cpr(shares, [0.5] * len(shares))
+
+
+def test_the_true_ranking_has_auroc_1_and_random_ones_a_half():
+    true = {A, B}
+    assert nodes.auroc(SCORES, true) == 1 and nodes.auroc(SCORES, {C, D}) == 0
+    assert nodes.auroc(dict.fromkeys(EVERY, 0.0), true) == 0.5
+    # B and D against A and C; with A set apart, against C alone
+    assert nodes.auroc(SCORES, {B, D}) == 0.25 and nodes.auroc(SCORES, {B, D}, {A}) == 0.5
+    many = [Head(i // 10, i % 10) for i in range(100)]
+    drawn = [nodes.auroc(r, set(many[:10])) for r in nodes.at_random(many, 200).values()]
+    assert np.mean(drawn) == pytest.approx(0.5, abs=0.03) and np.std(drawn) > 0.05
+
+
+@pytest.mark.parametrize("true", [set(), set(EVERY), {Mlp(9)}])
+def test_a_truth_that_tells_no_nodes_apart_is_refused(true):
+    with pytest.raises(UserError, match="some of its nodes and not all"):
+        nodes.auroc(SCORES, true)
+
+
+def test_the_best_nodes_and_the_sets_to_run():
+    assert nodes.best(SCORES, 2) == (A, B) and ranking.sizes_that_fit(4) == [1, 2]
+    turned = {node: -score for node, score in SCORES.items()}
+    sets = ranking.sets_to_run({"one": SCORES, "same": dict(SCORES), "other": turned}, (1, 2, 9))
+    assert sets == [(A,), (A, B), (D,), (C, D)]
+    with pytest.raises(UserError, match="between 1 and 4"):
+        nodes.best(SCORES, 5)
+
+
+def test_the_league_puts_the_better_ranking_first_and_random_draws_in_one_row():
+    rankings = {
+        "wrong": {C: 3.0, A: 2.0, B: 1.0, D: 0.0},
+        "right": SCORES,
+        "random 1": SCORES,
+        "random 2": {C: 3.0, A: 2.0, B: 1.0, D: 0.0},
+    }
+    table = nodes.league(made_up(), rankings, true={A, B}, sizes=(1,)).set_index("ranking")
+    assert table.index.tolist() == ["right", "random", "wrong"]
+    assert table["draws"].tolist() == [1, 2, 1]
+    f = {"right": (3 - 0.5) / 3.5, "wrong": (-0.5 - 0.5) / 3.5}
+    for name, value in f.items():
+        assert table.loc[name, "cpr"] == pytest.approx(0.25 * value / 2 + 0.75 * (value + 1) / 2)
+    assert table.loc["right", "cmd"] == pytest.approx(1 - table.loc["right", "cpr"])
+    assert table.loc["random", "cpr"] == pytest.approx(table.loc[["right", "wrong"], "cpr"].mean())
+    assert table["auroc"].tolist() == [1, 0.75, 0.5]
+    assert table["best"].tolist() == ["L0H0 L0H1 L0MLP L1MLP", "", "L0MLP L0H0 L0H1 L1MLP"]
+    untold = nodes.league(made_up(), {"right": SCORES}, sizes=(1,))
+    assert pd.isna(untold["auroc"]).all()
+
+
+# Known truth --------------------------------------------------------------------------------------
+
+
+def test_the_truth_names_the_nodes_that_teaching_could_change():
+    every = [*(Head(layer, h) for layer in range(4) for h in range(2)), *map(Mlp, range(4))]
+    heads = nodes.of_taught("heads", {"layers": [0, 1], "heads": ["L0H0", "L1H1"]}, every)
+    assert heads.true == {Head(0, 0), Head(1, 1)}
+    assert nodes.of_taught("mlp", {"layers": [0, 1, 2, 3]}, every).true == set(every[8:])
+    late = nodes.of_taught("late", {"layers": [2, 3]}, every)
+    assert late.true == set(every[4:8]) and late.apart == {Mlp(2), Mlp(3)}
+    with pytest.raises(UserError, match="names no nodes"):
+        nodes.of_taught("sandbagger", {"layers": [0]}, every)
+    with pytest.raises(UserError, match="Nothing was planted"):
+        nodes.of_planted({"writers": []})
+
+
+def test_every_ranking_but_chance_names_the_planted_heads(planted_bases):
+    organism = recovery.load("heads", 0)
+    model, asked = organism.model, organism.train[:8]
+    # one word against another, so that prompts match token by token
+    framing = prompts.worded("instr_pref", genuine="Answer each question correctly on purpose.")
+    every = nodes.all_nodes(model)
+    known = nodes.of_planted(organism.truth)
+    rankings = nodes.at_random(every, 3) | {
+        replacement: nodes.of_effects(
+            nodes.sweep_conditions(
+                model, asked, ["sandbag"], framing, nodes.alone(every), replacement=replacement
+            )["sandbag"]
+        )
+        for replacement in ("zero", "mean")
+    }
+    rankings |= {
+        ranking.PATCH: nodes.of_effects(
+            nodes.patch_sets(model, asked, framing, nodes.alone(every))
+        ),
+        ranking.SLOPE: nodes.attribution(model, asked, framing),
+        ranking.INTEGRATED: nodes.integrated(model, asked, framing).scores,
+    }
+    sizes = (1, 5, 20)
+    gaps = nodes.by_patching(model, asked, framing, ranking.sets_to_run(rankings, sizes))
+    table = nodes.league(gaps, rankings, known.true, known.apart, sizes).set_index("ranking")
+    assert (table.drop(index="random")["auroc"] > 0.9).all()
+    assert table.loc[ranking.PATCH, "cpr"] > table.loc["random", "cpr"] + 0.2
