@@ -5,7 +5,15 @@ from sandbagging.nodes.gradients import Integrated, attribution, integrated
 from sandbagging.nodes.interventions import replace_each, zeroed_weights
 from sandbagging.nodes.judgement import auroc, cmd, cpr, curve, faithfulness, league, share_closed
 from sandbagging.nodes.node import Mlp, Node, Nodes, all_mlps, all_nodes, alone, check, join, parse
-from sandbagging.nodes.ranking import Ranking, at_random, best, find, of_effects, together
+from sandbagging.nodes.ranking import (
+    Ranking,
+    at_random,
+    best,
+    find,
+    of_effects,
+    side_by_side,
+    together,
+)
 from sandbagging.nodes.sweep import patch_sets, replace_sets, sweep_conditions
 from sandbagging.nodes.truth import Known, of_planted, of_taught
 
@@ -43,6 +51,7 @@ __all__ = [
     "replace_each",
     "replace_sets",
     "share_closed",
+    "side_by_side",
     "sweep_conditions",
     "together",
     "zeroed_weights",

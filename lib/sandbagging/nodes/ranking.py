@@ -45,6 +45,23 @@ def at_random(nodes: Sequence[Node], n: int, seed: int = 0) -> dict[str, Ranking
     }
 
 
+def side_by_side(
+    zero: Effects,
+    mean: Effects,
+    patched: Effects,
+    slope: Ranking,
+    integrated: Ranking,
+    n_random: int = 5,
+    seed: int = 0,
+) -> dict[str, Ranking]:
+    """Return {name: ranking} of the same nodes by all routes: the effects on sandbag prompts of
+    zeroing each, of its mean and of its genuine value; by gradients; and n by chance.
+    """
+    found = {ZERO: of_effects(zero), MEAN: of_effects(mean), PATCH: of_effects(patched)}
+    found |= {SLOPE: slope, INTEGRATED: integrated}
+    return found | at_random(list(found[ZERO]), n_random, seed)
+
+
 def best(ranking: Ranking, k: int) -> Nodes:
     """Return the k nodes with the highest scores, highest first; of equal ones the lower layer's.
 
