@@ -49,9 +49,12 @@ def test_estimate_survives_json_also_without_an_interval():
 def test_paired_effect_of_hand_set_numbers():
     effect = st.paired_effect([0.5, 0.4, 0.9], [0.4, 0.2, 0.6])
     assert effect.value == pytest.approx(20.0)  # mean of 10, 20, 30
-    assert 10 - 1e-9 <= effect.low < 20 < effect.high <= 30 + 1e-9
+    # SD 10 of three numbers, and t at 97.5 % with two degrees of freedom: 4.303
+    half = 4.303 * 10 / sqrt(3)
+    assert (effect.low, effect.high) == pytest.approx((20 - half, 20 + half), abs=0.01)
     assert (effect.n, effect.unit) == (3, "pp")
-    assert "paired" in effect.method and "seed 0" in effect.method
+    assert effect.method == "paired Student's t over 3 questions"
+    assert "seed 0" in st.paired_effect(np.arange(20) / 9, np.zeros(20)).method
 
 
 def test_sign_is_intervened_minus_baseline():
@@ -175,8 +178,8 @@ def test_ratio_over_a_gap_that_may_be_zero_has_no_interval():
 
 def test_redundancy_of_hand_set_heads():
     # Singles add to 10 on average, the joint effect is 6: 40 % is counted twice.
-    singles = np.array([[4.0, 5.0], [5.0, 6.0]])
-    found = st.redundancy([5.4, 6.6], singles)
+    singles = np.array([[4.0, 5.0], [5.0, 6.0]] * 3)
+    found = st.redundancy([5.4, 6.6] * 3, singles)
     assert found.value == pytest.approx(0.4)
     assert found.low <= found.value <= found.high
 

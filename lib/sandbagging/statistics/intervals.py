@@ -1,10 +1,14 @@
 """Means, differences and ratios with a CI95, by a bootstrap that resamples whole questions.
 
 Tokens, answer options and random draws of heads are not independent of each other, so they are
-never treated as if they were more questions. Every random choice is seeded.
+never treated as if they were more questions. Every random choice is seeded. Below SMALL questions a
+percentile interval is too narrow (at n = 5 it holds the mean of normal numbers in 83 of 100
+samples, and BCa does no better), so Student's t takes its place there, which is exact for normal
+numbers.
 """
 
 from collections.abc import Sequence
+from math import nan, sqrt
 
 import numpy as np
 from scipy import stats
@@ -17,6 +21,7 @@ N_RESAMPLES = 10_000
 LEVEL = 0.95
 # Rows of a resampling matrix that are held at once: bounds the memory, changes no result.
 BLOCK = 1_000
+SMALL = 20  # below so many questions intervals are Student's
 
 
 def mean_ci(
@@ -27,12 +32,17 @@ def mean_ci(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of values [question] times scale, with a percentile bootstrap CI95 over questions."""
+    """Mean of values [question] times scale, with a percentile bootstrap CI95 over questions;
+    Student's for fewer than SMALL.
+    """
     x = vector(values, "values") * scale
-    method = bootstrap_name(n_resamples, seed)
+    method = interval_name(len(x), n_resamples, seed)
     if np.ptp(x) == 0:  # every resample is the same sample
         return Estimate(float(x[0]), float(x[0]), float(x[0]), len(x), unit, method)
-    low, high = percentile_bootstrap((x,), np.mean, n_resamples, seed)
+    if len(x) < SMALL:
+        low, high = fieller(x, np.ones_like(x))
+    else:
+        low, high = percentile_bootstrap((x,), np.mean, n_resamples, seed)
     return Estimate(float(x.mean()), low, high, len(x), unit, method)
 
 
@@ -63,20 +73,20 @@ def ratio_ci(
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """mean(numerator) / mean(denominator), both [question], paired, with CI95 over questions.
+    """mean(numerator) / mean(denominator), both [question], paired, with CI95 over questions;
+    Fieller's for fewer than SMALL.
 
     Where the CI of the denominator contains 0 the ratio is not bounded: low and high are nan.
     """
     top, bottom = pair(numerator, denominator, "numerator", "denominator")
-    method = f"paired {bootstrap_name(n_resamples, seed)} of a ratio of means"
+    method = f"paired {interval_name(len(top), n_resamples, seed)} of a ratio of means"
     below = mean_ci(bottom, n_resamples=n_resamples, seed=seed)
     if below.value == 0:
-        nan = float("nan")
         return Estimate(nan, nan, nan, len(top), unit, "denominator is 0")
     value = scale * float(top.mean()) / below.value
     if below.low <= 0 <= below.high:
         why = "no interval: the denominator's CI95 contains 0"
-        return Estimate(value, float("nan"), float("nan"), len(top), unit, why)
+        return Estimate(value, nan, nan, len(top), unit, why)
 
     def ratio(t: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -84,8 +94,31 @@ def ratio_ci(
 
     if np.ptp(top) == 0 and np.ptp(bottom) == 0:
         return Estimate(value, value, value, len(top), unit, method)
-    low, high = percentile_bootstrap((top, bottom), ratio, n_resamples, seed, paired=True)
+    if len(top) < SMALL:
+        low, high = sorted(scale * end for end in fieller(top, bottom))
+    else:
+        low, high = percentile_bootstrap((top, bottom), ratio, n_resamples, seed, paired=True)
     return Estimate(value, low, high, len(top), unit, method)
+
+
+def fieller(top: np.ndarray, bottom: np.ndarray) -> tuple[float, float]:
+    """Return the CI95 of mean(top) / mean(bottom), both [unit], that inverts Student's paired t
+    test of top - r * bottom (Fieller 1954, "Some problems in interval estimation"); nan where
+    unbounded.
+
+    With bottom = 1 everywhere it is Student's interval of the mean.
+    """
+    n = len(top)
+    q = stats.t.ppf((1 + LEVEL) / 2, n - 1) ** 2 / n
+    (aa, ab), (_, bb) = np.cov(top, bottom)
+    a, b = top.mean(), bottom.mean()
+    # (a - r b)^2 = q (aa - 2 r ab + r^2 bb) has the ends as its roots r
+    square, half, rest = b**2 - q * bb, a * b - q * ab, a**2 - q * aa
+    inside = half**2 - square * rest
+    if square <= 0 or inside < -1e-12 * half**2:
+        return nan, nan
+    root = sqrt(max(inside, 0.0))
+    return float((half - root) / square), float((half + root) / square)
 
 
 def redundancy(
@@ -117,6 +150,9 @@ def column_cis(
     """
     x = matrix(values, "values") * scale
     n = len(x)
+    if n < SMALL:
+        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * x.std(axis=0, ddof=1) / sqrt(n)
+        return x.mean(axis=0), x.mean(axis=0) - half, x.mean(axis=0) + half
     rng = np.random.default_rng(seed)
     means = np.empty((n_resamples, x.shape[1]))
     for start in range(0, n_resamples, BLOCK):
@@ -175,6 +211,10 @@ def proportion(successes: int, n: int, unit: str = "share") -> Estimate:
 
 def _tails() -> tuple[float, float]:
     return 100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2
+
+
+def interval_name(n: int, n_resamples: int, seed: int) -> str:
+    return f"Student's t over {n} questions" if n < SMALL else bootstrap_name(n_resamples, seed)
 
 
 def bootstrap_name(n_resamples: int, seed: int) -> str:
