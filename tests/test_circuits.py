@@ -237,17 +237,17 @@ def test_found_needs_max_t_and_the_floor_and_an_open_gate():
             rng.normal(0, 0.01, 40),  # nothing
         ]
     )
-    table = selection.find(made_up(change), gate_of(8))
+    table = selection.find_on_p_full(made_up(change), gate_of(8))
     assert table["found"].tolist() == [True, False, False, False]
     assert table["p_max_t"][1] <= 0.05 < table["p_max_t"][2]
-    assert not selection.find(made_up(change), gate_of(8, "no"))["found"].any()
+    assert not selection.find_on_p_full(made_up(change), gate_of(8, "no"))["found"].any()
     # the floor is 10 % of a gap of 60 pp: 6 pp
-    assert not selection.find(made_up(change), gate_of(60))["found"].any()
+    assert not selection.find_on_p_full(made_up(change), gate_of(60))["found"].any()
 
 
 def test_found_finds_nothing_among_noise():
     noise = np.random.default_rng(1).normal(0, 0.1, (200, 40))
-    assert not selection.find(made_up(noise), gate_of(8))["found"].any()
+    assert not selection.find_on_p_full(made_up(noise), gate_of(8))["found"].any()
 
 
 def test_the_floor_is_one_pp_or_a_tenth_of_the_gap():
@@ -562,7 +562,7 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     )
     random = circuits.against_random(joint, draws.effect())
     assert circuits.survives(estimates.estimate(joint), random["rank_p"], gate)[0] is False
-    assert not selection.find(swept, gate)["found"].any()
+    assert not selection.find_on_p_full(swept, gate)["found"].any()
 
 
 def test_a_plain_torch_hook_gives_the_sweeps_numbers(tiny, tiny_questions):

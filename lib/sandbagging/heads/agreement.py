@@ -1,12 +1,18 @@
-"""How far other routes to the heads agree with zeroing each of them."""
+"""How far several sweeps, or other routes to the heads, agree on which heads matter."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sandbagging.errors import UserError
+from sandbagging.heads import selection
+from sandbagging.heads.head import Head
 from sandbagging.heads.patching import PATCH, PATCH_SLOPE, Routes
+from sandbagging.heads.shares import DECIDES
+from sandbagging.heads.sweep import Effects
 
 
 def compare(by_method: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int = 5) -> pd.DataFrame:
@@ -52,3 +58,54 @@ def related(table: pd.DataFrame, method: str = PATCH) -> bool:
     """Return whether a method ranks heads as zeroing does, more than chance would (p <= 0.05)."""
     row = table[table["method"] == method]
     return bool(((row["p"] <= 0.05) & (row["spearman"] > 0)).any())
+
+
+# Sweeps under other questions and other words -----------------------------------------------------
+
+
+def between(swept: Mapping[str, Effects], n_top: int = 5, metric: str = DECIDES) -> pd.DataFrame:
+    """Return how far sweeps of the same heads agree, such as those over seeds of the question split
+    or over wordings {name: effects}: a row a pair, first, second, shared_top, jaccard, spearman, p.
+
+    jaccard: heads among the n_top of both / of either; spearman over all heads. Raises UserError
+    for fewer than two sweeps and for sweeps of other heads.
+    """
+    if len(swept) < 2:
+        raise UserError("Agreement needs two sweeps or more; sweep under another seed or wording.")
+    if len({tuple(of.sets) for of in swept.values()}) > 1:
+        raise UserError("Agreement is between sweeps of the same heads; sweep the same layers.")
+    rows = []
+    for (first, one), (second, other) in itertools.combinations(swept.items(), 2):
+        rank = stats.spearmanr(*(of.effect(metric).mean(1) for of in (one, other)))
+        tops = [set(selection.top(of, n_top, metric=metric)) for of in (one, other)]
+        shared = len(set.intersection(*tops))
+        rows.append(
+            {
+                "first": first,
+                "second": second,
+                "shared_top": shared,
+                "jaccard": shared / len(set.union(*tops)),
+                "spearman": float(rank.statistic),
+                "p": float(rank.pvalue),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def chance_jaccard(n_top: int, n_heads: int) -> float:
+    """Return the mean Jaccard index of two sets of n_top heads drawn from n_heads."""
+    shared = np.arange(n_top + 1)
+    weight = stats.hypergeom(n_heads, n_top, n_top).pmf(shared)
+    return float((weight * shared / (2 * n_top - shared)).sum())
+
+
+def how_often(swept: Mapping[str, Effects], n_top: int = 5, metric: str = DECIDES) -> pd.DataFrame:
+    """Return in how many sweeps each head is among the n_top: rows head, times, of, most often
+    first; heads that are in none are left out.
+    """
+    tops = [selection.top(of, n_top, metric=metric) for of in swept.values()]
+    times = pd.Series([str(Head(*head)) for heads in tops for head in heads]).value_counts(
+        sort=False
+    )
+    table = times.rename_axis("head").reset_index(name="times").assign(of=len(swept))
+    return table.sort_values("times", ascending=False, kind="stable").reset_index(drop=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sandbagging import metrics, statistics
+from sandbagging.heads import shares
 from sandbagging.heads.head import Head, join
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
@@ -44,14 +45,19 @@ def scores_without(
     return effects.value[metric][effects.sets.index(tuple(sorted(heads)))]
 
 
-def mean_single(effects: Effects, heads: Sequence[Head], seed: int = 0) -> Estimate:
-    """Return the mean effect on p_full of ablating one of the heads, in pp with CI95."""
-    return estimate(np.mean([effects.of([head]) for head in heads], axis=0), seed=seed)
+def mean_single(
+    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.PRIMARY
+) -> Estimate:
+    """Return the mean effect of ablating one of the heads, in pp (nats for logodds) with CI95."""
+    change = np.mean([effects.of([head], metric) for head in heads], axis=0)
+    return estimate(change, metric, seed)
 
 
-def singles(effects: Effects, heads: Sequence[Head], seed: int = 0) -> dict[Head, Estimate]:
-    """Return each head's effect on p_full when it is ablated alone, in pp with CI95."""
-    return {head: estimate(effects.of([head]), seed=seed) for head in heads}
+def singles(
+    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.PRIMARY
+) -> dict[Head, Estimate]:
+    """Return each head's effect when it is ablated alone, in pp (nats for logodds) with CI95."""
+    return {head: estimate(effects.of([head], metric), metric, seed) for head in heads}
 
 
 def by_condition(
@@ -96,9 +102,11 @@ def specific_portions(
     return {other: specific_portion(effects, heads, other, seed=seed) for other in others}
 
 
-def detectable_pp(effects: Effects, heads: Iterable[Head]) -> float:
-    """Return the smallest effect of a set on p_full, in pp, that is found with 80 % power."""
-    return statistics.smallest_detectable(100 * effects.of(heads))
+def detectable_pp(effects: Effects, heads: Iterable[Head], threshold: float = 0.0) -> float:
+    """Return the smallest effect of a set on p_full, in pp, whose CI95 lies above a rule's
+    threshold (pp) in 80 % of tries.
+    """
+    return statistics.smallest_detectable(100 * effects.of(heads), threshold=threshold)
 
 
 def share_closed(
@@ -106,29 +114,28 @@ def share_closed(
     heads: Iterable[Head],
     metric: str = metrics.PRIMARY,
     seed: int = 0,
+    categories: Mapping[str, str] | None = None,
 ) -> Estimate:
     """Return 1 - gap(heads replaced in both conditions) / gap(neither), gap = genuine - sandbag.
 
     A share with CI95, paired by question: 1 where nothing is left of the gap, below 0 where it
-    grows, above 1 where it turns. Without an interval where the CI95 of the gap itself contains 0.
+    grows, above 1 where it turns. With `categories` {question id: category} the interval is the
+    wider of that over questions and that over categories. Without an interval where the CI95 of the
+    gap itself contains 0.
     """
-    heads = tuple(heads)
-    genuine, sandbag = effects["genuine"], effects["sandbag"]
-    if genuine.question_ids != sandbag.question_ids:
-        raise ValueError("the gap is paired by question: both conditions need the same ones")
-    before = genuine.baseline[metric] - sandbag.baseline[metric]
-    after = scores_without(genuine, heads, metric) - scores_without(sandbag, heads, metric)
-    left = statistics.ratio_ci(after, before, seed=seed)
-    method = f"1 − {left.method}"
-    return Estimate(1 - left.value, 1 - left.high, 1 - left.low, left.n, "", method)
+    closed, gap = shares.closed(effects, heads, metric), shares.gap(effects, metric)
+    return shares.part_of_gap(closed, gap, effects["sandbag"].question_ids, seed, categories)
 
 
 def shares_closed(
-    effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
 ) -> dict[str, Estimate]:
     """Return {metric: share of the gap closed}, on log-odds and on p_full."""
-    heads = tuple(heads)
-    return {m: share_closed(effects, heads, m, seed) for m in ("logodds", metrics.PRIMARY)}
+    heads, names = tuple(heads), (shares.DECIDES, shares.BESIDE)
+    return {m: share_closed(effects, heads, m, seed, categories) for m in names}
 
 
 def portions_table(

@@ -1,20 +1,33 @@
-"""Which heads are chosen, which count as found, and how far such a choice can be trusted."""
+"""Which heads are chosen, which count as found, and how far such a choice can be trusted.
+
+Heads are judged on log-odds, with p_full beside them: p_full moves with mere form, and lies on its
+floor where a model sandbags well.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from sandbagging import metrics, statistics
+from sandbagging import gaps, metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
 
-FLOOR_PP, FLOOR_SHARE = 1.0, 0.10  # a head counts as found from 1 pp and from 10 % of the gap on
+# A head counts as found from 0.1 nat and from 10 % of the gap on; on p_full from 1 pp.
+FLOOR_NATS, FLOOR_PP, FLOOR_SHARE = 0.1, 1.0, 0.10
+ALPHA, POWER = 0.05, 0.8
+# What `find` says of a head.
+FOUND, NOTHING = "found", "nothing"
+P_FULL_ALONE = "effect on p_full alone"
+OPPOSITE = "opposite signs"
+CLOSED = "no sandbagging to explain"
 # choice_len within 1 pp of its baseline counts as unchanged: an effect on p_full is then one of
 # format
 FORMAT_MARGIN_PP = 1.0
@@ -28,25 +41,53 @@ def check_how_many(n: int, heads: Sequence) -> None:
         )
 
 
-def top(effects: Effects, n: int = 5, minus: Effects | None = None) -> Heads:
+def ranked(
+    effects: Effects, minus: Effects | None = None, metric: str = metrics.PRIMARY
+) -> list[Head]:
+    """Return all heads of a sweep, the largest mean effect (or effect minus that in `minus`) first.
+
+    Raises UserError for a metric that was not swept.
+    """
+    check_swept(effects, metric)
+    mean = effects.effect(metric).mean(1)
+    if minus is not None:
+        mean = mean - minus.effect(metric).mean(1)
+    return [effects.sets[i][0] for i in np.argsort(-mean, kind="stable")]
+
+
+def check_swept(effects: Effects, *names: str) -> None:
+    """Raise UserError for a metric that the effects do not hold."""
+    missing = [name for name in names if name not in effects.value]
+    if missing:
+        raise UserError(
+            f"The sweep holds {', '.join(effects.value)} and not {missing[0]}, on which heads are "
+            f"judged; sweep again with names=({', '.join(map(repr, names))})."
+        )
+
+
+def top(
+    effects: Effects,
+    n: int = 5,
+    minus: Effects | None = None,
+    metric: str = metrics.PRIMARY,
+) -> Heads:
     """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine
     condition).
 
     Raises UserError for an n that is no number of heads of the sweep.
     """
     check_how_many(n, effects.sets)
-    mean = effects.effect().mean(1)
-    if minus is not None:
-        mean = mean - minus.effect().mean(1)
-    return tuple(effects.sets[i][0] for i in np.argsort(-mean, kind="stable")[:n])
+    return tuple(ranked(effects, minus, metric)[:n])
 
 
-def by_other_rules(swept: Mapping[str, Effects], n: int = 5) -> dict[str, Heads]:
+def by_other_rules(
+    swept: Mapping[str, Effects], n: int = 5, metric: str = metrics.PRIMARY
+) -> dict[str, Heads]:
     """Return {name in `heads.json`: the n heads} by the effect on sandbag prompts minus that on
     genuine ones, and minus that on neutral ones (empty where these were not swept).
     """
     return {
-        f"heads_sandbag_minus_{other}": top(swept["sandbag"], n, swept[other])
+        f"heads_sandbag_minus_{other}": top(swept["sandbag"], n, swept[other], metric)
         if other in swept
         else ()
         for other in ("genuine", "neutral")
@@ -54,31 +95,97 @@ def by_other_rules(swept: Mapping[str, Effects], n: int = 5) -> dict[str, Heads]
 
 
 class Elsewhere(NamedTuple):
-    """Heads chosen on other questions, and their mean single effect on p_full in pp."""
+    """Heads chosen on other questions, and their mean single effect in pp (nats for logodds)."""
 
     heads: Heads
     there: Estimate  # on the questions that chose them
     here: Estimate
 
 
-def chosen_elsewhere(there: Effects, here: Effects, n: int = 5, seed: int = 0) -> Elsewhere:
+def chosen_elsewhere(
+    there: Effects, here: Effects, n: int = 5, seed: int = 0, metric: str = metrics.PRIMARY
+) -> Elsewhere:
     """Return the n strongest heads of one sweep, judged on its own questions and on another's."""
-    heads = top(there, n)
-    return Elsewhere(heads, *(estimates.mean_single(of, heads, seed) for of in (there, here)))
+    heads = top(there, n, metric=metric)
+    judged = (estimates.mean_single(of, heads, seed, metric) for of in (there, here))
+    return Elsewhere(heads, *judged)
 
 
-def floor_pp(gap: Estimate) -> float:
-    """Return the effect, in pp, below which no head counts as found, however significant."""
-    return max(FLOOR_PP, FLOOR_SHARE * gap.value)
+def floor(gap: Estimate) -> float:
+    """Return the effect below which no head counts as found, however significant: in nats for a gap
+    on log-odds, in pp for one on p_full.
+    """
+    return max(FLOOR_NATS if gap.unit == "nats" else FLOOR_PP, FLOOR_SHARE * gap.value)
 
 
 def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
+    """Return what the rule for heads says of each: rows layer, head, effect_nats and p_max_t on
+    log-odds, effect_pp and p_max_t_p_full on p_full, says, found, smallest_nats.
+
+    A head is *found* with a max-T p <= 0.05 on log-odds, an effect >= max(0.1 nat, 10 % of the
+    log-odds gap), a p_full that does not fall, and an open gate; a null is tried with
+    `gate.as_if_open()`. `says` names the other cases: p_full alone passes its own rule (1 pp or a
+    tenth of its gap), both move apart, or the gate is closed. smallest_nats is what a head of this
+    spread needs to be found in 80 % of tries. Raises UserError where log-odds or p_full were not
+    swept.
+    """
+    check_swept(effects, DECIDES, BESIDE)
+    odds, full = effects.effect(DECIDES), 100 * effects.effect(BESIDE)
+    p_odds, p_full = (statistics.max_t(change.T, seed=seed) for change in (odds, full))
+    passes = (p_odds <= ALPHA) & (odds.mean(1) >= floor(gate.gap_logodds))
+    alone = (p_full <= ALPHA) & (full.mean(1) >= floor(gate.gap_p_full))
+    falls = statistics.max_t(-full.T, seed=seed) <= ALPHA
+    falls &= full.mean(1) <= -gaps.NEGLIGIBLE[BESIDE]
+    says = np.select(
+        [passes & falls, passes & gate.open, passes, alone],
+        [OPPOSITE, FOUND, CLOSED, P_FULL_ALONE],
+        NOTHING,
+    )
+    heads = [s[0] for s in effects.sets]
+    return pd.DataFrame(
+        {
+            "layer": [h[0] for h in heads],
+            "head": [h[1] for h in heads],
+            "effect_nats": odds.mean(1),
+            "p_max_t": p_odds,
+            "effect_pp": full.mean(1),
+            "p_max_t_p_full": p_full,
+            "says": says,
+            "found": says == FOUND,
+            "smallest_nats": smallest_found(odds, floor(gate.gap_logodds), seed),
+        }
+    )
+
+
+def smallest_found(odds: np.ndarray, least: float, seed: int = 0) -> np.ndarray:
+    """Return the mean effect [head] that the rule finds in 80 % of tries, for effects [head
+    question] with the spread that each head has here: against the rule's own threshold, the larger
+    of its floor `least` and of what max-T asks for.
+
+    Unit of the effects; infinite where so few questions can pass no max-T.
+    """
+    error = odds.std(axis=1, ddof=1) / np.sqrt(odds.shape[1])
+    needed = statistics.max_t_critical(odds.T, ALPHA, seed=seed)
+    threshold = np.maximum(least, needed * error) if np.isfinite(needed) else np.inf
+    return threshold + stats.norm.ppf(POWER) * error
+
+
+# The rule before this one, for page 07 and `recovery.judgement` until they are written anew
+# --------
+
+
+def floor_pp(gap: Estimate) -> float:
+    """Return the effect, in pp, below which no head counts as found by `find_on_p_full`."""
+    return max(FLOOR_PP, FLOOR_SHARE * gap.value)
+
+
+def find_on_p_full(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
     """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05,
     the floor, and an open gate.
     """
     p = statistics.max_t(effects.effect().T, seed=seed)
     mean = 100 * effects.effect().mean(1)
-    passes = (p <= 0.05) & (mean >= floor_pp(gate.gap_p_full)) & gate.open
+    passes = (p <= ALPHA) & (mean >= floor_pp(gate.gap_p_full)) & gate.open
     heads = [s[0] for s in effects.sets]
     return pd.DataFrame(
         {
@@ -153,11 +260,17 @@ def sizes_that_fit(n: int, sizes: Sequence[int] = (1, 5, 10, 20, 40)) -> list[in
     return [size for size in sizes if size <= n // 2]
 
 
-def stability(effects: Effects, n_chosen: int = 5, repeats: int = 200, seed: int = 0) -> np.ndarray:
+def stability(
+    effects: Effects,
+    n_chosen: int = 5,
+    repeats: int = 200,
+    seed: int = 0,
+    metric: str = metrics.PRIMARY,
+) -> np.ndarray:
     """Return, for random splits of the questions into halves, how many heads the top n of both
     halves share, [repeat].
     """
-    change = effects.effect()
+    change = effects.effect(metric)
     rng = np.random.default_rng(seed)
     half = change.shape[1] // 2
     shared = []
@@ -177,14 +290,15 @@ def winners_curse(
     n_chosen: int = 5,
     repeats: int = 200,
     seed: int = 0,
+    metric: str = metrics.PRIMARY,
 ) -> pd.DataFrame:
     """Return, per number of questions selected on, the chosen heads' mean single effect in sample
-    and on the other questions, in pp.
+    and on the other questions, in pp (nats for logodds).
 
     Columns n_selected_on, in_sample, out_of_sample and the 2.5 and 97.5 percentiles of both over
     random selections. Without `sizes`, those that fit.
     """
-    change = 100 * effects.effect()
+    change = metrics.unit_of_change(metric)[1] * effects.effect(metric)
     sizes = sizes or sizes_that_fit(change.shape[1])
     rng = np.random.default_rng(seed)
     rows = []
@@ -239,6 +353,6 @@ def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) ->
     return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))
 
 
-def rule(n: int, replacement: str) -> str:
+def rule(n: int, replacement: str, metric: str = metrics.PRIMARY) -> str:
     """Return in words by which rule `top` chooses."""
-    return f"the {n} largest mean effects on p_full of sandbag prompts, {replacement}-ablation"
+    return f"the {n} largest mean effects on {metric} of sandbag prompts, {replacement}-ablation"

@@ -63,8 +63,8 @@ def planted_heads(examined: Examined, gate: Gate) -> dict[str, Any]:
     Discovery is on train questions, the joint effect of the planted writers (pp) on test questions.
     precision is 1 where nothing is found, recall where nothing is to be found.
     """
-    judged = selection.find(examined.singles, gate, examined.seed)
-    ungated = selection.find(examined.singles, gate.as_if_open(), examined.seed)
+    judged = selection.find_on_p_full(examined.singles, gate, examined.seed)
+    ungated = selection.find_on_p_full(examined.singles, gate.as_if_open(), examined.seed)
     effect = {Head(int(r.layer), int(r.head)): float(r.effect_pp) for r in judged.itertuples()}
     seen = set(selection.heads_found(judged))
     planted, decoys, writers = (

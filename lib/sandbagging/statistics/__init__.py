@@ -1,5 +1,6 @@
 """Intervals, tests and effect sizes over questions; every random choice is seeded."""
 
+from sandbagging.statistics.clusters import Wide, by_category, wide, without_each
 from sandbagging.statistics.coalitions import shapley
 from sandbagging.statistics.estimate import Estimate
 from sandbagging.statistics.intervals import (
@@ -26,6 +27,7 @@ from sandbagging.statistics.significance import (
     equivalence,
     holm,
     max_t,
+    max_t_critical,
     rank_p,
     smallest_detectable,
     two_clusters,
@@ -37,7 +39,9 @@ __all__ = [
     "Equivalence",
     "Estimate",
     "Separation",
+    "Wide",
     "bootstrap_questions_and_draws",
+    "by_category",
     "chosen_on_train",
     "cohens_dav",
     "cohens_dz",
@@ -46,6 +50,7 @@ __all__ = [
     "equivalence",
     "holm",
     "max_t",
+    "max_t_critical",
     "mean_ci",
     "paired_effect",
     "proportion",
@@ -57,5 +62,7 @@ __all__ = [
     "sign_flip_null_d_max",
     "smallest_detectable",
     "two_clusters",
+    "wide",
+    "without_each",
     "z_score",
 ]

@@ -1,6 +1,6 @@
 """Tests over questions: is it zero, is it more than chance, is it one of many?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -50,17 +50,22 @@ def equivalence(
 
 
 def smallest_detectable(
-    differences: Sequence[float] | np.ndarray, power: float = 0.8, alpha: float = 0.05
+    differences: Sequence[float] | np.ndarray,
+    power: float = 0.8,
+    alpha: float = 0.05,
+    threshold: float = 0.0,
 ) -> float:
-    """Smallest mean that a two-sided paired t test would detect at this n and spread.
+    """Smallest mean that a two-sided paired t test would tell from a rule's threshold at this n and
+    spread.
 
-    Same unit as the differences [question]; 0 for differences without spread.
+    Same unit as the differences [question] and the threshold, which is the answer for differences
+    without spread.
     """
     x = vector(differences, "differences")
     if np.ptp(x) == 0:
-        return 0.0
+        return float(threshold)
     size = TTestPower().solve_power(nobs=len(x), power=power, alpha=alpha)
-    return float(np.squeeze(size)) * float(x.std(ddof=1))
+    return float(threshold) + float(np.squeeze(size)) * float(x.std(ddof=1))
 
 
 def max_t(effects: np.ndarray, n_flips: int = 10_000, seed: int = 0) -> np.ndarray:
@@ -69,25 +74,53 @@ def max_t(effects: np.ndarray, n_flips: int = 10_000, seed: int = 0) -> np.ndarr
     The chance, were all effects symmetric about 0, that any head's t is as large as this head's:
     it holds the rate of one or more false heads. One-sided, for effects above 0.
     """
-    x = matrix(effects, "effects")
-    # With u = column / its length, r = sum(u) / √n fixes t = r √(n−1) / √(1−r²), rising in r. A
-    # flip leaves the length alone, so the largest t and the largest r belong to the same head, and
-    # r has neither a variance to update nor an infinity where all signs agree.
-    length = np.linalg.norm(x, axis=0)
-    unit_columns = x / np.where(length > 0, length, 1.0) / sqrt(len(x))
-    observed = unit_columns.sum(axis=0)
+    columns = _unit_columns(effects)
+    observed = columns.sum(axis=0)
     order = np.argsort(-observed, kind="stable")
-    exceed = np.zeros(x.shape[1])
-    rng = np.random.default_rng(seed)
-    for start in range(0, n_flips, BLOCK):
-        size = min(BLOCK, n_flips - start)
-        signs = rng.choice(np.array([-1.0, 1.0]), size=(size, len(x)))
-        largest = (signs @ unit_columns[:, order]).max(axis=1, keepdims=True)
-        exceed += (largest >= observed[order] - 1e-12).sum(axis=0)
+    exceed = np.zeros(columns.shape[1])
+    for largest in _largest(columns, n_flips, seed):
+        exceed += (largest[:, None] >= observed[order] - 1e-12).sum(axis=0)
     p_ordered = np.maximum.accumulate((1 + exceed) / (1 + n_flips))
     p = np.empty_like(p_ordered)
     p[order] = p_ordered
     return p
+
+
+def max_t_critical(
+    effects: np.ndarray, alpha: float = 0.05, n_flips: int = 10_000, seed: int = 0
+) -> float:
+    """The t above which a head of effects [question head] has a max-T p of at most alpha; infinite
+    where so few questions can give no p as small.
+    """
+    columns = _unit_columns(effects)
+    largest = np.sort(np.concatenate(list(_largest(columns, n_flips, seed))))[::-1]
+    # p = (1 + flips that reach it) / (1 + flips), so that many may reach it
+    may_reach = int(alpha * (1 + n_flips)) - 1
+    if may_reach < 0 or largest[may_reach] >= largest[0] - 1e-12:
+        return float("inf")
+    r = float(largest[may_reach])
+    return r * sqrt(len(columns) - 1) / sqrt(1 - r**2)
+
+
+def _unit_columns(effects: np.ndarray) -> np.ndarray:
+    """Return effects [question head] with columns of length 1 / √n.
+
+    With u = column / its length, r = sum(u) / √n fixes t = r √(n−1) / √(1−r²), rising in r. A flip
+    leaves the length alone, so the largest t and the largest r belong to the same head, and r has
+    neither a variance to update nor an infinity where all signs agree.
+    """
+    x = matrix(effects, "effects")
+    length = np.linalg.norm(x, axis=0)
+    return x / np.where(length > 0, length, 1.0) / sqrt(len(x))
+
+
+def _largest(columns: np.ndarray, n_flips: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the largest r over heads of each flip [flip], block by block."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_flips, BLOCK):
+        size = min(BLOCK, n_flips - start)
+        signs = rng.choice(np.array([-1.0, 1.0]), size=(size, len(columns)))
+        yield (signs @ columns).max(axis=1)
 
 
 def rank_p(observed: float, draws: Sequence[float] | np.ndarray) -> float:

@@ -1,0 +1,150 @@
+"""What the parts of a circuit do: its members, the places and ways it is cut at, what is left
+without it.
+
+All shares are of the gap between genuine and sandbag prompts, the intervention in both (`shares`).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from sandbagging.gate import Gate
+from sandbagging.heads import selection, shares
+from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.shares import BESIDE, DECIDES
+from sandbagging.heads.sweep import Effects
+from sandbagging.statistics import Estimate
+
+Categories = Mapping[str, str] | None  # question id -> category
+
+
+# Minimality ---------------------------------------------------------------------------------------
+
+
+def without_one(heads: Sequence[Head]) -> list[Heads]:
+    """Return the set without each of its heads in turn; none for a single head."""
+    whole = tuple(sorted(heads))
+    return [tuple(h for h in whole if h != out) for out in whole if len(whole) > 1]
+
+
+def minimality(
+    on: Mapping[str, Effects],
+    heads: Sequence[Head],
+    metric: str = DECIDES,
+    categories: Categories = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return what each member adds to the rest: rows head, share_lost, low, high, n, matters.
+
+    share_lost is the share of the gap that all heads close minus the share that the others close
+    without this one; a member *matters* if its CI95 lies above 0 (Wang et al. 2022,
+    arXiv:2211.00593, section 4). `on` {genuine, sandbag: effects} holds the set and `without_one`.
+    """
+    whole = tuple(sorted(heads))
+    gap, ids = shares.gap(on, metric), on["sandbag"].question_ids
+    together, rows = shares.closed(on, whole, metric), []
+    for out in whole:
+        rest = tuple(h for h in whole if h != out)
+        others = shares.closed(on, rest, metric) if rest else 0.0
+        lost = shares.part_of_gap(together - others, gap, ids, seed, categories)
+        rows.append(
+            {"head": str(Head(*out)), "share_lost": lost.value, "low": lost.low, "high": lost.high,
+             "n": lost.n, "matters": lost.low > 0}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# Completeness -------------------------------------------------------------------------------------
+
+COMPLETE, INCOMPLETE, TURNED, UNSAID = (
+    "nothing remains", "something remains", "the gap is turned", "cannot be said",
+)  # fmt: skip
+
+
+class Remains(NamedTuple):
+    """What is left of the gap with a set of heads replaced in both conditions."""
+
+    gap: Estimate  # nats (pp for all but logodds)
+    share: Estimate  # of the gap with all heads in place
+    floor: float  # within it nothing remains, in the unit of the gap
+    says: str  # COMPLETE, INCOMPLETE, TURNED or UNSAID
+
+
+def remains(
+    on: Mapping[str, Effects],
+    heads: Iterable[Head],
+    gate: Gate,
+    categories: Categories = None,
+    seed: int = 0,
+) -> Remains:
+    """Return what remains of the log-odds gap without the heads: *nothing* where its CI95 lies
+    within the floor that the rule for heads has (0.1 nat, 10 % of the gap), *something* where above
+    it.
+    """
+    heads, ids = tuple(heads), on["sandbag"].question_ids
+    gap = shares.gap(on)
+    after = gap - shares.closed(on, heads)
+    left = shares.change(after, DECIDES, ids, categories, seed)
+    share = shares.part_of_gap(after, gap, ids, seed, categories)
+    least = selection.floor(gate.gap_logodds)
+    return Remains(left, share, least, _said(left, least))
+
+
+def _said(left: Estimate, least: float) -> str:
+    if left.low > least:
+        return INCOMPLETE
+    if left.high < -least:
+        return TURNED
+    return COMPLETE if -least <= left.low and left.high <= least else UNSAID
+
+
+# Places, replacements, paths, exchange ------------------------------------------------------------
+
+
+def by_way(
+    found: Mapping[str, Mapping[str, Effects]],
+    heads: Iterable[Head],
+    categories: Categories = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return what a set of heads does in several ways {way: {condition: effects}}, such as places
+    or replacements: rows way, metric, quantity, value, low, high, unit, n.
+
+    quantity: "effect" on sandbag prompts, "effect on genuine" and so on (nats, pp), and
+    "share_closed" where genuine prompts were run too.
+    """
+    heads, rows = tuple(heads), []
+    for way, on in found.items():
+        for metric in (DECIDES, BESIDE):
+            ids = on["sandbag"].question_ids
+            values = {
+                "effect" if condition == "sandbag" else f"effect on {condition}": shares.change(
+                    of.of(heads, metric), metric, ids, categories, seed
+                )
+                for condition, of in on.items()
+            }
+            if "genuine" in on:
+                part, gap = shares.closed(on, heads, metric), shares.gap(on, metric)
+                values["share_closed"] = shares.part_of_gap(part, gap, ids, seed, categories)
+            rows += [
+                {"way": way, "metric": metric, "quantity": quantity, "value": e.value,
+                 "low": e.low, "high": e.high, "unit": e.unit or "share", "n": e.n}
+                for quantity, e in values.items()
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def exchanged(
+    patched: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = DECIDES,
+    categories: Categories = None,
+    seed: int = 0,
+) -> Estimate:
+    """Return the share of the gap that goes along with a set of heads when genuine and sandbag
+    prompts exchange their z (`exchange.both_ways`): half of the share closed, since an exchange of
+    all that differs turns the gap around.
+    """
+    half, gap = shares.closed(patched, heads, metric) / 2, shares.gap(patched, metric)
+    return shares.part_of_gap(half, gap, patched["sandbag"].question_ids, seed, categories)

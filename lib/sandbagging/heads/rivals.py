@@ -1,0 +1,256 @@
+"""Does a set of heads survive rivals that were selected as hard as it was?
+
+Random sets are weak rivals of heads that were searched for. So the same rule is run, with as many
+questions, on prompts that ask for nothing wrong, and its heads are judged where the chosen ones
+are: a search finds heads that matter to any prompt, and only what it finds under sandbagging
+*beyond* them can be of sandbagging.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sandbagging import statistics
+from sandbagging.errors import UserError
+from sandbagging.gate import Gate
+from sandbagging.heads import estimates, selection, shares
+from sandbagging.heads.head import Head, Heads, join
+from sandbagging.heads.shares import BESIDE, DECIDES
+from sandbagging.heads.sweep import Effects
+from sandbagging.statistics import Estimate
+
+# A set has to close a tenth of the gap, as a single head has to, and to be among the best 5 % of
+# the draws.
+FLOOR_SHARE, RANK_P = 0.10, 0.05
+
+SURVIVES = "survives as a circuit of sandbagging"
+CHANCE = "better than chance heads"
+FAILS = "does not survive"
+NOTHING = "no sandbagging to explain"
+
+
+class Rival(NamedTuple):
+    """Heads that the same rule chose on other prompts."""
+
+    chosen_on: str  # the condition
+    heads: Heads  # in the order of the model
+    coincided: bool  # the rule chose the very heads that are judged, so these are its next ones
+    shared: int  # with the heads that are judged
+
+
+def choose(
+    swept: Mapping[str, Effects], chosen: Sequence[Head], metric: str = DECIDES
+) -> list[Rival]:
+    """Return a rival for each condition but sandbag that was swept: the heads with the largest mean
+    effect there, as many as are `chosen`.
+
+    Where they are the chosen ones, the weakest gives way to the next head. Raises UserError where
+    no other condition was swept, where it was swept on more or fewer questions, and where the model
+    has no other set of as many heads.
+    """
+    own = set(chosen)
+    others = {name: of for name, of in swept.items() if name != "sandbag"}
+    if not others:
+        raise UserError(
+            "No rival can be chosen: the sweep holds sandbag prompts alone; sweep genuine, neutral "
+            "and placebo prompts as well."
+        )
+    found = []
+    for condition, of in others.items():
+        _check_as_hard(condition, of, swept["sandbag"], len(own))
+        order = selection.ranked(of, metric=metric)
+        best = order[: len(own)]
+        same = set(best) == own
+        if same:
+            best = [*best[:-1], order[len(own)]]
+        found.append(Rival(condition, tuple(sorted(best)), same, len(own & set(best))))
+    return found
+
+
+def _check_as_hard(condition: str, there: Effects, sandbag: Effects, n: int) -> None:
+    asked, wanted = len(there.question_ids), len(sandbag.question_ids)
+    if asked != wanted:
+        raise UserError(
+            f"The rival on {condition} prompts was chosen on {asked} questions and the heads on "
+            f"{wanted}; sweep as many, or the search was not as hard."
+        )
+    if len(there.sets) <= n:
+        raise UserError(
+            f"Only {len(there.sets)} heads were swept, so there is no other set of {n}; choose "
+            "fewer heads."
+        )
+
+
+class Survival(NamedTuple):
+    """What may be said of a set of heads, and the numbers that it rests on."""
+
+    grade: str  # SURVIVES, CHANCE, FAILS or NOTHING
+    reason: str  # a sentence without its full stop
+    share: Estimate  # of the gap closed, on log-odds
+    share_p_full: Estimate
+    margins: dict[str, Estimate]  # condition -> share closed minus that of the rival chosen there
+    rank_p: dict[str, float]  # kind of draws -> rank p of the share closed among them
+    smallest_share: float  # that this rule would let survive in 80 % of tries
+    coincided: int  # rivals that were the chosen heads at first
+
+    @property
+    def survives(self) -> bool:
+        """Whether the heads survive as a circuit of sandbagging."""
+        return self.grade == SURVIVES
+
+
+def judge(
+    on: Mapping[str, Effects],
+    chosen: Sequence[Head],
+    rivals: Sequence[Rival],
+    draws: Mapping[str, Sequence[Heads]],
+    gate: Gate,
+    categories: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Survival:
+    """Return whether heads survive, from {genuine, sandbag: effects} of test questions that hold
+    the chosen set, the rivals' and the draws {kind: sets}, with log-odds and p_full.
+
+    They *survive as a circuit of sandbagging* if their share of the log-odds gap closed has its
+    CI95 above a tenth, not below 0 on p_full, its rank p among each kind of draws is at most 0.05,
+    and it exceeds that of every rival (CI95 of the paired difference above 0). Without the last
+    they are *better than chance heads*. With `categories` {question id: category} the wider
+    interval decides. A null is tried with `gate.as_if_open()`. Raises UserError where no random set
+    was drawn.
+    """
+    if not draws or not all(len(sets) for sets in draws.values()):
+        raise UserError("No random sets were drawn, so there is no chance to compare with.")
+    ids, gap = on["sandbag"].question_ids, shares.gap(on)
+    own, sign = shares.closed(on, chosen), np.sign(gap.mean())
+    theirs = {rival.chosen_on: shares.closed(on, rival.heads) for rival in rivals}
+    mean = {
+        kind: [shares.closed(on, heads).mean() for heads in sets] for kind, sets in draws.items()
+    }
+    found = Survival(
+        grade="",
+        reason="",
+        share=estimates.share_closed(on, chosen, DECIDES, seed, categories),
+        share_p_full=estimates.share_closed(on, chosen, BESIDE, seed, categories),
+        margins={
+            name: shares.part_of_gap(own - other, gap, ids, seed, categories)
+            for name, other in theirs.items()
+        },
+        rank_p={
+            kind: statistics.rank_p(sign * own.mean(), sign * np.array(drawn))
+            for kind, drawn in mean.items()
+        },
+        smallest_share=_smallest(own, list(theirs.values()), gap),
+        coincided=sum(rival.coincided for rival in rivals),
+    )
+    grade, reason = _grade(found, gate)
+    return found._replace(grade=grade, reason=reason)
+
+
+def _smallest(own: np.ndarray, theirs: Sequence[np.ndarray], gap: np.ndarray) -> float:
+    """Return the share closed that the rule would let survive in 80 % of tries, with this spread
+    over questions: against its floor and against each rival's share; nan without any gap.
+    """
+    if gap.mean() == 0:
+        return float("nan")
+    thresholds = [(FLOOR_SHARE, own), *((o.mean() / gap.mean(), own - o) for o in theirs)]
+    return max(
+        statistics.smallest_detectable(_linear(part, gap), threshold=least)
+        for least, part in thresholds
+    )
+
+
+def _linear(part: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Return the ratio mean(part) / mean(gap) to first order as a mean over questions,
+    [question].
+    """
+    ratio = part.mean() / gap.mean()
+    return ratio + (part - ratio * gap) / gap.mean()
+
+
+def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
+    """Return the grade and the sentence that says why."""
+    share = f"{found.share:short .0%}"
+    if not gate.open:
+        return NOTHING, "no sandbagging to explain (the grade of notebook 00 is *no*)"
+    if not found.share.low > FLOOR_SHARE:  # also where the gap is too small for an interval
+        return FAILS, (
+            f"the share of the gap closed, {share}, is not shown to exceed {FLOOR_SHARE:.0%}"
+        )
+    if found.share_p_full.high < 0:
+        return FAILS, (
+            f"on log-odds {share} of the gap is closed, while on p_full it grows "
+            f"({found.share_p_full:short .0%}): with opposite signs no claim is made"
+        )
+    kind, p = max(found.rank_p.items(), key=lambda item: item[1])
+    if p > RANK_P:
+        return FAILS, (
+            f"too many random sets ({kind.replace('_', '-')} draws) close as much as these heads' "
+            f"{share}, or too few were drawn (rank p = {p:.3f})"
+        )
+    beaten = f"{share} of the gap is closed, more than by random sets (rank p = {p:.3f})"
+    if not found.margins:
+        return CHANCE, f"{beaten}, but no rival was selected"
+    close = {name: m for name, m in found.margins.items() if not m.low > 0}
+    if close:
+        name, margin = min(close.items(), key=lambda item: item[1].value)
+        return CHANCE, (
+            f"{beaten}, but not shown to be more than by heads that the same search finds on "
+            f"{name} prompts (difference {margin:short .0%})"
+        )
+    name, margin = min(found.margins.items(), key=lambda item: item[1].low)
+    return SURVIVES, (
+        f"{beaten} and than by every rival set (least beyond the one chosen on {name} prompts: "
+        f"{margin:short .0%})"
+    )
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def table(
+    on: Mapping[str, Effects],
+    chosen: Sequence[Head],
+    rivals: Sequence[Rival],
+    rule: str = "zero",
+    categories: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the rows of `rivals.csv`: rule, chosen_on, heads, metric, quantity, value, unit, low,
+    high, n, for the chosen set (chosen_on sandbag) and each rival.
+
+    quantity: "effect" on sandbag prompts (nats, pp), "share_closed", and of rivals "margin", the
+    chosen set's share minus theirs.
+    """
+    ids, rows = on["sandbag"].question_ids, []
+    sets = {"sandbag": tuple(sorted(chosen)), **{r.chosen_on: r.heads for r in rivals}}
+    for name, heads in sets.items():
+        for metric in (DECIDES, BESIDE):
+            gap = shares.gap(on, metric)
+            own, theirs = (shares.closed(on, h, metric) for h in (chosen, heads))
+            effect = on["sandbag"].of(heads, metric)
+            found = {
+                "effect": shares.change(effect, metric, ids, categories, seed),
+                "share_closed": shares.part_of_gap(theirs, gap, ids, seed, categories),
+            }
+            if name != "sandbag":
+                found["margin"] = shares.part_of_gap(own - theirs, gap, ids, seed, categories)
+            where = {"rule": rule, "chosen_on": name, "heads": join(heads), "metric": metric}
+            rows += [
+                {**where, "quantity": quantity, "value": e.value, "unit": e.unit or "share",
+                 "low": e.low, "high": e.high, "n": e.n}
+                for quantity, e in found.items()
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def coincidences(rivals: Sequence[Rival]) -> str:
+    """Return in one sentence which rivals were the chosen heads themselves, or ""."""
+    same = [rival.chosen_on for rival in rivals if rival.coincided]
+    if not same:
+        return ""
+    return (
+        f"The same heads lead on {', '.join(same)} prompts ({len(same)} of {len(rivals)} "
+        "searches); there the next distinct set is judged."
+    )

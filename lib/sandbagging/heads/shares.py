@@ -1,0 +1,110 @@
+"""What part of the gap between genuine and sandbag prompts a set of heads closes, question by
+question.
+
+The heads are replaced in both conditions. Their effect on sandbag prompts divided by the untouched
+gap would count what replacing them does to every answer too, and is a share of nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from sandbagging import metrics, statistics
+from sandbagging.errors import UserError
+from sandbagging.heads.head import Head
+from sandbagging.heads.sweep import Effects
+from sandbagging.statistics import Estimate, Wide
+
+DECIDES, BESIDE = "logodds", "p_full"  # what verdicts rest on, and what is told beside it
+
+
+def gap(effects: Mapping[str, Effects], metric: str = DECIDES) -> np.ndarray:
+    """Return m(genuine) - m(sandbag) with all heads in place, [question]."""
+    genuine, sandbag = _paired(effects, "genuine")
+    return genuine.baseline[metric] - sandbag.baseline[metric]
+
+
+def closed(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = DECIDES,
+    against: str = "genuine",
+) -> np.ndarray:
+    """Return the effect of replacing a set of heads on sandbag prompts minus that on genuine ones
+    (or on those of another condition), [question]: by so much the gap between the two closes.
+    """
+    other, sandbag = _paired(effects, against)
+    heads = tuple(heads)
+    return sandbag.of(heads, metric) - other.of(heads, metric)
+
+
+def _paired(effects: Mapping[str, Effects], other: str) -> tuple[Effects, Effects]:
+    if effects[other].question_ids != effects["sandbag"].question_ids:
+        raise ValueError("the gap is paired by question: both conditions need the same ones")
+    return effects[other], effects["sandbag"]
+
+
+def part_of_gap(
+    part: np.ndarray,
+    of: np.ndarray,
+    ids: Sequence[str],
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Estimate:
+    """Return mean(part) / mean(of), both [question], as a share with CI95, paired by question; the
+    wider interval where `categories` {question id: category} are given.
+    """
+    if categories is None:
+        return statistics.ratio_ci(part, of, seed=seed)
+    return wide_part(part, of, ids, categories, seed).estimate
+
+
+def wide_part(
+    part: np.ndarray,
+    of: np.ndarray,
+    ids: Sequence[str],
+    categories: Mapping[str, str],
+    seed: int = 0,
+) -> Wide:
+    """Return the share of `part_of_gap` with both intervals, and what it is without each
+    category.
+    """
+    return statistics.wide(part, named(ids, categories), over=of, seed=seed)
+
+
+def change(
+    values: np.ndarray,
+    metric: str = DECIDES,
+    ids: Sequence[str] = (),
+    categories: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Return the mean of a metric's changes [question] with CI95, in nats (pp for all but logodds);
+    the wider interval where `categories` {question id: category} of the `ids` are given.
+    """
+    unit, scale = metrics.unit_of_change(metric)
+    if categories is None:
+        return statistics.mean_ci(values, unit=unit, scale=scale, seed=seed)
+    return wide_change(values, ids, categories, metric, seed).estimate
+
+
+def wide_change(
+    values: np.ndarray,
+    ids: Sequence[str],
+    categories: Mapping[str, str],
+    metric: str = DECIDES,
+    seed: int = 0,
+) -> Wide:
+    """Return the mean of `change` with both intervals, and what it is without each category."""
+    unit, scale = metrics.unit_of_change(metric)
+    return statistics.wide(values, named(ids, categories), unit=unit, scale=scale, seed=seed)
+
+
+def named(ids: Sequence[str], categories: Mapping[str, str]) -> list[str]:
+    """Return each question's category; UserError for a question without one."""
+    missing = [name for name in ids if name not in categories]
+    if missing:
+        raise UserError(
+            f"Question {missing[0]} has no category; give one of every question that was asked."
+        )
+    return [categories[name] for name in ids]

@@ -1,0 +1,147 @@
+"""What may be called specific, which members matter, what remains, and the tables of ways."""
+
+import numpy as np
+import pytest
+from games import gate_of, on_both
+
+from sandbagging.heads import estimates, parts, shares, specificity
+from sandbagging.heads.head import Head
+from sandbagging.statistics import Estimate
+
+A, B, C = (Head(0, h) for h in range(3))
+
+
+def interval(low: float, high: float) -> Estimate:
+    return Estimate((low + high) / 2, low, high, 40)
+
+
+@pytest.mark.parametrize(
+    ("odds", "full", "says"),
+    [
+        ((1, 2), (3, 9), specificity.SPECIFIC),
+        ((1, 2), (-2, 3), specificity.SPECIFIC),  # p_full is not shown to say the opposite
+        ((1, 2), (-9, -3), specificity.OPPOSITE),
+        ((-1, 2), (3, 9), specificity.P_FULL_ALONE),  # what the earlier rule called specific
+        ((-2, -1), (3, 9), specificity.OPPOSITE),
+        ((-2, -1), (-3, 9), specificity.LARGER_ELSEWHERE),
+        ((-1, 2), (-3, 9), specificity.NOT_SHOWN),
+        ((-1, 2), (-9, -3), specificity.NOT_SHOWN),
+    ],
+)
+def test_log_odds_decide_what_is_specific(odds, full, says):
+    assert specificity.judge(interval(*odds), interval(*full)) == says
+    assert not specificity.WORDS[says].endswith(".")
+
+
+def test_specific_by_effects_set_by_hand():
+    """3 nats on sandbag prompts, 1 on genuine ones: 2 more, and 10 pp of p_full."""
+    on = on_both(lambda heads: (1.0, 3.0), [(A,)], noise=0.05)
+    found = specificity.specific({**on, "neutral": on["genuine"]}, (A,))
+    assert found.specific and "on log-odds" in found.words
+    assert found.differences["genuine"]["logodds"].value == pytest.approx(2, abs=0.05)
+    assert found.differences["neutral"]["p_full"].value == pytest.approx(10, abs=0.3)
+    table = specificity.table(found)
+    assert table["unit"].tolist() == ["nats", "pp"] * 2 and len(table) == 4
+
+
+def test_what_lifts_all_answers_alike_is_not_specific():
+    on = on_both(lambda heads: (3.0, 3.0), [(A,)])
+    assert specificity.specific(on, (A,)).says == specificity.NOT_SHOWN
+
+
+def test_the_ceiling_makes_an_effect_on_p_full_alone():
+    """On log-odds 2 nats on both; on p_full a third of it where genuine prompts lie near 1."""
+    on = on_both(lambda heads: (2.0, 2.0), [(A,)])
+    genuine = on["genuine"]
+    change = (genuine.value["p_full"] - genuine.baseline["p_full"]) / 3
+    near = {**genuine.value, "p_full": genuine.baseline["p_full"] + change}
+    found = specificity.specific({**on, "genuine": genuine._replace(value=near)}, (A,))
+    assert found.says == specificity.P_FULL_ALONE and "ceiling" in found.words
+
+
+def test_specific_by_the_wider_interval():
+    on = on_both(lambda heads: (0.0, 0.0), [(A,)])
+    categories = {f"q{i}": "abcd"[i % 4] for i in range(40)}
+    lifted = np.array([2.0 * (c == "a") for c in categories.values()])
+    on["sandbag"].value["logodds"][0] += lifted
+    assert specificity.specific(on, (A,)).specific
+    assert not specificity.specific(on, (A,), categories).specific
+
+
+# Members ------------------------------------------------------------------------------------------
+
+
+def jobs(heads: frozenset) -> tuple[float, float]:
+    """A closes 2 nats of 5; B and C do one job of 1 nat, either of them alone."""
+    return 0.0, 2.0 * (A in heads) + 1.0 * bool({B, C} & heads)
+
+
+def test_a_member_that_another_stands_in_for_does_not_matter():
+    sets = [(A, B, C), *parts.without_one((A, B, C))]
+    assert sets[1:] == [(B, C), (A, C), (A, B)]
+    table = parts.minimality(on_both(jobs, sets), (C, A, B)).set_index("head")
+    assert table["share_lost"].tolist() == pytest.approx([0.4, 0, 0], abs=0.02)
+    assert table["matters"].tolist() == [True, False, False]
+
+
+def test_without_the_stand_in_both_members_matter():
+    table = parts.minimality(on_both(jobs, [(A, B), (A,), (B,)]), (A, B))
+    assert table["matters"].all()
+    assert table["share_lost"].tolist() == pytest.approx([0.4, 0.2], abs=0.02)
+
+
+def test_a_single_head_is_its_own_circuit():
+    assert parts.without_one((A,)) == []
+    table = parts.minimality(on_both(jobs, [(A,)]), (A,))
+    assert table["share_lost"].item() == pytest.approx(0.4, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("worth", "noise", "says", "left"),
+    [
+        ((0.0, 5.0), 0.1, parts.COMPLETE, 0.0),
+        ((0.0, 3.0), 0.1, parts.INCOMPLETE, 2.0),
+        ((-3.0, 2.0), 0.1, parts.COMPLETE, 0.0),  # closed from both sides
+        ((0.0, 7.0), 0.1, parts.TURNED, -2.0),
+        ((0.0, 4.6), 1.0, parts.UNSAID, 0.4),
+    ],
+)
+def test_what_remains_of_the_gap(worth, noise, says, left):
+    found = parts.remains(on_both(lambda heads: worth, [(A,)], noise=noise), (A,), gate_of(5.0))
+    assert found.says == says and found.floor == pytest.approx(0.5)
+    assert found.gap.value == pytest.approx(left, abs=noise)
+    assert found.share.value == pytest.approx(found.gap.value / 5, abs=0.05)
+    assert found.gap.unit == "nats"
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def test_ways_side_by_side():
+    ways = {
+        "instruction": on_both(lambda heads: (0.0, 4.0), [(A,)], noise=0.01),
+        "last token": on_both(lambda heads: (1.0, 1.0), [(A,)], noise=0.01),
+    }
+    table = parts.by_way(ways, (A,)).set_index(["way", "metric", "quantity"])["value"]
+    assert table["instruction", "logodds", "effect"] == pytest.approx(4, abs=0.05)
+    assert table["instruction", "logodds", "share_closed"] == pytest.approx(0.8, abs=0.02)
+    assert table["last token", "logodds", "effect on genuine"] == pytest.approx(1, abs=0.05)
+    assert table["last token", "p_full", "share_closed"] == pytest.approx(0, abs=0.02)
+    alone = parts.by_way({"all": {"sandbag": ways["instruction"]["sandbag"]}}, (A,))
+    assert set(alone["quantity"]) == {"effect"}
+
+
+def test_an_exchange_of_all_that_differs_is_worth_the_whole_gap():
+    """Genuine prompts fall by the gap and sandbag ones rise by it."""
+    whole = on_both(lambda heads: (-5.0, 5.0), [(A,)], noise=0.0)
+    one_way = on_both(lambda heads: (0.0, 5.0), [(A,)], noise=0.0)
+    assert parts.exchanged(whole, (A,)).value == pytest.approx(1)
+    assert parts.exchanged(one_way, (A,)).value == pytest.approx(0.5)
+
+
+def test_a_share_is_the_same_by_both_of_its_formulas():
+    """1 - gap after / gap before, and the difference of the two effects / gap before."""
+    on = on_both(lambda heads: (1.0, 3.0), [(A,)])
+    after = [estimates.scores_without(on[c], (A,), "logodds").mean() for c in on]
+    share = estimates.share_closed(on, (A,), "logodds")
+    assert share.value == pytest.approx(1 - (after[0] - after[1]) / shares.gap(on).mean())
