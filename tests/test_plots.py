@@ -545,8 +545,8 @@ def test_battery_shows_one_sae_its_guards_and_its_verdict_in_the_title():
         0
     ].get_title("left")
     assert [len(ax.containers) for ax in fig.axes] == [
-        13
-    ]  # ten interventions of its own and three rivals without an SAE
+        17
+    ]  # fourteen interventions of its own and three rivals without an SAE
     assert (
         plots.battery(swap_summary(), 15, "topk_L15_mixed").get_suptitle()
         == "L15 TopK mixed: degenerate"

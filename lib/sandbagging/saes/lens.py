@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sandbagging.models import Model, hook_points
 from sandbagging.prompts import Framing
@@ -43,19 +44,22 @@ def logit_lens(
         streams = last_streams(model, asked, condition, framing)
         given = hook_points.most_likely(model, streams.final).cpu()
         words = [model.tokenizer.decode([token]) for token in given.tolist()]
-        targets = {"right": streams.right, "given": given}
-
-        def log_p(hidden: torch.Tensor, targets=targets) -> dict[str, np.ndarray]:
-            rows = torch.arange(len(hidden), device=hidden.device)
-            read = {n: hook_points.log_probs(model, hidden, rows, t.to(hidden.device))
-                    for n, t in targets.items()}  # fmt: skip
-            return {n: value.detach().cpu().double().numpy() for n, value in read.items()}
-
+        targets = torch.stack([streams.right, given])
         for layer, x in streams.resid.items():
-            here = log_p(hook_points.final_norm(model, x))
+            here = _log_p(model, hook_points.final_norm(model, x), targets)
             where = {"condition": condition, "layer": layer, "question_id": streams.question_ids}
             same = (streams.right == given).numpy()
             tables.append(pd.DataFrame({**where, **here, "word": words, "same": same}))
-        own = log_p(streams.final)
-        apart += [float(np.abs(here[name] - own[name]).max()) for name in targets]
+        own = _log_p(model, streams.final, targets)
+        apart += [float(np.abs(here[name] - own[name]).max()) for name in own]
     return Lens(pd.concat(tables, ignore_index=True), max(apart))
+
+
+def _log_p(model: Model, hidden: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
+    """Return log p of two targets [answer question] at rows of the normed stream [question
+    d_model], from one pass through the unembedding.
+    """
+    rows = torch.arange(len(hidden), device=hidden.device).repeat(2)
+    log_p = hook_points.log_probs(model, hidden, rows, targets.flatten().to(hidden.device))
+    both = log_p.detach().cpu().double().numpy().reshape(2, -1)
+    return dict(zip(("right", "given"), both, strict=True))

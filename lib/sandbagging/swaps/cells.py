@@ -7,7 +7,7 @@ of notebook 02, a folder a tag.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -25,6 +25,9 @@ from sandbagging.saes.recipes import parse_tag
 from sandbagging.swaps import deltas, fits, guards, interventions, medians, outcomes
 from sandbagging.swaps.sites import Site, same_rows
 
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
 
 class Cells(NamedTuple):
     """What swaps do at the last prompt token, and what must be seen beside it."""
@@ -33,6 +36,14 @@ class Cells(NamedTuple):
     guards: pd.DataFrame  # layer, tag, position and the fields of Guards
     fits: pd.DataFrame  # how well each SAE rebuilds what is edited, see `fits.errors_at`
     drift: pd.DataFrame  # layer, share: how far x lies from what was stored, of max |x|
+
+
+class Swapped(NamedTuple):
+    """The part of `Cells` that one SAE has."""
+
+    effects: pd.DataFrame
+    guards: pd.DataFrame
+    fits: pd.DataFrame
 
 
 class Untrained(NamedTuple):
@@ -86,34 +97,62 @@ def measure_cells(
             "2 or more."
         )
     by_layer = by_tag.load_tags(trained, tags, model)
-    stored, effects, measured, errors, drift = given(model, collected, [*by_layer]), [], {}, [], []
+    stored, parts, rivals, drift = given(model, collected, [*by_layer]), [], [], []
     for place in outcomes.find_places(model, asked, "sandbag", framing, [*by_layer]):
         train, genuine = stored.train(place.layer), stored.test("genuine", place)
-        few = range(noise_seeds)
-        new = interventions.without_sae(
-            place.x, train, oracle=genuine, seeds=few, balanced=balanced
-        )
-        effects.append(outcomes.effects_at(model, place, "sandbag", new, progress=progress))
+        rivals.append(rivals_at(model, place, train, genuine, noise_seeds, balanced))
+        for tag, sae in by_layer[place.layer].items():
+            seeds = (e1_seeds, noise_seeds)
+            parts.append(swaps_at(model, place, tag, sae, train, genuine, *seeds, balanced))
+            if progress:
+                progress("swaps", len(parts), len(tags))
         apart = (place.x - stored.test("sandbag", place)).abs().max() / place.x.abs().max()
         drift.append({"layer": place.layer, "share": float(apart)})
-        for tag, sae in by_layer[place.layer].items():
-            new = interventions.e6_and_e4(place.x, sae, train)
-            new |= interventions.noise(place.x, new["E6", "kept", 0], few)
-            new |= interventions.e1(place.x, sae, train, range(e1_seeds), balanced)
-            new |= deltas.of_equal_norm(place.x, sae, train, few, balanced)
-            effects.append(
-                outcomes.effects_at(model, place, "sandbag", new, tag=tag, progress=progress)
-            )
-            codes = medians.median_codes(sae, train)
-            measured[place.layer, tag, "last"] = guards.measure_guards(place.x, sae, *codes)
-            x = {"genuine": genuine, "sandbag": place.x}
-            ids = place.pack.question_ids
-            errors.append(fits.errors_at(x, ids, sae, place.layer, tag))
-    return Cells(
-        pd.concat(effects, ignore_index=True),
-        guards.guard_table(measured),
-        pd.concat(errors, ignore_index=True),
-        pd.DataFrame(drift),
+    tables = [pd.concat(table, ignore_index=True) for table in zip(*parts, strict=True)]
+    effects = pd.concat([tables[0], *rivals], ignore_index=True)
+    return Cells(effects, *tables[1:], pd.DataFrame(drift))
+
+
+def rivals_at(
+    model: Model,
+    place: Site,
+    train: medians.TrainCodes,
+    genuine: Tensor,
+    seeds: int = 8,
+    balanced: bool = True,
+) -> pd.DataFrame:
+    """Return the effects of the rivals that need no SAE at one place, the oracle (the genuine x of
+    the same questions, [question d_model]) among them.
+    """
+    new = interventions.without_sae(
+        place.x, train, oracle=genuine, seeds=range(seeds), balanced=balanced
+    )
+    return outcomes.effects_at(model, place, "sandbag", new)
+
+
+def swaps_at(
+    model: Model,
+    place: Site,
+    tag: str,
+    sae: "SAE",
+    train: medians.TrainCodes,
+    genuine: Tensor,
+    e1_seeds: int = 20,
+    noise_seeds: int = 8,
+    balanced: bool = True,
+) -> Swapped:
+    """Return what every swap through one SAE does at one place, and its guards."""
+    few = range(noise_seeds)
+    new = interventions.e6_and_e4(place.x, sae, train)
+    new |= interventions.noise(place.x, new["E6", "kept", 0], few)
+    new |= interventions.e1(place.x, sae, train, range(e1_seeds), balanced)
+    new |= deltas.of_equal_norm(place.x, sae, train, few, balanced)
+    found = guards.measure_guards(place.x, sae, *medians.median_codes(sae, train))
+    x = {"genuine": genuine, "sandbag": place.x}
+    return Swapped(
+        outcomes.effects_at(model, place, "sandbag", new, tag=tag),
+        guards.guard_table({(place.layer, tag, place.position): found}),
+        fits.errors_at(x, place.pack.question_ids, sae, place.layer, tag),
     )
 
 
