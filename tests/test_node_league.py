@@ -137,5 +137,5 @@ def test_every_ranking_but_chance_names_the_planted_heads(planted_bases):
     sizes = (1, 5, 20)
     gaps = nodes.by_patching(model, asked, framing, ranking.sets_to_run(rankings, sizes))
     table = nodes.league(gaps, rankings, known.true, known.apart, sizes).set_index("ranking")
-    assert len(table) == 6 and (table.drop(index="random")["auroc"] > 0.9).all()
+    assert len(table) == 6 and (table.drop(index="random")["auroc"] > 0.95).all()
     assert table.loc[ranking.PATCH, "cpr"] > table.loc["random", "cpr"] + 0.2

@@ -4,6 +4,7 @@ import json
 import math
 from operator import attrgetter
 
+import made_up
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ import toy_models
 
 from sandbagging import metrics, nodes
 from sandbagging.errors import UserError
+from sandbagging.heads import positions
 from sandbagging.heads import sweep as of_heads
 from sandbagging.heads.head import Head
 from sandbagging.models import hook_points
@@ -30,6 +32,13 @@ def biased(tiny):
 
 def pack_of(model, questions, condition="sandbag", framing=FRAMING):
     return metrics.prepare(model, questions, condition, framing)
+
+
+def gate_of(nats: float):
+    """An open gate with this gap on log-odds."""
+    return made_up.graded("answers wrongly")._replace(
+        gap_logodds=Estimate(nats, nats, nats, 8, "nats", "")
+    )
 
 
 def same(first: dict, second: dict) -> bool:
@@ -187,9 +196,8 @@ def test_the_hand_set_nodes_give_back_what_they_take(swept):
 
 
 def test_nodes_are_found_by_max_t_and_by_a_tenth_of_the_gap(swept):
-    gaps = {"L2MLP L1H3": 2.0, "L2MLP": 5.0, "": 8.0}
-    for expected, gap in gaps.items():
-        table = nodes.find(swept, Estimate(gap, gap, gap, 8, "nats", ""))
+    for expected, gap in {"L2MLP L1H3": 2.0, "L2MLP": 5.0, "": 8.0}.items():
+        table = nodes.find(swept, gate_of(gap))
         assert table[table["found"]]["node"].tolist() == expected.split()
     row = table.iloc[0]
     assert (row["node"], row["kind"], row["layer"]) == ("L2MLP", "MLP", 2)
@@ -204,7 +212,7 @@ def test_a_node_of_changing_sign_is_not_found(swept):
     turned = swept._replace(
         value={m: swept.baseline[m] + signs * swept.effect(m) for m in swept.value}
     )
-    assert not nodes.find(turned, Estimate(1.0, 1.0, 1.0, 8, "nats", ""))["found"].any()
+    assert not nodes.find(turned, gate_of(1.0))["found"].any()
 
 
 def test_sweeps_of_heads_and_mlps_are_put_together(swept):
@@ -224,37 +232,23 @@ def test_sweeps_of_heads_and_mlps_are_put_together(swept):
 # Means --------------------------------------------------------------------------------------------
 
 
-def test_places_are_counted_from_the_start_and_behind_the_difference_by_the_words():
-    genuine, sandbag = [1, 2, 3, 9, 7, 8], [1, 2, 4, 5, 6, 9, 7, 8]
-    assert values.aligned(torch.tensor(sandbag), torch.tensor(genuine)).tolist() == [
-        *(0, 1, 2, 2, 2),  # "correctly" stands for all of "incorrectly on purpose"
-        *(3, 4, 5),
-    ]
-    assert values.aligned(torch.tensor(genuine), torch.tensor(sandbag)).tolist() == [
-        *(0, 1, 2),
-        *(5, 6, 7),
-    ]
-    longer = torch.tensor([*genuine, 30])  # these questions share one more word
-    assert values.aligned(longer, torch.tensor(genuine)).tolist() == [0, 1, 2, 3, 4, 5, 5]
-    assert values.aligned(longer, torch.tensor(sandbag)).tolist() == [0, 1, 2, 5, 6, 7, 7]
-
-
-def test_a_mean_is_taken_place_by_place(tiny_llama, tiny_questions):
-    """At the last prompt token it is the mean over the others' last tokens; the prefix, where all
-    questions are one, keeps its values; position 0 is left alone.
+def test_a_mean_is_taken_at_the_same_position(tiny_llama, tiny_questions):
+    """At the last prompt token it is the mean over the others' last tokens; the instruction, one
+    for all questions, keeps its values under its own mean; position 0 is left alone.
     """
-    point = HookPoint("mlp", 2)
-    genuine, sandbag = (pack_of(tiny_llama, tiny_questions, c) for c in ("genuine", "sandbag"))
-    own, others = (values.values_of(tiny_llama, p)[point] for p in (sandbag, genuine))
-    mean = values.place_means(tiny_llama, sandbag, [genuine])[point]
-    expected = others[genuine.last].mean(0).expand(len(sandbag.last), -1)
-    assert torch.allclose(mean[sandbag.last], expected, atol=1e-5)
+    model, point = tiny_llama, HookPoint("mlp", 2)
+    target = positions.placed(model, tiny_questions, "sandbag", FRAMING)
+    genuine, sandbag = values.banks(model, tiny_questions, ["genuine", "sandbag"], FRAMING)
+    own, last = sandbag.z[point], target.pack.last
+    theirs = genuine.z[point][genuine.placed.pack.last].mean(0)
+    mean = values.means(model, target, [genuine])[point]
+    assert torch.allclose(mean[last], theirs.expand(len(last), -1), atol=1e-5)
     assert torch.equal(mean[0], own[0])
-    both = values.place_means(tiny_llama, sandbag, [genuine, sandbag])[point]
-    halfway = (others[genuine.last].mean(0) + own[sandbag.last].mean(0)) / 2
-    assert torch.allclose(both[sandbag.last[0]], halfway, atol=1e-5)
-    itself = values.place_means(tiny_llama, sandbag, [sandbag])[point]
-    assert torch.allclose(itself[: sandbag.n_prefix], own[: sandbag.n_prefix], atol=1e-5)
+    both = values.means(model, target, [genuine, sandbag])[point]
+    assert torch.allclose(both[last[0]], (theirs + own[last].mean(0)) / 2, atol=1e-5)
+    itself = values.means(model, target, [sandbag])[point]
+    shared = torch.as_tensor(positions.at_place(target, "instruction"))
+    assert torch.allclose(itself[shared], own[shared], atol=1e-5) and len(shared) > 4
 
 
 def test_what_does_not_change_over_prompts_is_its_own_mean():
@@ -302,10 +296,12 @@ def test_all_nodes_patched_is_the_genuine_run_and_all_kept_the_sandbag_run(tiny,
 def test_kept_by_means_is_every_other_node_replaced(tiny_llama, tiny_questions):
     """Against edits of whole runs, written out node by node."""
     names, expected = ("logodds",), {}
-    packs = {c: pack_of(tiny_llama, tiny_questions, c) for c in ("genuine", "sandbag")}
+    both = ("genuine", "sandbag")
+    banks = values.banks(tiny_llama, tiny_questions, both, FRAMING)
     others = tuple(n for n in nodes.all_nodes(tiny_llama) if n not in SET)
-    for condition, pack in packs.items():
-        new = values.place_means(tiny_llama, pack, list(packs.values()))
+    for condition in both:
+        target = positions.placed(tiny_llama, tiny_questions, condition, FRAMING)
+        pack, new = target.pack, values.means(tiny_llama, target, banks)
         for kind, chosen in {"kept": others, "removed": SET}.items():
             edits = nodes.replace_each(tiny_llama, [chosen], new)
             expected[kind, condition] = metrics.measure(tiny_llama, pack, names, edits=edits)

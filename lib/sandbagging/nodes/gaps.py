@@ -2,8 +2,8 @@
 when only they are taken out.
 
 Whatever is replaced takes, in `by_patching`, the genuine run's values (so the gap is closed where
-all is replaced), and in `by_means` the mean over both conditions, place by place. Nothing is judged
-here: see `judgement`.
+all is replaced), and in `by_means` the mean over both conditions at the same position. Nothing is
+judged here: see `judgement`.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from sandbagging.nodes import sweep
 from sandbagging.nodes.node import Nodes
 from sandbagging.nodes.sweep import METRICS
 from sandbagging.progress import Progress
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
 
@@ -37,7 +38,7 @@ class Gaps(NamedTuple):
 def by_patching(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     sets: Sequence[Nodes],
     *,
     names: Sequence[str] = METRICS,
@@ -78,7 +79,7 @@ def by_patching(
 def by_means(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     sets: Sequence[Nodes],
     drawn_from: Sequence[Question] = (),
     *,

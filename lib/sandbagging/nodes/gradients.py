@@ -26,6 +26,7 @@ from sandbagging.models.packing import Pack
 from sandbagging.nodes.interventions import columns_of, point_of, points_of
 from sandbagging.nodes.node import Node, all_nodes
 from sandbagging.progress import Progress
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
 STEPS = 5  # as many as the paper takes
@@ -49,7 +50,7 @@ class Integrated(NamedTuple):
 def attribution(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     *,
     metric: str = "logodds",
     progress: Progress | None = None,
@@ -64,7 +65,7 @@ def attribution(
 def integrated(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     *,
     steps: int = STEPS,
     metric: str = "logodds",
@@ -83,7 +84,7 @@ def integrated(
 def _averaged(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     at: Sequence[float],
     metric: str,
     progress: Progress | None,

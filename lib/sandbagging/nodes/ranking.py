@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from sandbagging import metrics, statistics
 from sandbagging.errors import UserError
+from sandbagging.gate import Gate
+from sandbagging.heads import selection
+from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.nodes.node import Mlp, Node, Nodes
-from sandbagging.statistics import Estimate
 
 Ranking = Mapping[Node, float]
 
@@ -22,8 +23,6 @@ ZERO, MEAN = "zero", "mean"
 PATCH, SLOPE, INTEGRATED = "patching", "attribution patching", "integrated gradients"
 RANDOM = "random"
 SIZES = (1, 2, 5, 10, 20, 50)
-# A node counts as found from 0.1 nat and from 10 % of the gap on.
-FLOOR_NATS, FLOOR_SHARE = 0.1, 0.1
 
 
 def of_effects(effects: Effects, metric: str = "logodds", minus: Effects | None = None) -> Ranking:
@@ -110,36 +109,20 @@ def together(first: Effects, *others: Effects) -> Effects:
     )
 
 
-def floor_nats(gap: Estimate) -> float:
-    """Return the effect, in nats, below which no node counts as found; `gap` is that on
-    log-odds.
+def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
+    """Return what the rule for heads says of every node, best first: rows node, kind, layer and the
+    columns of `selection.find`, with max-T over all nodes.
     """
-    return max(FLOOR_NATS, FLOOR_SHARE * gap.value)
-
-
-def find(effects: Effects, gap: Estimate, seed: int = 0) -> pd.DataFrame:
-    """Return one row a node, best first: node, kind, layer, effect_nats with CI95 (low, high),
-    p_max_t over all nodes, effect_pp on p_full beside it, and whether it is found.
-
-    Found is a node with p <= 0.05 on log-odds and an effect of at least `floor_nats` of the gap on
-    log-odds. The rule is run whatever the gate says.
-    """
-    change = effects.effect("logodds").T
-    mean, low, high = statistics.column_cis(change, seed=seed)
-    p = statistics.max_t(change, seed=seed)
-    scale = metrics.unit_of_change("p_full")[1]
-    nodes = [nodes[0] for nodes in effects.sets]
-    table = pd.DataFrame(
+    alone = [nodes[0] for nodes in effects.sets]
+    # the rule asks of a set nothing but its name
+    named = effects._replace(sets=[(Head(node.layer, i),) for i, node in enumerate(alone)])
+    says = selection.find(named, gate, seed).drop(columns=["layer", "head"])
+    names = pd.DataFrame(
         {
-            "node": list(map(str, nodes)),
-            "kind": ["MLP" if isinstance(node, Mlp) else "head" for node in nodes],
-            "layer": [node.layer for node in nodes],
-            "effect_nats": mean,
-            "low": low,
-            "high": high,
-            "p_max_t": p,
-            "effect_pp": scale * effects.effect("p_full").mean(1),
-            "found": (p <= 0.05) & (mean >= floor_nats(gap)),
+            "node": list(map(str, alone)),
+            "kind": ["MLP" if isinstance(node, Mlp) else "head" for node in alone],
+            "layer": [node.layer for node in alone],
         }
     )
+    table = pd.concat([names, says], axis=1)
     return table.sort_values("effect_nats", ascending=False, kind="stable", ignore_index=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sandbagging import metrics
 from sandbagging.errors import UserError
-from sandbagging.heads import patching
+from sandbagging.heads import patching, positions
 from sandbagging.heads import sweep as of_heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
@@ -21,6 +21,7 @@ from sandbagging.nodes import interventions, values
 from sandbagging.nodes.interventions import Values
 from sandbagging.nodes.node import Nodes, check
 from sandbagging.progress import Progress
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
 METRICS = ("logodds", "p_full")
@@ -69,7 +70,7 @@ def sweep_conditions(
     model: Model,
     asked: Sequence[Question],
     conditions: Sequence[str],
-    framing: str,
+    framing: Framing,
     sets: Sequence[Nodes],
     *,
     replacement: str = "zero",
@@ -84,25 +85,27 @@ def sweep_conditions(
     """Return {condition: effects} of replacing each set of nodes (or all `others`) on the
     questions' prompts.
 
-    "mean" is, place by place, over the prompts of the questions `drawn_from`, or of those that are
-    asked, under the conditions `means_of`. Raises UserError for nodes that do not exist and for an
-    unknown replacement.
+    "mean" is that at the same position of the prompts of the questions `drawn_from`, or of those
+    that are asked, under the conditions `means_of`. Raises UserError for nodes that do not exist
+    and for an unknown replacement.
     """
     if replacement not in REPLACEMENTS:
         raise UserError(f"Unknown replacement {replacement!r} of nodes; choose zero or mean.")
-    banks = [
-        metrics.prepare(model, drawn_from or asked, condition, framing)
-        for condition in means_of
-        if replacement == "mean"
-    ]
+    banks = []
+    if replacement == "mean":
+        banks = values.banks(model, drawn_from or asked, means_of, framing)
     effects = {}
     for condition in conditions:
-        pack = metrics.prepare(model, asked, condition, framing)
+        if banks:
+            target = positions.placed(model, asked, condition, framing)
+            pack, new = target.pack, values.means(model, target, banks)
+        else:
+            pack, new = metrics.prepare(model, asked, condition, framing), None
         effects[condition] = replace_sets(
             model,
             pack,
             sets,
-            values.place_means(model, pack, banks) if banks else None,
+            new,
             others=others,
             names=names,
             keep=keep,
@@ -150,7 +153,7 @@ def patch_packs(
 def patch_sets(
     model: Model,
     asked: Sequence[Question],
-    framing: str,
+    framing: Framing,
     sets: Sequence[Nodes],
     *,
     names: Sequence[str] = METRICS,
