@@ -219,7 +219,14 @@ def test_a_lead_has_a_sign_only_with_an_interval():
     ahead = detection.leads(detectors(dict(zip(TAGS, (0.2, 2.0, 0.2, 2.0), strict=True))))
     assert ahead["sign"].to_list() == ["JumpReLU"] and ahead["lead"].iloc[0].value > 0.2
     level = detection.leads(detectors(dict(zip(TAGS, (1.0, 1.0, 1.0, 1.0), strict=True))))
-    assert level["sign"].to_list() == [""] and (level["n_topk"] == 2).all()
+    assert level["sign"].to_list() == [""] and level["n"].to_list() == [2]
+    # One with another k stands for itself, however well it does, and so does one without a twin.
+    other = detectors(dict.fromkeys(TAGS, 1.0)).query("tag == 'v4_m_topk_L7_mixed'")
+    other = other.assign(
+        tag="v4_m_topk_k16_L7_mixed", score=other["score"].where(~other["first"], 9)
+    )
+    with_it = detection.leads(pd.concat([detectors(dict.fromkeys(TAGS, 1.0)), other]))
+    assert with_it["lead"].iloc[0] == level["lead"].iloc[0]
     alone = detectors(dict.fromkeys(TAGS, 1.0))
     assert detection.leads(alone[alone["tag"].str.contains("topk")]).empty
 

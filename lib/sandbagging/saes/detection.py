@@ -2,7 +2,7 @@
 of AUROC, with intervals over questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import scipy.stats
 
 from sandbagging import statistics
 from sandbagging.errors import UserError
-from sandbagging.saes.recipes import parse_tag, short_tag
+from sandbagging.saes.recipes import DEFAULT_K, parse_tag, short_tag
 from sandbagging.statistics import Estimate
 
 N_RESAMPLES = 2_000
@@ -150,33 +150,41 @@ def reading_of(by_layer: pd.DataFrame, probe: str = "logistic") -> str:
 
 def leads(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return how far JumpReLU's mean AUROC lies above TopK's, from `matched.detector_scores`, for
-    each pair, detector and kind of L0.
+    each pair, detector and kind of L0, over the layers and training conditions that have both.
 
-    Columns: pair, by, at_l0, lead (an Estimate; both architectures resampled by the same
-    questions), n_jumprelu, n_topk (SAEs), sign ("JumpReLU", "TopK", or "" where the CI95 holds 0).
+    A TopK SAE of another k than the default is another architecture, and left out. Columns: pair,
+    by, at_l0, lead (an Estimate; both architectures resampled by the same questions), n (pairs of
+    SAEs), sign ("JumpReLU", "TopK", or "" where the CI95 holds 0).
     """
     rows = []
     for key, part in scores.groupby(["pair", "by", "at_l0"], sort=False):
-        drawn: dict[str, list] = {"jumprelu": [], "topk": []}
-        for tag, of_tag in part.groupby("tag", sort=False):
-            architecture = parse_tag(tag).architecture
-            if architecture in drawn:
-                drawn[architecture].append(auroc_draws(kinds_of(of_tag, "first"), seed))
-        if not all(drawn.values()):
+        twins = _twins(part["tag"].unique())
+        if not twins:
             continue
-        means = {
-            name: [np.mean([d[i] for d in draws], axis=0) for i in (0, 1)]
-            for name, draws in drawn.items()
+        drawn = {
+            tag: auroc_draws(kinds_of(part[part["tag"] == tag], "first"), seed)
+            for tag in (tag for pair in twins for tag in pair)
         }
-        value, draws = (means["jumprelu"][i] - means["topk"][i] for i in (0, 1))
+        value, draws = (
+            np.mean([drawn[jumprelu][i] - drawn[topk][i] for topk, jumprelu in twins], axis=0)
+            for i in (0, 1)
+        )
         lead = _estimate(float(value), draws, part["question_id"].nunique(), "AUROC")
         sign = "JumpReLU" if lead.low > 0 else "TopK" if lead.high < 0 else ""
-        counts = {f"n_{name}": len(found) for name, found in drawn.items()}
         where = dict(zip(["pair", "by", "at_l0"], key, strict=True))
-        rows.append({**where, "lead": lead, **counts, "sign": sign})
-    return pd.DataFrame(
-        rows, columns=["pair", "by", "at_l0", "lead", "n_jumprelu", "n_topk", "sign"]
-    )
+        rows.append({**where, "lead": lead, "n": len(twins), "sign": sign})
+    return pd.DataFrame(rows, columns=["pair", "by", "at_l0", "lead", "n", "sign"])
+
+
+def _twins(tags: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the tags of TopK and JumpReLU SAEs of one layer, condition and expansion, in pairs."""
+    fields = {tag: parse_tag(tag) for tag in tags}
+    of = {
+        name: {(f.layer, f.condition, f.expansion): tag for tag, f in fields.items()
+               if f.architecture == name and f.k in (None, DEFAULT_K)}
+        for name in ("topk", "jumprelu")
+    }  # fmt: skip
+    return [(of["topk"][at], of["jumprelu"][at]) for at in of["topk"] if at in of["jumprelu"]]
 
 
 def not_matched(scores: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ A cell is one SAE at one place. Its verdict is the first line of VERDICTS that h
 them, and p values are Holm's over the cells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -252,7 +252,7 @@ def _below(effect: Estimate) -> bool:
     return effect.high < 0 and -effect.low >= NEGLIGIBLE[BESIDE]
 
 
-def _listed(names) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(WORDS[name] for name in names)
 
 
