@@ -108,7 +108,8 @@ def examine(
         metrics.prepare(model, asked, "sandbag", framing)
         for asked in (organism.train, organism.test)
     )
-    names, writers = [metrics.PRIMARY], tuple(sorted(Head(*head) for head in truth["writers"]))
+    names = [metrics.PRIMARY, "logodds"]
+    writers = tuple(sorted(Head(*head) for head in truth["writers"]))
     return Examined(
         variant,
         seed,
