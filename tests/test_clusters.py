@@ -84,6 +84,20 @@ def test_a_gap_that_is_no_gap_bounds_no_ratio():
     assert np.isnan(st.wide(np.ones(60), CATEGORIES, over=flat).estimate.low)
 
 
+def test_all_that_is_said_beside_a_number():
+    table = st.beside(
+        {
+            "gap": st.wide([0, 0, 0, 0, 6, 6], list("aabbcc"), unit="nats"),
+            "alone": st.wide([1, 2], list("ab")),
+        }
+    ).set_index("name")
+    gap, alone = table.loc["gap"], table.loc["alone"]
+    assert (gap["value"], gap["without_one_low"], gap["without_one_high"]) == (2, 0, 3)
+    assert gap["decides"] == "categories" and gap["low"] == gap["low_by_category"]
+    assert gap["low"] < gap["low_by_question"] and gap["unit"] == "nats" and gap["why"] == ""
+    assert np.isnan(alone["low_by_category"]) and "one question" in alone["why"]
+
+
 @pytest.mark.parametrize(
     ("categories", "sentence"),
     [
@@ -102,6 +116,8 @@ def test_too_few_questions_of_a_category_are_refused_or_said(categories, sentenc
 
 
 def test_every_question_needs_its_category():
+    with pytest.raises(UserError, match="Question q2 has no category"):
+        st.named(["q1", "q2"], {"q1": "a"})
     with pytest.raises(UserError, match="5 questions and 4 categories"):
         st.by_category([1, 2, 3, 4, 5], list("aabb"))
 

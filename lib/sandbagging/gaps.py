@@ -4,7 +4,7 @@ Scores are those of `metrics.score`; here are rules and intervals over them, and
 measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -14,9 +14,16 @@ from sandbagging.metrics import METRICS, PRIMARY, SECONDARY, per_question, unit_
 from sandbagging.statistics import Estimate
 
 
-def paired(after: pd.Series, before: pd.Series, metric: str = PRIMARY, seed: int = 0) -> Estimate:
+def paired(
+    after: pd.Series,
+    before: pd.Series,
+    metric: str = PRIMARY,
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Estimate:
     """Return mean(after - before) of a metric [question_id], paired by question, with its CI95: in
-    pp, or nats for logodds.
+    pp, or nats for logodds. With `categories` {question id: category} it is the wider of the
+    intervals over questions and over categories.
 
     Raises UserError unless both are of the same questions.
     """
@@ -28,18 +35,25 @@ def paired(after: pd.Series, before: pd.Series, metric: str = PRIMARY, seed: int
         )
     # Sorted, so that the interval does not depend on the order of rows.
     after = after.sort_index()
-    unit, scale = unit_of_change(metric)
-    return statistics.paired_effect(
-        after.to_numpy(), before.loc[after.index].to_numpy(), unit=unit, scale=scale, seed=seed
-    )
+    change = {"unit": unit_of_change(metric)[0], "scale": unit_of_change(metric)[1], "seed": seed}
+    before = before.loc[after.index]
+    if categories is not None:
+        named = statistics.named(list(after.index), categories)
+        return statistics.wide((after - before).to_numpy(), named, **change).estimate
+    return statistics.paired_effect(after.to_numpy(), before.to_numpy(), **change)
 
 
-def gap(scores: pd.DataFrame, metric: str = PRIMARY, seed: int = 0) -> Estimate:
+def gap(
+    scores: pd.DataFrame,
+    metric: str = PRIMARY,
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Estimate:
     """Return the sandbagging gap mean(m(genuine) - m(sandbag)) in pp, paired by question, with its
-    CI95 (nats for logodds).
+    CI95 (nats for logodds); the wider one, as in `paired`, with `categories`.
     """
     genuine, sandbag = (per_question(scores, name, metric) for name in ("genuine", "sandbag"))
-    return paired(genuine, sandbag, metric, seed)
+    return paired(genuine, sandbag, metric, seed, categories)
 
 
 def by_split(scores: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Estimate]]:

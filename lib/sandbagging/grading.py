@@ -10,7 +10,7 @@ several, the longest is.
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -119,10 +119,16 @@ class Drop(NamedTuple):
     gained: int  # questions answered rightly under sandbag alone
 
 
-def drop(genuine: pd.DataFrame, sandbag: pd.DataFrame, seed: int = 0) -> Drop:
+def drop(
+    genuine: pd.DataFrame,
+    sandbag: pd.DataFrame,
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Drop:
     """Return the drop of the share of right answers from one table of graded answers to another, in
     pp, paired by question, with CI95 and McNemar's exact p (a binomial test of the questions that
-    changed).
+    changed). With `categories` {question id: category} the CI95 is the wider of those over
+    questions and over categories.
 
     Raises UserError unless both hold the same questions once each.
     """
@@ -138,6 +144,10 @@ def drop(genuine: pd.DataFrame, sandbag: pd.DataFrame, seed: int = 0) -> Drop:
     lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
     p = stats.binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
     effect = statistics.paired_effect(before.to_numpy(float), after.to_numpy(float), seed=seed)
+    if categories is not None:
+        named = statistics.named(list(before.index), categories)
+        fall = before.to_numpy(float) - after.to_numpy(float)
+        effect = statistics.wide(fall, named, unit="pp", scale=100.0, seed=seed).estimate
     return Drop(effect, float(p), lost, gained)
 
 

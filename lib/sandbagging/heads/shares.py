@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from sandbagging import metrics, statistics
-from sandbagging.errors import UserError
 from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
+from sandbagging.questions import Question
 from sandbagging.statistics import Estimate, Wide
 
 DECIDES, BESIDE = "logodds", "p_full"  # what verdicts rest on, and what is told beside it
@@ -69,7 +69,7 @@ def wide_part(
     """Return the share of `part_of_gap` with both intervals, and what it is without each
     category.
     """
-    return statistics.wide(part, named(ids, categories), over=of, seed=seed)
+    return statistics.wide(part, statistics.named(ids, categories), over=of, seed=seed)
 
 
 def change(
@@ -97,14 +97,10 @@ def wide_change(
 ) -> Wide:
     """Return the mean of `change` with both intervals, and what it is without each category."""
     unit, scale = metrics.unit_of_change(metric)
-    return statistics.wide(values, named(ids, categories), unit=unit, scale=scale, seed=seed)
+    named = statistics.named(ids, categories)
+    return statistics.wide(values, named, unit=unit, scale=scale, seed=seed)
 
 
-def named(ids: Sequence[str], categories: Mapping[str, str]) -> list[str]:
-    """Return each question's category; UserError for a question without one."""
-    missing = [name for name in ids if name not in categories]
-    if missing:
-        raise UserError(
-            f"Question {missing[0]} has no category; give one of every question that was asked."
-        )
-    return [categories[name] for name in ids]
+def categories_of(asked: Sequence[Question]) -> dict[str, str]:
+    """Return {question id: category}, the unit of the wider interval."""
+    return {question.id: question.category for question in asked}

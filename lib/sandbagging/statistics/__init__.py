@@ -1,6 +1,6 @@
 """Intervals, tests and effect sizes over questions; every random choice is seeded."""
 
-from sandbagging.statistics.clusters import Wide, by_category, wide, without_each
+from sandbagging.statistics.clusters import Wide, beside, by_category, named, wide, without_each
 from sandbagging.statistics.coalitions import shapley
 from sandbagging.statistics.estimate import Estimate
 from sandbagging.statistics.intervals import (
@@ -40,6 +40,7 @@ __all__ = [
     "Estimate",
     "Separation",
     "Wide",
+    "beside",
     "bootstrap_questions_and_draws",
     "by_category",
     "chosen_on_train",
@@ -52,6 +53,7 @@ __all__ = [
     "max_t",
     "max_t_critical",
     "mean_ci",
+    "named",
     "paired_effect",
     "proportion",
     "rank_p",

@@ -7,11 +7,12 @@ say less than their number.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import statsmodels.api as sm
 
 from sandbagging.errors import UserError
@@ -122,6 +123,36 @@ def wide(
     decides = alone if _width(alone) >= _width(clustered) else clustered
     left = without_each(values, categories, over=over, scale=scale)
     return Wide(decides, alone, clustered, left)
+
+
+def beside(found: Mapping[str, Wide]) -> pd.DataFrame:
+    """Return numbers with all that is said beside them, a row each: name, value, low, high (of the
+    wider interval), unit, n, decides, those of `by_question` and `by_category`, the least and the
+    most without one category, and why there is no interval over categories.
+    """
+    rows = []
+    for name, one in found.items():
+        e, least, most = one.estimate, *one.range
+        row = {"name": name, "value": e.value, "low": e.low, "high": e.high, "unit": e.unit}
+        row |= {"n": e.n, "decides": one.decides}
+        for unit, own in (("question", one.by_question), ("category", one.by_category)):
+            row |= {
+                f"{end}_by_{unit}": nan if own is None else getattr(own, end)
+                for end in ("low", "high")
+            }
+        row |= {"without_one_low": least, "without_one_high": most, "why": one.why}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def named(ids: Sequence[str], categories: Mapping[str, str]) -> list[str]:
+    """Return each question's category from {question id: category}; UserError for one without."""
+    missing = [name for name in ids if name not in categories]
+    if missing:
+        raise UserError(
+            f"Question {missing[0]} has no category; give one of every question that was asked."
+        )
+    return [categories[name] for name in ids]
 
 
 def _width(e: Estimate) -> float:

@@ -134,12 +134,20 @@ def of_framing(answers: pd.DataFrame, framing: str, split: str = "test") -> pd.D
     return answers[there & (answers["split"] == split)]
 
 
-def gate(scores: pd.DataFrame, answers: pd.DataFrame, framing: str, seed: int = 0) -> Gate:
-    """Return the gate on the test questions, from `metrics.score_all` and `graded`."""
+def gate(
+    scores: pd.DataFrame,
+    answers: pd.DataFrame,
+    framing: str,
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Gate:
+    """Return the gate on the test questions, from `metrics.score_all` and `graded`; by the wider
+    intervals with `categories` {question id: category}.
+    """
     shown = {words: of_framing(answers, name) for name, words in ELSEWHERE.items()}
     elsewhere = {words: part for words, part in shown.items() if len(part)}
     judged = scores[scores["split"] == "test"]
-    return gate_of(judged, of_framing(answers, framing), elsewhere, seed)
+    return gate_of(judged, of_framing(answers, framing), elsewhere, seed, categories)
 
 
 def examples(
