@@ -169,7 +169,9 @@ def test_how_much_further_one_condition_is_than_another_by_hand():
         columns=["layer", "condition", "question_id", "distance"],
     )
     found = distances.further(table, "sandbag", than="placebo")[3]
-    assert found.value == pytest.approx(30) and found.n == 2 and found.low == pytest.approx(20)
+    # differences of 40 and 20: their mean's standard error is 10, Student's t with 1 degree 12.706
+    assert found.value == pytest.approx(30) and found.n == 2
+    assert found.low == pytest.approx(30 - 127.06, abs=0.01)
 
 
 IDS = ["1", "2", "00001", "a,b", 'q"x', "1.0", "NA", "10", "true", "-", "é", "z"]
