@@ -446,7 +446,7 @@ def test_rows_of_one_intervention_their_range_and_the_largest_difference():
         table[(table["intervention"] == name) & (table["error_term"] == "kept")]
         for name in ("E6", "E4")
     ]
-    change = [c[c["metric"] == metrics.PRIMARY].set_index("question_id")["value"] for c in change]
+    change = [c[c["metric"] == metrics.CARD].set_index("question_id")["value"] for c in change]
     largest = 100 * (change[0] - change[1]).abs().max()
     assert estimates.largest_difference(table, where) == pytest.approx(largest)
     assert estimates.largest_difference(table, where[:0]) == 0

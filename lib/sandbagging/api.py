@@ -103,7 +103,7 @@ def _each(
 def effect(
     scores: pd.DataFrame,
     changed: pd.DataFrame | None = None,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     *,
     condition: str = "sandbag",
     seed: int = 0,
@@ -158,7 +158,7 @@ def sweep_heads(
 
 
 def _primary_first(column: pd.Series) -> pd.Series:
-    return column == metrics.PRIMARY if column.name == "metric" else column
+    return column == metrics.CARD if column.name == "metric" else column
 
 
 def swap(

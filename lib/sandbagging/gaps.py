@@ -10,14 +10,14 @@ import pandas as pd
 
 from sandbagging import statistics
 from sandbagging.errors import UserError
-from sandbagging.metrics import METRICS, PRIMARY, SECONDARY, per_question, unit_of_change
+from sandbagging.metrics import CARD, CHOICE, DECIDES, METRICS, per_question, unit_of_change
 from sandbagging.statistics import Estimate
 
 
 def paired(
     after: pd.Series,
     before: pd.Series,
-    metric: str = PRIMARY,
+    metric: str = CARD,
     seed: int = 0,
     categories: Mapping[str, str] | None = None,
 ) -> Estimate:
@@ -45,7 +45,7 @@ def paired(
 
 def gap(
     scores: pd.DataFrame,
-    metric: str = PRIMARY,
+    metric: str = CARD,
     seed: int = 0,
     categories: Mapping[str, str] | None = None,
 ) -> Estimate:
@@ -94,7 +94,7 @@ def _sign(effect: Estimate, negligible: float) -> int:
 
 
 def gap_table(
-    scores: pd.DataFrame, names: Sequence[str] = ("logodds", PRIMARY, SECONDARY), seed: int = 0
+    scores: pd.DataFrame, names: Sequence[str] = (DECIDES, CARD, CHOICE), seed: int = 0
 ) -> pd.DataFrame:
     """Return the gap of each framing and metric: framing, metric, kind, and the fields of an
     Estimate (pp; nats for logodds).

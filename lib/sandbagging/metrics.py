@@ -26,8 +26,9 @@ from sandbagging.progress import Progress
 from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
-PRIMARY, SECONDARY = "p_full", "choice_len"
-JUDGED = (PRIMARY, SECONDARY)  # what verdicts rest on
+# Log-odds decide every verdict; the card's unit and the choice among the options stand beside them.
+DECIDES, CARD, CHOICE = "logodds", "p_full", "choice_len"
+JUDGED = (CARD, CHOICE, DECIDES)  # what every intervention is judged on
 # Of a change in a metric: its unit and the factor to it, where these are not pp and 100.
 CHANGE_UNITS = {"logodds": ("nats", 1.0)}
 # rows of logits held in memory: 1024 x 128k vocabulary in float32 is half a gigabyte
@@ -298,7 +299,7 @@ def unit_of_change(metric: str) -> tuple[str, float]:
     return CHANGE_UNITS.get(metric, ("pp", 100.0))
 
 
-def per_question(scores: pd.DataFrame, condition: str, metric: str = PRIMARY) -> pd.Series:
+def per_question(scores: pd.DataFrame, condition: str, metric: str = CARD) -> pd.Series:
     """Return one condition's metric indexed by question_id, in the table's order.
 
     Raises UserError for a condition or metric that the table lacks, and where a question stands in

@@ -30,7 +30,7 @@ def difference(effects: Effects, other: Effects) -> Effects:
     )
 
 
-def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -> Estimate:
+def estimate(change: np.ndarray, metric: str = metrics.CARD, seed: int = 0) -> Estimate:
     """Return the mean of a metric's changes [question] with CI95, in pp (nats for logodds)."""
     unit, scale = metrics.unit_of_change(metric)
     return statistics.paired_effect(
@@ -39,14 +39,14 @@ def estimate(change: np.ndarray, metric: str = metrics.PRIMARY, seed: int = 0) -
 
 
 def scores_without(
-    effects: Effects, heads: Iterable[Head], metric: str = metrics.PRIMARY
+    effects: Effects, heads: Iterable[Head], metric: str = metrics.CARD
 ) -> np.ndarray:
     """Return a metric [question] with one of the sets replaced."""
     return effects.value[metric][effects.sets.index(tuple(sorted(heads)))]
 
 
 def mean_single(
-    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.PRIMARY
+    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.CARD
 ) -> Estimate:
     """Return the mean effect of ablating one of the heads, in pp (nats for logodds) with CI95."""
     change = np.mean([effects.of([head], metric) for head in heads], axis=0)
@@ -54,7 +54,7 @@ def mean_single(
 
 
 def singles(
-    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.PRIMARY
+    effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.CARD
 ) -> dict[Head, Estimate]:
     """Return each head's effect when it is ablated alone, in pp (nats for logodds) with CI95."""
     return {head: estimate(effects.of([head], metric), metric, seed) for head in heads}
@@ -63,7 +63,7 @@ def singles(
 def by_condition(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     seed: int = 0,
 ) -> dict[str, Estimate]:
     """Return {condition: effect of one set of heads}, in pp (nats for logodds) with CI95."""
@@ -81,7 +81,7 @@ def specific_portion(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
     minus: str = "neutral",
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     seed: int = 0,
 ) -> Estimate:
     """Return a set's effect on sandbag prompts minus that in another condition, paired by question.
@@ -112,7 +112,7 @@ def detectable_pp(effects: Effects, heads: Iterable[Head], threshold: float = 0.
 def share_closed(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     seed: int = 0,
     categories: Mapping[str, str] | None = None,
 ) -> Estimate:
@@ -215,7 +215,8 @@ def effects_table(
     """
     tables = []
     for name in effects.value:
-        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        unit, scale = metrics.unit_of_change(name)
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=scale, seed=seed)
         tables.append(
             pd.DataFrame(
                 {
@@ -224,6 +225,7 @@ def effects_table(
                     "condition": condition,
                     "replacement": replacement,
                     "metric": name,
+                    "unit": unit,
                     "effect_pp": value,
                     "low": low,
                     "high": high,
@@ -292,10 +294,12 @@ def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
     """Return rows heads, metric, effect_pp, low, high, n, one a set and metric (CI95)."""
     tables = []
     for name in metrics.JUDGED:
-        value, low, high = statistics.column_cis(effects.effect(name).T, scale=100.0, seed=seed)
+        unit, scale = metrics.unit_of_change(name)
+        value, low, high = statistics.column_cis(effects.effect(name).T, scale=scale, seed=seed)
         rows = {
             "heads": [join(s) for s in effects.sets],
             "metric": name,
+            "unit": unit,
             "effect_pp": value,
             "low": low,
             "high": high,
@@ -312,10 +316,15 @@ def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
         "heads": [join(s) for s in effects.sets],
     }
     tables = [
-        pd.DataFrame(rows | {"metric": name, "effect_pp": 100 * effects.effect(name).mean(1)})
+        pd.DataFrame(rows | {"metric": name, "effect_pp": scaled(effects, name).mean(1)})
         for name in metrics.JUDGED
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+def scaled(effects: Effects, metric: str) -> np.ndarray:
+    """Return the effects [set question] on a metric in its unit: pp, or nats for logodds."""
+    return metrics.unit_of_change(metric)[1] * effects.effect(metric)
 
 
 def draws_tables(drawn: Mapping[str, Effects]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from sandbagging.progress import Progress
 from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 
-NAMES = ("logodds", *metrics.JUDGED)
+NAMES = metrics.JUDGED
 
 
 def both_ways(

@@ -126,7 +126,7 @@ def attribution(
     model: Model,
     sandbag: Sequence[Pack],
     genuine: Sequence[Pack] | None = None,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
 ) -> np.ndarray:
     """Return the first-order estimate, [layer head], of each head's mean effect: sum over tokens of
     gradient x (new z - z).

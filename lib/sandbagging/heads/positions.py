@@ -31,7 +31,7 @@ SINK = "sink"
 PLACES = ("instruction", "demonstrations", "question", "cue", "last token", "answer")
 EVERYWHERE = "everywhere"  # but for the sink
 COUNTED = {"instruction": 0, "demonstrations": 1}  # apart from the rest, which is 2
-NAMES = ("logodds", *metrics.JUDGED)
+NAMES = metrics.JUDGED
 
 
 class Placed(NamedTuple):

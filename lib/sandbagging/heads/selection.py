@@ -42,7 +42,7 @@ def check_how_many(n: int, heads: Sequence) -> None:
 
 
 def ranked(
-    effects: Effects, minus: Effects | None = None, metric: str = metrics.PRIMARY
+    effects: Effects, minus: Effects | None = None, metric: str = metrics.CARD
 ) -> list[Head]:
     """Return all heads of a sweep, the largest mean effect (or effect minus that in `minus`) first.
 
@@ -69,7 +69,7 @@ def top(
     effects: Effects,
     n: int = 5,
     minus: Effects | None = None,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
 ) -> Heads:
     """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine
     condition).
@@ -81,7 +81,7 @@ def top(
 
 
 def by_other_rules(
-    swept: Mapping[str, Effects], n: int = 5, metric: str = metrics.PRIMARY
+    swept: Mapping[str, Effects], n: int = 5, metric: str = metrics.CARD
 ) -> dict[str, Heads]:
     """Return {name in `heads.json`: the n heads} by the effect on sandbag prompts minus that on
     genuine ones, and minus that on neutral ones (empty where these were not swept).
@@ -103,7 +103,7 @@ class Elsewhere(NamedTuple):
 
 
 def chosen_elsewhere(
-    there: Effects, here: Effects, n: int = 5, seed: int = 0, metric: str = metrics.PRIMARY
+    there: Effects, here: Effects, n: int = 5, seed: int = 0, metric: str = metrics.CARD
 ) -> Elsewhere:
     """Return the n strongest heads of one sweep, judged on its own questions and on another's."""
     heads = top(there, n, metric=metric)
@@ -226,8 +226,8 @@ def kinds_of_effect(
         rows.append(
             {
                 "head": str(Head(*head)),
-                "p_full, sandbag": f"{in_sandbag[metrics.PRIMARY]:short}",
-                "choice_len, sandbag": f"{in_sandbag[metrics.SECONDARY]:short}",
+                "p_full, sandbag": f"{in_sandbag[metrics.CARD]:short}",
+                "choice_len, sandbag": f"{in_sandbag[metrics.CHOICE]:short}",
                 "p_full, genuine": f"{in_genuine:short}",
                 "kind": kind_of_set(sandbag, [head], seed),
             }
@@ -241,8 +241,10 @@ def kind_of_set(
     seed: int = 0,
 ) -> str:
     """Return whether replacing a set of heads moves the format, the choice, or cannot be said."""
-    full, choice = (estimates.estimate(effects.of(heads, m), m, seed) for m in metrics.JUDGED)
-    still = statistics.equivalence(100 * effects.of(heads, metrics.SECONDARY), FORMAT_MARGIN_PP)
+    full, choice = (
+        estimates.estimate(effects.of(heads, m), m, seed) for m in (metrics.CARD, metrics.CHOICE)
+    )
+    still = statistics.equivalence(100 * effects.of(heads, metrics.CHOICE), FORMAT_MARGIN_PP)
     return kind_of_effect(full, choice, still.equivalent)
 
 
@@ -265,7 +267,7 @@ def stability(
     n_chosen: int = 5,
     repeats: int = 200,
     seed: int = 0,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
 ) -> np.ndarray:
     """Return, for random splits of the questions into halves, how many heads the top n of both
     halves share, [repeat].
@@ -290,7 +292,7 @@ def winners_curse(
     n_chosen: int = 5,
     repeats: int = 200,
     seed: int = 0,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
 ) -> pd.DataFrame:
     """Return, per number of questions selected on, the chosen heads' mean single effect in sample
     and on the other questions, in pp (nats for logodds).
@@ -353,6 +355,6 @@ def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) ->
     return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))
 
 
-def rule(n: int, replacement: str, metric: str = metrics.PRIMARY) -> str:
+def rule(n: int, replacement: str, metric: str = metrics.CARD) -> str:
     """Return in words by which rule `top` chooses."""
     return f"the {n} largest mean effects on {metric} of sandbag prompts, {replacement}-ablation"

@@ -34,11 +34,11 @@ class Effects(NamedTuple):
     baseline: dict[str, np.ndarray]  # metric -> [question]
     value: dict[str, np.ndarray]  # metric -> [set question], under replacement
 
-    def effect(self, metric: str = metrics.PRIMARY) -> np.ndarray:
+    def effect(self, metric: str = metrics.CARD) -> np.ndarray:
         """Return [set question] changes of the metric; positive: the right answer comes back."""
         return self.value[metric] - self.baseline[metric]
 
-    def of(self, heads: Iterable[Head], metric: str = metrics.PRIMARY) -> np.ndarray:
+    def of(self, heads: Iterable[Head], metric: str = metrics.CARD) -> np.ndarray:
         """Return the [question] changes under one of the sets."""
         return self.effect(metric)[self.sets.index(tuple(sorted(heads)))]
 
@@ -346,7 +346,7 @@ def scores_by_two_routes(
     """Return p_full without the heads [question] by two routes: "hook" zeroes z, "weights" W_O."""
     pack = metrics.prepare(model, asked, condition, framing)
     edits = interventions.ablate_heads(model, heads)
-    by_hook = metrics.measure(model, pack, [metrics.PRIMARY], edits=edits)
+    by_hook = metrics.measure(model, pack, [metrics.CARD], edits=edits)
     with interventions.zeroed_weights(model, heads):
-        by_weights = metrics.measure(model, pack, [metrics.PRIMARY])
-    return {"hook": by_hook[metrics.PRIMARY][0], "weights": by_weights[metrics.PRIMARY][0]}
+        by_weights = metrics.measure(model, pack, [metrics.CARD])
+    return {"hook": by_hook[metrics.CARD][0], "weights": by_weights[metrics.CARD][0]}

@@ -108,7 +108,7 @@ def examine(
         metrics.prepare(model, asked, "sandbag", framing)
         for asked in (organism.train, organism.test)
     )
-    names = [metrics.PRIMARY, "logodds"]
+    names = [metrics.CARD, metrics.DECIDES]
     writers = tuple(sorted(Head(*head) for head in truth["writers"]))
     return Examined(
         variant,

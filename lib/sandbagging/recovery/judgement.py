@@ -98,7 +98,7 @@ def verdicts(examined: Examined, gate: Gate) -> pd.DataFrame:
     judged = decision.judge_all(examined.swaps, guards, gate.open, seed=examined.seed)
     judged["fvu"] = [guards[tuple(row)].fvu for row in judged[CELL].to_numpy()]
     rivals = summarise(examined.rivals, examined.seed)
-    rivals = rivals[rivals["metric"] == metrics.PRIMARY].set_index(["layer", "intervention"])
+    rivals = rivals[rivals["metric"] == metrics.CARD].set_index(["layer", "intervention"])
     for name in ("diff_means", "oracle", "u"):
         judged[name] = [rivals["effect_pp"][layer, name] for layer in judged["layer"]]
     return judged

@@ -21,7 +21,7 @@ MARGIN_PP = (
 
 
 def by_question_and_seed(
-    table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
+    table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.CARD
 ) -> pd.DataFrame:
     """Return an intervention's effects in pp (nats for logodds), [question seed], in order of
     question_id.
@@ -40,7 +40,7 @@ def by_question_and_seed(
 
 
 def by_question(
-    table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.PRIMARY
+    table: pd.DataFrame, intervention: str, error_term: str, metric: str = metrics.CARD
 ) -> np.ndarray:
     """Return an intervention's effect in pp (nats for logodds) by question, in order of id,
     averaged over seeds.
@@ -170,7 +170,7 @@ def gaps(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for first, term, second, other in GAPS:
             if not (has(cell, first, term) and has(cell, second, other)):
                 continue
-            for metric in metrics.JUDGED:
+            for metric in (metrics.CARD, metrics.CHOICE):
                 change = by_question(cell, first, term, metric) - by_question(
                     cell, second, other, metric
                 )

@@ -22,7 +22,7 @@ def effect_table(
     summary: pd.DataFrame,
     interventions: Sequence[str],
     *,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     position: str = "last",
     error_term: str = "kept",
 ) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def of(
     summary: pd.DataFrame,
     intervention: str,
     *,
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
     position: str = "last",
     error_term: str = "kept",
 ) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def findings(summary: pd.DataFrame, interventions: Sequence[str]) -> dict[str, d
     term is kept where there is one.
     """
     rows = to_draw(summary)
-    rows = rows[(rows["metric"] == metrics.PRIMARY) & rows["intervention"].isin(interventions)]
+    rows = rows[(rows["metric"] == metrics.CARD) & rows["intervention"].isin(interventions)]
     found: dict[str, dict[str, Estimate]] = {}
     for row, effect in zip(rows.to_dict("records"), as_estimates(rows), strict=True):
         found.setdefault(f"{row['tag'] or 'no SAE, L' + str(row['layer'])}, {row['position']}", {})[

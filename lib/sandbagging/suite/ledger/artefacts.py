@@ -86,7 +86,7 @@ def joint_by_question(
     circuit: pd.DataFrame,
     condition: str,
     intervention: str = "joint",
-    metric: str = metrics.PRIMARY,
+    metric: str = metrics.CARD,
 ) -> pd.Series:
     """Return the effect in pp per question of one intervention of notebook 08, by question_id.
 
@@ -114,5 +114,5 @@ def draw_effects(draws: pd.DataFrame, kind: str) -> np.ndarray:
     """Return the effects of one kind of random draws on p_full [draw], in pp."""
     rows = draws[draws["kind"] == kind]
     if "metric" in rows:
-        rows = rows[rows["metric"] == metrics.PRIMARY]
+        rows = rows[rows["metric"] == metrics.CARD]
     return rows["effect_pp"].to_numpy()

@@ -145,7 +145,7 @@ def _single_head(a: Artefacts, name: str) -> Measurement:
     layer, head = parse([name])[0]
     rows = a.sweep[(a.sweep["layer"] == layer) & (a.sweep["head"] == head)]
     rows = rows[(rows["condition"] == "sandbag") & (rows["replacement"] == "zero")]
-    rows = rows[rows["metric"] == metrics.PRIMARY]
+    rows = rows[rows["metric"] == metrics.CARD]
     if rows.empty:
         return Measurement(kind="level", why="this model has no such head, or it was not swept")
     row = rows.iloc[0]
@@ -162,7 +162,7 @@ def _level(a: Artefacts, condition: str) -> Measurement:
 def level_after(a: Artefacts) -> Estimate | None:
     """Return p_full on sandbag prompts with the heads zeroed; None where that was not run."""
     joint = a.circuit[a.circuit["intervention"] == "joint"]
-    joint = joint[(joint["condition"] == "sandbag") & (joint["metric"] == metrics.PRIMARY)]
+    joint = joint[(joint["condition"] == "sandbag") & (joint["metric"] == metrics.CARD)]
     values = joint["value"].to_numpy()
     return statistics.mean_ci(values) if len(values) > 1 else None
 

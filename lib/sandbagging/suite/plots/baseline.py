@@ -139,7 +139,7 @@ def _histogram_of_gaps(
 
 @look.styled
 def metric_by_condition(
-    scores: pd.DataFrame, names: Sequence[str] = metrics.JUDGED, seed: int = 0
+    scores: pd.DataFrame, names: Sequence[str] = (metrics.CARD, metrics.CHOICE), seed: int = 0
 ) -> Figure:
     """Mean of probability metrics per condition, and each condition's paired gap to genuine in pp.
 
