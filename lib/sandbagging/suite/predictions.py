@@ -1,0 +1,52 @@
+"""What each page expected before it measured, and whether that held: page 10 tells what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+# One sentence per expectation, by the artefact whose page states it. It may be a prediction about
+# the model, or that two routes to the same thing agree.
+SAID: dict[str, dict[str, str]] = {
+    "00_baseline": {},
+    "01_activations": {},
+    "02_saes": {},
+    "03_separation": {},
+    "04_swap": {},
+    "05_shuffled": {},
+    "06_specificity": {},
+    "07_heads": {},
+    "08_circuit": {},
+    "09_models": {},
+    "11_planted": {},
+}
+
+
+def record(
+    artefact: str,
+    outcomes: Mapping[str, tuple[bool | None, object]],
+    said: Mapping[str, Mapping[str, str]] = SAID,
+) -> list[dict]:
+    """Return what a page writes as `predictions` of its summary, in the order of `SAID`.
+
+    outcomes: name of the expectation -> (held, what was measured, in a few words or numbers);
+    held is None where the run could not say. Each is a dict of said, held, told. Raises ValueError
+    unless the outcomes are exactly those that `said` names for the artefact.
+    """
+    expected = said[artefact]
+    if set(outcomes) != set(expected):
+        raise ValueError(f"{artefact} expects {sorted(expected)}, not {sorted(outcomes)}")
+    return [
+        {"said": sentence, "held": _flag(outcomes[name][0]), "told": str(outcomes[name][1])}
+        for name, sentence in expected.items()
+    ]
+
+
+def _flag(held: bool | np.bool_ | None) -> bool | None:
+    return None if held is None else bool(held)
+
+
+def failed(predictions: Sequence[Mapping]) -> list[Mapping]:
+    """Return the expectations that did not hold."""
+    return [found for found in predictions if found["held"] is False]
