@@ -116,13 +116,13 @@ def test_the_sweep_is_every_head_alone_and_the_largest_effect_stands_first(
     first = swept[swept["metric"] == "p_full"]
     assert (
         len(first) == 8
-        and first["effect_pp"].is_monotonic_decreasing
+        and first["effect"].is_monotonic_decreasing
         and swept["metric"][0] == "p_full"
     )
     plain = sb.score(tiny_llama, tiny_questions, framing="contrast")
     best = first.iloc[0]
     alone = sb.score(tiny_llama, tiny_questions, framing="contrast", heads=best["heads"])
-    assert best["effect_pp"] == pytest.approx(sb.effect(plain, alone).value, abs=1e-3)
+    assert best["effect"] == pytest.approx(sb.effect(plain, alone).value, abs=1e-3)
     pack = metrics.prepare(tiny_llama, tiny_questions, "sandbag", "contrast")
     assert len(sweep.all_heads(tiny_llama)) == 16 and pack.n_options == 4
 

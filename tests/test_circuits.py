@@ -143,7 +143,7 @@ def test_replacements_are_compared_on_the_same_heads(tiny_llama, tiny_questions)
         ("mean", "sandbag"),
         ("resample", "sandbag"),
     ]
-    assert rows["effect_pp"].nunique() == len(rows)
+    assert rows["effect"].nunique() == len(rows)
 
 
 # The sign -----------------------------------------------------------------------------------------
@@ -424,14 +424,14 @@ def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
     joint = table[(table["intervention"] == "joint") & (table["metric"] == "p_full")]
     assert (joint["value"] - joint["baseline"]).tolist() == pytest.approx([0.09, 0.10, 0.11])
     rows = estimates.condition_rows({"sandbag": effects, "neutral": effects}, [(0, 1)])
-    assert list(rows) == ["condition", "metric", "effect_pp", "low", "high", "n"] and rows[
-        "effect_pp"
+    assert list(rows) == ["condition", "metric", "unit", "effect", "low", "high", "n"] and rows[
+        "effect"
     ].tolist() == pytest.approx([1.0] * 4 + [0.01] * 2)  # pp twice, then nats
     assert list(estimates.subsets_table(effects)) == [
         "heads",
         "metric",
         "unit",
-        "effect_pp",
+        "effect",
         "low",
         "high",
         "n",
@@ -441,7 +441,8 @@ def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
         "index",
         "heads",
         "metric",
-        "effect_pp",
+        "unit",
+        "effect",
     ]
 
 
@@ -607,7 +608,7 @@ def test_the_specific_portion_is_paired_by_question():
 
 
 def test_the_first_quarter_holds_what_lies_below_it():
-    table = pd.DataFrame({"layer": [0, 0, 1, 4], "effect_pp": [1.0, -3.0, 1.0, 5.0]})
+    table = pd.DataFrame({"layer": [0, 0, 1, 4], "effect": [1.0, -3.0, 1.0, 5.0]})
     depth = selection.first_quarter(table, [Head(1, 0), Head(4, 2)], n_layers=8)
     assert depth.chosen == (Head(1, 0),)
     assert depth.share_of_layers == pytest.approx(2 / 3)

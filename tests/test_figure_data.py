@@ -66,7 +66,7 @@ def test_the_numbers_are_those_of_the_table():
     table = head_effects()
     rows = data.drawn(plots.head_map(table))
     assert np.allclose(
-        sorted(rows.loc[rows["kind"] == "cell", "value"].dropna()), sorted(table["effect_pp"])
+        sorted(rows.loc[rows["kind"] == "cell", "value"].dropna()), sorted(table["effect"])
     )
     names = data.drawn(plots.ledger(claims()))["y_name"]
     assert any("Five heads" in name for name in names)

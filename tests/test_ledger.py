@@ -293,7 +293,8 @@ def draws() -> pd.DataFrame:
             "index": range(40),
             "heads": "",
             "metric": "p_full",
-            "effect_pp": x,
+            "unit": "pp",
+            "effect": x,
         }
     )
 
@@ -347,7 +348,8 @@ def sweep() -> pd.DataFrame:
         condition="sandbag",
         replacement="zero",
         metric="p_full",
-        effect_pp=0.5,
+        unit="pp",
+        effect=0.5,
         low=0.1,
         high=0.9,
         n=20,
@@ -359,7 +361,7 @@ def fields(mean: float, unit: str = "pp", half: float = 0.7) -> dict:
 
 
 def random_set(kind: str) -> dict:
-    x = draws()[draws()["kind"] == kind]["effect_pp"]
+    x = draws()[draws()["kind"] == kind]["effect"]
     return {
         "mean": fields(x.mean()),
         "sd": x.std(),
@@ -483,7 +485,7 @@ def test_rows_hold_the_numbers_of_the_artefacts(table):
     assert by_claim(table, "sum_of_singles")["measured"] == pytest.approx(20)
     assert by_claim(table, "redundancy")["measured"] == pytest.approx(40)
     assert by_claim(table, "gap_to_random_heads")["measured"] == pytest.approx(
-        12 - draws()["effect_pp"][::2].mean()
+        12 - draws()["effect"][::2].mean()
     )
     assert by_claim(table, "p_sandbag_after")["measured"] == pytest.approx(0.52)
     assert by_claim(table, "early_heads")["measured"] == 3  # L0, L2 and L5 of 30 layers

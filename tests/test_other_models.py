@@ -31,7 +31,8 @@ def gate_of(grade: str, right: tuple[float, float], gap: float) -> dict:
 
 
 def circuit_of(joint: float, portion: float, survives: bool, truth: dict | None) -> dict:
-    line = {"condition": "sandbag", "metric": "logodds", "effect_pp": 3.0, "low": 2.0, "high": 4.0}
+    line = {"condition": "sandbag", "metric": "logodds", "unit": "nats", "effect": 3.0}
+    line |= {"low": 2.0, "high": 4.0}
     return {
         "heads": [[5, 4], [12, 2]],
         "truth": truth,

@@ -323,20 +323,21 @@ def specificity_rows():
 def head_effects(layers=30, heads=9):
     table = with_ci(
         [
-            {"layer": x, "head": h, "effect_pp": RNG.normal(0, 0.3)}
+            {"layer": x, "head": h, "effect": RNG.normal(0, 0.3)}
             for x in range(layers)
             for h in range(heads)
         ],
+        "effect",
         half=0.4,
     )
-    table.loc[[x * heads + h for x, h in HEADS if x < layers], ["effect_pp", "low", "high"]] += 3
+    table.loc[[x * heads + h for x, h in HEADS if x < layers], ["effect", "low", "high"]] += 3
     return table
 
 
 def random_draws():
     return pd.DataFrame(
         [
-            {"kind": k, "index": i, "metric": "p_full", "effect_pp": RNG.normal(-1, 2)}
+            {"kind": k, "index": i, "metric": "p_full", "effect": RNG.normal(-1, 2)}
             for k in ("uniform", "same_layer")
             for i in range(100)
         ]
@@ -348,9 +349,10 @@ def all_subsets():
     chosen = ["+".join(c) for size in range(6) for c in combinations(names, size)]
     return with_ci(
         [
-            {"heads": c, "metric": "p_full", "effect_pp": 1.5 * c.count("L") + RNG.normal(0, 0.5)}
+            {"heads": c, "metric": "p_full", "effect": 1.5 * c.count("L") + RNG.normal(0, 0.5)}
             for c in chosen
-        ]
+        ],
+        "effect",
     )
 
 
@@ -522,7 +524,7 @@ def test_points_and_intervals_stand_at_the_tables_numbers():
 def test_head_map_is_centred_and_puts_each_head_at_its_place():
     table = pd.DataFrame(
         [(0, 0, -1.0), (0, 1, 0.5), (1, 0, 4.0), (1, 1, 0.0)],
-        columns=["layer", "head", "effect_pp"],
+        columns=["layer", "head", "effect"],
     )
     fig = plots.head_map(table, [(1, 0)])
     image, box = fig.axes[0].images[0], fig.axes[0].patches[0]
@@ -532,7 +534,7 @@ def test_head_map_is_centred_and_puts_each_head_at_its_place():
 
 
 def test_draws_print_z_and_rank_p():
-    table = pd.DataFrame({"kind": "uniform", "metric": "p_full", "effect_pp": [1.0, 2.0, 3.0]})
+    table = pd.DataFrame({"kind": "uniform", "metric": "p_full", "effect": [1.0, 2.0, 3.0]})
     ax = plots.draws(table, 5.0).axes[0]
     assert "z = 3.0, rank p = 0.250" in ax.get_title("left")
     assert all(float(tick).is_integer() for tick in ax.get_yticks())

@@ -141,8 +141,8 @@ def sweep_heads(
     """Return what zeroing each head alone does to p_full and choice_len, the largest effect on
     p_full first.
 
-    Columns: heads, layer, head, condition, replacement, metric, effect_pp, low, high, n (CI95 over
-    questions). `layers` () means all.
+    Columns: heads, layer, head, condition, replacement, metric, unit, effect, low, high, n
+    (CI95 over questions; pp, or nats for logodds). `layers` () means all.
     """
     _check_model(lm)
     _check_questions(asked)
@@ -153,7 +153,7 @@ def sweep_heads(
     names = [str(head.Head(layer, h)) for layer, h in table[["layer", "head"]].to_numpy().tolist()]
     table.insert(0, "heads", names)
     return table.sort_values(
-        ["metric", "effect_pp"], ascending=False, key=_primary_first, ignore_index=True
+        ["metric", "effect"], ascending=False, key=_primary_first, ignore_index=True
     )
 
 

@@ -133,7 +133,7 @@ def test_the_planted_heads_are_found_and_no_other(story):
     # The rule's floor is 10 % of a gap of about 50 pp; every other head stays a hundred times below
     # what the planted ones do.
     rows = rows_where(table, condition="sandbag", metric="p_full")
-    effects = rows.set_index(["layer", "head"])["effect_pp"]
+    effects = rows.set_index(["layer", "head"])["effect"]
     assert effects.loc[sorted(planted)].min() > 5 and effects.drop(sorted(planted)).max() < 1
 
 
@@ -144,7 +144,7 @@ def test_zeroing_the_planted_heads_closes_the_gap(story):
     assert joint_of(story).mean() == pytest.approx(gap, abs=0.5)
     summary = read_json(story / "08_circuit" / "summary.json")
     assert summary["survives"]["value"] is True
-    assert joint_of(story).mean() > draws_of(story)["effect_pp"].max()
+    assert joint_of(story).mean() > draws_of(story)["effect"].max()
 
 
 def test_the_swap_is_specific_where_the_switch_acts_and_nowhere_else(story):
@@ -265,7 +265,7 @@ def test_quick_run_of_the_embedded_model(quick, plain):
     assert joint_by_weights(plain, quick) == pytest.approx(joint_of(quick).mean(), abs=0.02)
     # Random heads hurt on average and chosen ones help, so the mean of few draws is enough to tell
     # them apart.
-    assert joint_of(quick).mean() > draws_of(quick)["effect_pp"].mean()
+    assert joint_of(quick).mean() > draws_of(quick)["effect"].mean()
 
 
 # On the committed reference run -------------------------------------------------------------------
@@ -330,7 +330,7 @@ def test_reference_joint_is_above_its_random_draws():
     draws = draws_of(REFERENCE)
     # With the card's 20 the rank p cannot fall below 1 in 21.
     assert draws.groupby("kind").size().min() >= 100
-    assert joint_of(REFERENCE).mean() > draws["effect_pp"].quantile(0.95)
+    assert joint_of(REFERENCE).mean() > draws["effect"].quantile(0.95)
 
 
 @reference

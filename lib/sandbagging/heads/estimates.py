@@ -210,8 +210,8 @@ def joint_by_question(
 def effects_table(
     effects: Effects, condition: str, replacement: str = "zero", seed: int = 0
 ) -> pd.DataFrame:
-    """Return the sweep as rows layer, head, condition, replacement, metric, effect_pp, low, high, n
-    (CI95 over questions).
+    """Return the sweep as rows layer, head, condition, replacement, metric, unit, effect, low,
+    high, n (CI95 over questions).
     """
     tables = []
     for name in effects.value:
@@ -226,7 +226,7 @@ def effects_table(
                     "replacement": replacement,
                     "metric": name,
                     "unit": unit,
-                    "effect_pp": value,
+                    "effect": value,
                     "low": low,
                     "high": high,
                     "n": len(effects.question_ids),
@@ -244,7 +244,7 @@ def sweep_table(
 
 
 def single_rows(alone: Mapping[Head, Estimate]) -> pd.DataFrame:
-    """Return single effects as rows layer, head, effect_pp, low, high, n."""
+    """Return single effects as rows layer, head, unit, effect, low, high, n."""
     return pd.DataFrame(
         [{"layer": h[0], "head": h[1], **_columns(effect)} for h, effect in alone.items()]
     )
@@ -270,8 +270,8 @@ def routes_table(effects: Effects, routes: Mapping[str, np.ndarray]) -> pd.DataF
 def condition_rows(
     effects: Mapping[str, Effects], heads: Iterable[Head], seed: int = 0
 ) -> pd.DataFrame:
-    """Return one set's effect as rows condition, metric, effect_pp, low, high, n; `effects` maps
-    conditions to effects.
+    """Return one set's effect as rows condition, metric, unit, effect, low, high, n; `effects`
+    maps conditions to effects.
     """
     heads = tuple(heads)
     rows = [
@@ -287,11 +287,17 @@ def condition_rows(
 
 
 def _columns(found: Estimate) -> dict:
-    return {"effect_pp": found.value, "low": found.low, "high": found.high, "n": found.n}
+    return {
+        "unit": found.unit,
+        "effect": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+    }
 
 
 def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
-    """Return rows heads, metric, effect_pp, low, high, n, one a set and metric (CI95)."""
+    """Return rows heads, metric, unit, effect, low, high, n, one a set and metric (CI95)."""
     tables = []
     for name in metrics.JUDGED:
         unit, scale = metrics.unit_of_change(name)
@@ -300,7 +306,7 @@ def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
             "heads": [join(s) for s in effects.sets],
             "metric": name,
             "unit": unit,
-            "effect_pp": value,
+            "effect": value,
             "low": low,
             "high": high,
         }
@@ -309,14 +315,23 @@ def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
 
 
 def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
-    """Return the random sets of one kind as rows kind, index, heads, metric, effect_pp."""
+    """Return the random sets of one kind as rows kind, index, heads, metric, unit,
+    effect.
+    """
     rows = {
         "kind": kind,
         "index": range(len(effects.sets)),
         "heads": [join(s) for s in effects.sets],
     }
     tables = [
-        pd.DataFrame(rows | {"metric": name, "effect_pp": scaled(effects, name).mean(1)})
+        pd.DataFrame(
+            rows
+            | {
+                "metric": name,
+                "unit": metrics.unit_of_change(name)[0],
+                "effect": scaled(effects, name).mean(1),
+            }
+        )
         for name in metrics.JUDGED
     ]
     return pd.concat(tables, ignore_index=True)
@@ -333,7 +348,8 @@ def draws_tables(drawn: Mapping[str, Effects]) -> pd.DataFrame:
 
 
 def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFrame:
-    """Return effects of replacements as rows replacement, tokens, metric, effect_pp, low, high, n.
+    """Return effects of replacements as rows replacement, tokens, metric, unit, effect, low,
+    high, n.
 
     tokens names the condition whose tokens the value is made of; "" for zero.
     """

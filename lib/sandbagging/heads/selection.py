@@ -348,8 +348,8 @@ class Depth(NamedTuple):
 
 
 def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) -> Depth:
-    """Return what lies in the first quarter of depth; table: rows layer, effect_pp, one a head."""
-    by_layer = table["effect_pp"].abs().groupby(table["layer"]).mean()
+    """Return what lies in the first quarter of depth; table: rows layer, effect, one a head."""
+    by_layer = table["effect"].abs().groupby(table["layer"]).mean()
     early = by_layer.index < n_layers / 4
     heads = tuple(head for head in chosen if head[0] < n_layers / 4)
     return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))

@@ -105,7 +105,7 @@ def _estimates(gate: Mapping, circuit: Mapping) -> dict[str, Estimate]:
     )
     found = {name: gate[key] for name, key in OF_GATE.items()}
     found |= {name: circuit[key] for name, key in OF_CIRCUIT.items()}
-    found["joint_logodds"] = {**on_odds, "value": on_odds["effect_pp"], "unit": "nats"}
+    found["joint_logodds"] = {**on_odds, "value": on_odds["effect"]}
     found["share_closed"] = circuit["share_closed"]["logodds"]
     found["share_closed_p_full"] = circuit["share_closed"]["p_full"]
     return {name: Estimate.from_dict(fields) for name, fields in found.items()}

@@ -115,4 +115,4 @@ def draw_effects(draws: pd.DataFrame, kind: str) -> np.ndarray:
     rows = draws[draws["kind"] == kind]
     if "metric" in rows:
         rows = rows[rows["metric"] == metrics.CARD]
-    return rows["effect_pp"].to_numpy()
+    return rows["effect"].to_numpy()

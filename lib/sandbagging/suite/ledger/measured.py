@@ -149,7 +149,7 @@ def _single_head(a: Artefacts, name: str) -> Measurement:
     if rows.empty:
         return Measurement(kind="level", why="this model has no such head, or it was not swept")
     row = rows.iloc[0]
-    numbers = row["effect_pp"], row["low"], row["high"], int(row["n"])
+    numbers = row["effect"], row["low"], row["high"], int(row["n"])
     return Measurement(Estimate(*numbers, "pp", "sweep over train questions"))
 
 

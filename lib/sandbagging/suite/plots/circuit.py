@@ -24,16 +24,16 @@ ORDER = ("sandbag", "genuine", "neutral")  # of conditions, in every figure of t
 def draws(table: pd.DataFrame, observed: Estimate | float, metric: str = "p_full") -> Figure:
     """Effects in pp of random sets of heads, of any and of the same layers, and the chosen heads'.
 
-    Columns kind, effect_pp and where known metric, as `08_circuit/draws.csv`; a panel a kind.
+    Columns kind, effect and where known metric, as `08_circuit/draws.csv`; a panel a kind.
     """
-    look.need(table, "draws", "kind", "effect_pp")
+    look.need(table, "draws", "kind", "effect")
     part = table[table["metric"] == metric] if "metric" in table else table
     look.need(part, f"draws (metric {metric})", "kind")
     kinds = list(dict.fromkeys(part["kind"]))
     size = (look.WIDTH, 1.2 + 1.45 * len(kinds))
     fig, axes = plt.subplots(len(kinds), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, kind in zip(axes[:, 0], kinds, strict=True):
-        effects = part.loc[part["kind"] == kind, "effect_pp"].to_numpy(dtype=float)
+        effects = part.loc[part["kind"] == kind, "effect"].to_numpy(dtype=float)
         _draws(ax, effects, observed)
         words = f"{len(effects)} random sets, {KINDS.get(kind, kind.replace('_', ' '))}"
         value = _value(observed)
@@ -126,19 +126,19 @@ def _effects_and_differences(effects: pd.DataFrame, seed: int) -> pd.DataFrame:
 def subsets(table: pd.DataFrame, metric: str = "p_full") -> Figure:
     """Effect in pp of every subset of the chosen heads, its members as dots below.
 
-    Columns heads ("L5H4+L12H2"), effect_pp, low, high, n, and where known metric.
+    Columns heads ("L5H4+L12H2"), effect, low, high, n, and where known metric.
     """
-    look.need(table, "subsets", "heads", "effect_pp", "low", "high", "n")
+    look.need(table, "subsets", "heads", "effect", "low", "high", "n")
     part = table[table["metric"] == metric] if "metric" in table else table
     sets = [_members(text) for text in part["heads"]]
     part = part.assign(size=[len(s) for s in sets], members=sets)
-    part = part.sort_values(["size", "effect_pp"])
+    part = part.sort_values(["size", "effect"])
     heads = sorted({head for s in sets for head in s}, key=_numbers)
     size, ratio = (look.WIDTH, 3.0 + 0.2 * len(heads)), [3, 0.25 * len(heads) + 0.2]
     fig, (top, low) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=ratio)
     place = np.arange(len(part))
     look.line_at_zero(top, across=True)
-    look.interval(top, part, "effect_pp", place, (look.INK, "o"), along="y")
+    look.interval(top, part, "effect", place, (look.INK, "o"), along="y")
     top.set_ylabel(look.change(metric))
     for x, row in zip(place, part["members"], strict=True):
         low.plot([x] * len(heads), range(len(heads)), ".", color="#DDDDDD")

@@ -102,11 +102,11 @@ def _changes(ax: Axes, change: dict[str, Estimate], metric: str) -> None:
 
 def _random(ax: Axes, table: pd.DataFrame, joint: Estimate | None, metric: str) -> None:
     """Random sets of as many heads, uniform ones filled and those of the same layers outlined."""
-    look.need(table, "draws", "kind", "effect_pp")
-    bins = np.histogram_bin_edges(table["effect_pp"], bins=16)
+    look.need(table, "draws", "kind", "effect")
+    bins = np.histogram_bin_edges(table["effect"], bins=16)
     other = {"color": look.ORANGE, "linewidth": 1.6}
     for kind, part in table.groupby("kind", sort=False):
-        effects = part["effect_pp"].to_numpy(dtype=float)
+        effects = part["effect"].to_numpy(dtype=float)
         words, shown = KINDS.get(kind, (kind, other))
         p = f", p = {statistics.rank_p(joint.value, effects):.3f}" if joint else ""
         ax.stairs(np.histogram(effects, bins)[0], bins, label=f"{words}{p}", **shown)

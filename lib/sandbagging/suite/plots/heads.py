@@ -20,7 +20,7 @@ Head = tuple[int, int]  # layer, head
 
 
 def _checked(effects: pd.DataFrame, *columns: str) -> None:
-    look.need(effects, "head effects", "layer", "head", "effect_pp", *columns)
+    look.need(effects, "head effects", "layer", "head", "effect", *columns)
     look.once(effects, "head effects", ["layer", "head"], "condition, replacement and metric")
 
 
@@ -33,10 +33,10 @@ def _how_many(effects: pd.DataFrame) -> str:
 def head_map(effects: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "p_full") -> Figure:
     """Effect of ablating each head, layer by head, colours centred at 0, chosen heads outlined.
 
-    Columns layer, head, effect_pp; chosen: pairs (layer, head).
+    Columns layer, head, effect; chosen: pairs (layer, head).
     """
     _checked(effects)
-    grid = effects.pivot(index="head", columns="layer", values="effect_pp")
+    grid = effects.pivot(index="head", columns="layer", values="effect")
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
     height = float(np.clip(1.6 + 0.2 * len(grid), 2.8, 7))
     fig, ax = plt.subplots(figsize=(look.WIDTH, height))
@@ -61,9 +61,9 @@ def head_map(effects: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "
 def heads_ranked(
     effects: pd.DataFrame, top: int = 20, chosen: Iterable[Head] = (), metric: str = "p_full"
 ) -> Figure:
-    """The heads of largest effect in pp with CI95; columns layer, head, effect_pp, low, high, n."""
+    """The heads of largest effect in pp with CI95; columns layer, head, effect, low, high, n."""
     _checked(effects, "low", "high", "n")
-    best = effects.nlargest(top, "effect_pp")
+    best = effects.nlargest(top, "effect")
     chosen = {tuple(head) for head in chosen}
     fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.19 * len(best)))
     look.line_at_zero(ax)
@@ -73,7 +73,7 @@ def heads_ranked(
     for mask, mark, name in marked:
         if mask.any():
             part = best[mask]
-            look.interval(ax, part, "effect_pp", place[mask], mark, label=f"{name} heads")
+            look.interval(ax, part, "effect", place[mask], mark, label=f"{name} heads")
     ax.set_yticks(place, [f"L{r.layer}H{r.head}" for r in best.itertuples()])
     ax.set_ylim(-0.8, len(best) - 0.2)
     look.guides(ax)
@@ -93,14 +93,14 @@ def heads_ranked(
 def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
     """Effect of ablating each head against its layer, with the layer's mean.
 
-    Columns layer, head, effect_pp.
+    Columns layer, head, effect.
     """
     _checked(effects)
     fig, ax = plt.subplots(figsize=(look.WIDTH, 3.0))
     look.line_at_zero(ax, across=True)
     dots = {"color": look.BLUE, "alpha": 0.5, "markersize": 4, "linewidth": 0}
-    ax.plot(effects["layer"], effects["effect_pp"], "o", label="one head", **dots)
-    mean = effects.groupby("layer")["effect_pp"].mean()
+    ax.plot(effects["layer"], effects["effect"], "o", label="one head", **dots)
+    mean = effects.groupby("layer")["effect"].mean()
     ax.plot(mean.index, mean, "-_", color=look.INK, markersize=9, label="mean of the layer")
     ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
     ax.set(xlabel="layer (index)", ylabel=look.change(metric))
