@@ -7,6 +7,7 @@ import pytest
 from sandbagging import nodes, prompts, recovery
 from sandbagging.errors import UserError
 from sandbagging.heads.head import Head
+from sandbagging.heads.sweep import Effects
 from sandbagging.nodes import Gaps, Mlp, ranking
 
 EVERY = [Head(0, 0), Head(0, 1), Mlp(0), Mlp(1)]
@@ -114,28 +115,34 @@ def test_the_truth_names_the_nodes_that_teaching_could_change():
         nodes.of_planted({"writers": []})
 
 
+# one word against another, so that prompts match token by token
+MATCHED = prompts.worded("instr_pref", genuine="Answer each question correctly on purpose.")
+
+
 def test_every_ranking_but_chance_names_the_planted_heads(planted_bases):
     organism = recovery.load("heads", 0)
-    model, asked = organism.model, organism.train[:8]
-    # one word against another, so that prompts match token by token
-    framing = prompts.worded("instr_pref", genuine="Answer each question correctly on purpose.")
-    every = nodes.all_nodes(model)
-    known = nodes.of_planted(organism.truth)
-    alone = nodes.alone(every)
-    zero, mean = (
-        nodes.sweep_conditions(model, asked, ["sandbag"], framing, alone, replacement=replacement)
-        for replacement in ("zero", "mean")
-    )
-    rankings = nodes.side_by_side(
-        zero["sandbag"],
-        mean["sandbag"],
-        nodes.patch_sets(model, asked, framing, alone),
-        nodes.attribution(model, asked, framing),
-        nodes.integrated(model, asked, framing).scores,
-        n_random=3,
-    )
-    sizes = (1, 5, 20)
-    gaps = nodes.by_patching(model, asked, framing, ranking.sets_to_run(rankings, sizes))
-    table = nodes.league(gaps, rankings, known.true, known.apart, sizes).set_index("ranking")
+    model, asked, sizes = organism.model, organism.train[:8], (1, 5, 20)
+    scored = nodes.score(model, asked, asked, MATCHED, MATCHED, sizes=sizes)
+    every, known = nodes.rankings(scored), nodes.of_planted(organism.truth)
+    table = nodes.league(scored.gaps, every, known.true, known.apart, sizes).set_index("ranking")
     assert len(table) == 6 and (table.drop(index="random")["auroc"] > 0.95).all()
     assert table.loc[ranking.PATCH, "cpr"] > table.loc["random", "cpr"] + 0.2
+    # the gradients are taken question by question, and come to those of all at once
+    slope = nodes.attribution(model, asked, MATCHED)
+    integrated = nodes.integrated(model, asked, MATCHED).scores
+    for name, at_once in ((ranking.SLOPE, slope), (ranking.INTEGRATED, integrated)):
+        assert all(abs(every[name][node] - at_once[node]) < 1e-4 for node in at_once)
+
+
+def test_without_matching_prompts_patching_is_left_out_and_says_why(planted_bases):
+    organism = recovery.load("heads", 0)
+    asked = organism.train[:2]
+    alone = nodes.alone(nodes.all_nodes(organism.model, [1]))
+    value = {"logodds": np.tile([1.0, 3.0], (len(alone), 1))}
+    there = Effects(alone, ("a", "b"), {"logodds": np.zeros(2)}, value)
+    scored = nodes.score(
+        organism.model, asked, asked, "instr_pref", "instr_pref", zero=there, layers=[1], sizes=(1,)
+    )
+    assert set(scored.scores) == {"zero", "mean"} and "token by token" in scored.why_not
+    assert set(nodes.rankings(scored)["zero"].values()) == {2.0}  # what was there, not swept again
+    assert scored.gaps.kept["logodds"].shape == (len(scored.gaps.sets), 2)

@@ -9,11 +9,11 @@ from sandbagging.nodes.ranking import (
     Ranking,
     at_random,
     best,
-    find,
     of_effects,
-    side_by_side,
     together,
 )
+from sandbagging.nodes.rankings import Scored, rankings, score
+from sandbagging.nodes.selection import find
 from sandbagging.nodes.sweep import patch_sets, replace_sets, sweep_conditions
 from sandbagging.nodes.truth import Known, of_planted, of_taught
 
@@ -25,6 +25,7 @@ __all__ = [
     "Node",
     "Nodes",
     "Ranking",
+    "Scored",
     "all_mlps",
     "all_nodes",
     "alone",
@@ -48,10 +49,11 @@ __all__ = [
     "of_taught",
     "parse",
     "patch_sets",
+    "rankings",
     "replace_each",
     "replace_sets",
+    "score",
     "share_closed",
-    "side_by_side",
     "sweep_conditions",
     "together",
     "zeroed_weights",

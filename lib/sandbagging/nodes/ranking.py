@@ -1,4 +1,4 @@
-"""Rankings of nodes: by what replacing each does, by gradients, by chance; and which are found.
+"""Rankings of nodes: by what replacing each does, by gradients, by chance.
 
 A ranking is {node: score}. In all but the random one a score is in the unit of the metric (nats on
 log-odds), averaged over questions, and positive where replacing the node brings the right answer
@@ -8,14 +8,10 @@ back on sandbag prompts: the higher, the more of the sandbagging the node carrie
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 
 from sandbagging.errors import UserError
-from sandbagging.gate import Gate
-from sandbagging.heads import selection
-from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
-from sandbagging.nodes.node import Mlp, Node, Nodes
+from sandbagging.nodes.node import Node, Nodes
 
 Ranking = Mapping[Node, float]
 
@@ -42,23 +38,6 @@ def at_random(nodes: Sequence[Node], n: int, seed: int = 0) -> dict[str, Ranking
         f"{RANDOM} {i}": dict(zip(nodes, map(float, scores), strict=True))
         for i, scores in enumerate(draws, start=1)
     }
-
-
-def side_by_side(
-    zero: Effects,
-    mean: Effects,
-    patched: Effects,
-    slope: Ranking,
-    integrated: Ranking,
-    n_random: int = 5,
-    seed: int = 0,
-) -> dict[str, Ranking]:
-    """Return {name: ranking} of the same nodes by all routes: the effects on sandbag prompts of
-    zeroing each, of its mean and of its genuine value; by gradients; and n by chance.
-    """
-    found = {ZERO: of_effects(zero), MEAN: of_effects(mean), PATCH: of_effects(patched)}
-    found |= {SLOPE: slope, INTEGRATED: integrated}
-    return found | at_random(list(found[ZERO]), n_random, seed)
 
 
 def best(ranking: Ranking, k: int) -> Nodes:
@@ -107,22 +86,3 @@ def together(first: Effects, *others: Effects) -> Effects:
         {m: first.baseline[m] for m in shared},
         {m: np.concatenate([effects.value[m] for effects in every]) for m in shared},
     )
-
-
-def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
-    """Return what the rule for heads says of every node, best first: rows node, kind, layer and the
-    columns of `selection.find`, with max-T over all nodes.
-    """
-    alone = [nodes[0] for nodes in effects.sets]
-    # the rule asks of a set nothing but its name
-    named = effects._replace(sets=[(Head(node.layer, i),) for i, node in enumerate(alone)])
-    says = selection.find(named, gate, seed).drop(columns=["layer", "head"])
-    names = pd.DataFrame(
-        {
-            "node": list(map(str, alone)),
-            "kind": ["MLP" if isinstance(node, Mlp) else "head" for node in alone],
-            "layer": [node.layer for node in alone],
-        }
-    )
-    table = pd.concat([names, says], axis=1)
-    return table.sort_values("effect_nats", ascending=False, kind="stable", ignore_index=True)
