@@ -63,6 +63,27 @@ def test_the_true_ranking_has_auroc_1_and_random_ones_a_half():
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.03) and np.std(drawn) > 0.05
 
 
+def test_other_questions_would_change_the_auroc_as_much_as_its_interval_says():
+    # means 4/3 of A, 1 of C, 1/3 of D; B is set apart
+    scores = np.array([[3.0, 0.0, 1.0], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+    found = nodes.auroc_interval(EVERY, scores, {A}, {B})
+    assert found.value == 1 and found.n == 3
+    # left out one by one: A .5, 2, 1.5; C 1, 1, 1; D .5, 0, .5
+    without = np.array([0.25, 1.0, 1.0])
+    error = np.sqrt(2 * np.var(without))
+    assert found.low == pytest.approx(max(0, 1 - 4.3027 * error), abs=1e-4) and found.high == 1
+    sure = nodes.auroc_interval(EVERY, np.tile(scores[:, :1], 3), {A, B})
+    assert (sure.low, sure.high) == (1, 1)
+
+
+def test_every_node_has_a_rank_in_every_ranking_but_those_by_chance():
+    turned = {node: -score for node, score in SCORES.items()}
+    table = nodes.ranks({"zero": SCORES, "mean": SCORES, "patching": turned, "random 1": SCORES})
+    assert table["node"].tolist() == ["L0H0", "L0H1", "L0MLP", "L1MLP"]
+    assert table["zero"].tolist() == [1, 2, 3, 4] and table["patching"].tolist() == [4, 3, 2, 1]
+    assert "random 1" not in table and table["kind"].tolist() == ["head", "head", "MLP", "MLP"]
+
+
 @pytest.mark.parametrize("true", [set(), set(EVERY), {Mlp(9)}])
 def test_a_truth_that_tells_no_nodes_apart_is_refused(true):
     with pytest.raises(UserError, match="some of its nodes and not all"):

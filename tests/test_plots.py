@@ -147,6 +147,18 @@ def models() -> pd.DataFrame:
     return pd.concat([rows, pd.DataFrame([{"model": "tinyllama", "missing": "not run"}])])
 
 
+def curves() -> pd.DataFrame:
+    rows = [
+        {"ranking": name, "k": k, "kept": k / 50 + 0.1 * i, "removed": k / 60, "n": 40}
+        for i, name in enumerate(("zero", "patching", "random 1", "random 2"))
+        for k in (1, 5, 50)
+    ]
+    table = pd.DataFrame(rows)
+    for column in ("kept", "removed"):
+        table[f"{column}_low"], table[f"{column}_high"] = table[column] - 0.1, table[column] + 0.1
+    return table
+
+
 def strengths() -> pd.DataFrame:
     rows = [
         {"dose": dose, "quantity": quantity, "value": value * (1 - dose), "n": 60}
@@ -424,6 +436,7 @@ FIGURES = {
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),
     "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
     "effects_by_depth": lambda: plots.effects_by_depth(head_effects()),
+    "faithfulness": lambda: plots.faithfulness(curves()),
     "draws": lambda: plots.draws(random_draws(), JOINT),
     "circuit_conditions": lambda: plots.circuit_conditions(joint_by_question()),
     "subsets": lambda: plots.subsets(all_subsets()),

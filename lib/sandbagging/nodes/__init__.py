@@ -3,7 +3,17 @@
 from sandbagging.nodes.gaps import Gaps, by_means, by_patching
 from sandbagging.nodes.gradients import Integrated, attribution, integrated
 from sandbagging.nodes.interventions import replace_each, zeroed_weights
-from sandbagging.nodes.judgement import auroc, cmd, cpr, curve, faithfulness, league, share_closed
+from sandbagging.nodes.judgement import (
+    auroc,
+    auroc_interval,
+    cmd,
+    cpr,
+    curve,
+    faithfulness,
+    league,
+    ranks,
+    share_closed,
+)
 from sandbagging.nodes.node import Mlp, Node, Nodes, all_mlps, all_nodes, alone, check, join, parse
 from sandbagging.nodes.ranking import (
     Ranking,
@@ -32,6 +42,7 @@ __all__ = [
     "at_random",
     "attribution",
     "auroc",
+    "auroc_interval",
     "best",
     "by_means",
     "by_patching",
@@ -50,6 +61,7 @@ __all__ = [
     "parse",
     "patch_sets",
     "rankings",
+    "ranks",
     "replace_each",
     "replace_sets",
     "score",

@@ -13,9 +13,10 @@ from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.nodes import ranking as rank
 from sandbagging.nodes.gaps import Gaps
-from sandbagging.nodes.node import Node, Nodes, join
+from sandbagging.nodes.node import Mlp, Node, Nodes, join
 from sandbagging.nodes.ranking import SIZES, Ranking
 from sandbagging.statistics import Estimate
+from sandbagging.statistics.intervals import LEVEL
 
 
 def faithfulness(gaps: Gaps, nodes: Nodes, metric: str = "logodds", seed: int = 0) -> Estimate:
@@ -47,7 +48,7 @@ def curve(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return one row a ranking and size: ranking, k, share (of all nodes), kept, kept_low,
-    kept_high, removed, removed_low, removed_high, nodes.
+    kept_high, removed, removed_low, removed_high, n (questions), nodes.
 
     kept is `faithfulness` of the best k nodes, removed is `share_closed` by them.
     """
@@ -60,7 +61,7 @@ def curve(
                 found = judge(gaps, nodes, metric, seed)
                 row |= {column: found.value}
                 row |= {f"{column}_low": found.low, f"{column}_high": found.high}
-            rows.append(row | {"nodes": join(nodes)})
+            rows.append(row | {"n": len(gaps.question_ids), "nodes": join(nodes)})
     return pd.DataFrame(rows)
 
 
@@ -107,6 +108,52 @@ def auroc(ranking: Ranking, true: Collection[Node], apart: Collection[Node] = ()
             f"names {len(yes)} of {len(yes) + len(no)}."
         )
     return float(stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no)))
+
+
+def auroc_interval(
+    nodes: Sequence[Node],
+    scores: np.ndarray,
+    true: Collection[Node],
+    apart: Collection[Node] = (),
+) -> Estimate:
+    """Return `auroc` of the nodes' mean scores [node question] with a CI95 that says how much other
+    questions would change it: a jackknife over questions with Student's t, cut off at 0 and 1.
+
+    Raises UserError as `auroc`.
+    """
+    n = scores.shape[1]
+
+    def of(by_question: np.ndarray) -> float:
+        ranking = dict(zip(nodes, by_question.mean(1), strict=True))
+        return auroc(ranking, true, apart)
+
+    value = of(scores)
+    without = [of(np.delete(scores, i, axis=1)) for i in range(n)]
+    error = np.sqrt((n - 1) * np.var(without))
+    reach = stats.t.ppf((1 + LEVEL) / 2, n - 1) * error
+    low, high = np.clip([value - reach, value + reach], 0, 1)
+    method = f"jackknife over {n} questions, Student's t"
+    return Estimate(value, float(low), float(high), n, "", method)
+
+
+def ranks(rankings: Mapping[str, Ranking]) -> pd.DataFrame:
+    """Return one row a node: node, kind, layer, and its rank in every ranking but those by chance
+    (1 is the best); best first, by the mean of the ranks.
+    """
+    told = {name: of for name, of in rankings.items() if not name.startswith(rank.RANDOM)}
+    every = list(next(iter(told.values())))
+    table = pd.DataFrame(
+        {
+            "node": list(map(str, every)),
+            "kind": ["MLP" if isinstance(node, Mlp) else "head" for node in every],
+            "layer": [node.layer for node in every],
+        }
+    )
+    for name, ranking in told.items():
+        place = {node: i for i, node in enumerate(rank.best(ranking, len(every)), start=1)}
+        table[name] = [place[node] for node in every]
+    order = table[list(told)].mean(axis=1).argsort(kind="stable")
+    return table.iloc[order].reset_index(drop=True)
 
 
 def league(

@@ -27,6 +27,7 @@ from sandbagging.suite.plots.latents import (
 )
 from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
 from sandbagging.suite.plots.models import doses, other_models
+from sandbagging.suite.plots.nodes import faithfulness
 from sandbagging.suite.plots.saes import sae_quality, seen_and_held_out, training_curves
 from sandbagging.suite.plots.swaps import (
     battery,
@@ -51,6 +52,7 @@ __all__ = [
     "doses",
     "draws",
     "effects_by_depth",
+    "faithfulness",
     "free_answers",
     "gap_by_framing",
     "head_map",
