@@ -1,19 +1,21 @@
 """Sets of heads: random ones to compare with, all subsets, shares, and the rule of survival."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from sandbagging import statistics
+from sandbagging import prompts, statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
-from sandbagging.heads import estimates
+from sandbagging.heads import estimates, parts
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
+from sandbagging.prompts import Framing
 from sandbagging.statistics import Estimate
+from sandbagging.wordings import PLACEBO_CUES
 
 # a circuit survives with CI low above 0.5 pp and rank p at most 0.05
 SURVIVES_PP, SURVIVES_P = 0.5, 0.05
@@ -119,6 +121,25 @@ def singles_and_all(heads: Sequence[Head]) -> list[Heads]:
     """Return each head alone, and then all of them together."""
     alone = [(head,) for head in heads]
     return [*alone, tuple(heads)] if len(heads) > 1 else alone
+
+
+def members(heads: Sequence[Head]) -> list[Heads]:
+    """Return each head alone, all of them, and all but each in turn: what says which of them
+    matters.
+    """
+    return distinct(singles_and_all(heads), parts.without_one(heads))
+
+
+def distinct(*lists: Iterable[Iterable[Head]]) -> list[Heads]:
+    """Return the sets of heads of several lists, each once, its heads in the model's order."""
+    return list(dict.fromkeys(tuple(sorted(heads)) for of in lists for heads in of))
+
+
+def told_in(framing: Framing) -> str:
+    """Return the place of a prompt that says whether to answer wrongly: its instruction, or the cue
+    where nothing else differs.
+    """
+    return "cue" if prompts.placebos(framing) == tuple(PLACEBO_CUES) else "instruction"
 
 
 def best_subset(effects: Effects, size: int) -> Heads:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sandbagging import metrics, statistics
 from sandbagging.heads import shares
-from sandbagging.heads.head import Head, join
+from sandbagging.heads.head import Head, Heads, join
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
 
@@ -28,6 +28,15 @@ def difference(effects: Effects, other: Effects) -> Effects:
         {name: np.zeros(len(effects.question_ids)) for name in change},
         change,
     )
+
+
+def only(effects: Effects, sets: Sequence[Heads]) -> Effects:
+    """Return the effects of some of the sets that were run, in the order in which they are
+    named.
+    """
+    at = [effects.sets.index(tuple(sorted(heads))) for heads in sets]
+    value = {name: of[at] for name, of in effects.value.items()}
+    return effects._replace(sets=[effects.sets[i] for i in at], value=value)
 
 
 def estimate(change: np.ndarray, metric: str = metrics.CARD, seed: int = 0) -> Estimate:

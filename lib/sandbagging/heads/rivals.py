@@ -6,7 +6,7 @@ are: a search finds heads that matter to any prompt, and only what it finds unde
 *beyond* them can be of sandbagging.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +16,10 @@ from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import estimates, selection, shares
-from sandbagging.heads.head import Head, Heads, join
+from sandbagging.heads.head import Head, Heads, as_set, join
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
+from sandbagging.models import Model
 from sandbagging.statistics import Estimate
 
 # A set has to close a tenth of the gap, as a single head has to, and to be among the best 5 % of
@@ -81,6 +82,13 @@ def _check_as_hard(condition: str, there: Effects, sandbag: Effects, n: int) -> 
             f"Only {len(there.sets)} heads were swept, so there is no other set of {n}; choose "
             "fewer heads."
         )
+
+
+def read(model: Model, written: Iterable[Mapping]) -> list[Rival]:
+    """Return rivals that were written down (as `_asdict`); UserError for heads that do not
+    exist.
+    """
+    return [Rival(**{**rival, "heads": as_set(model, rival["heads"])}) for rival in written]
 
 
 class Survival(NamedTuple):

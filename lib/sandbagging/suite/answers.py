@@ -16,7 +16,7 @@ from sandbagging.suite import baseline, runs
 
 FILE = "answers.jsonl"
 CONDITIONS = ("genuine", "sandbag")
-JOINT = "joint"  # the intervention's name, as in effects_by_question.csv.gz
+JOINT = "joint"  # the chosen heads' name, as in effects_by_question.csv.gz
 
 
 def without_heads(
@@ -24,22 +24,37 @@ def without_heads(
     lm: Model,
     test: Sequence[Question],
     framing: str,
-    heads: Heads,
+    named: Mapping[str, Heads],
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Write the free answers with heads zeroed to the step's answers.jsonl; return {condition:
-    {verdict: share, change: of right answers in pp, p: McNemar's}} against those of notebook 00.
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Write the free answers with each set of heads zeroed, {name: heads}, to the step's
+    answers.jsonl; return {name: {condition: `changed`}} against the answers of notebook 00.
     """
+    zeroed = pd.concat(
+        [_zeroed(step, lm, test, framing, name, heads) for name, heads in named.items()],
+        ignore_index=True,
+    )
+    metrics.write_records(step.folder / FILE, zeroed.to_dict("records"))
+    before = baseline.of_framing(read(step.input("00_baseline") / FILE), framing)
+    return {
+        name: {
+            c: changed(_of(before, c), _of(zeroed[zeroed["intervention"] == name], c), seed)
+            for c in CONDITIONS
+        }
+        for name in named
+    }
+
+
+def _zeroed(
+    step: runs.Step, lm: Model, test: Sequence[Question], framing: str, name: str, heads: Heads
+) -> pd.DataFrame:
     edits = interventions.ablate_heads(lm, heads)
     tables = [
         step.measure(generation.write, lm, test, condition, framing, edits=edits)
         for condition in CONDITIONS
     ]
     written = pd.concat(tables, ignore_index=True).assign(split="test")
-    zeroed = baseline.graded(written, {"test": test}).assign(intervention=JOINT)
-    metrics.write_records(step.folder / FILE, zeroed.to_dict("records"))
-    before = baseline.of_framing(read(step.input("00_baseline") / FILE), framing)
-    return {c: changed(_of(before, c), _of(zeroed, c), seed) for c in CONDITIONS}
+    return baseline.graded(written, {"test": test}).assign(intervention=name)
 
 
 def read(path: Path) -> pd.DataFrame:
