@@ -80,15 +80,45 @@ def distances():
     return with_ci(rows, "value", 0.02)
 
 
+def auroc(value):
+    return Estimate(value, max(0.0, value - 0.1), min(1.0, value + 0.1), 60, "AUROC", "")
+
+
 def probes():
+    read = {"the prompt": ["same"], "the prompt, other wordings": ["lie", "must"]}
+    read |= {"the answer to come": ["same"]}
     rows = [
-        {"tag": t, "pair": p, "at_l0": a, "by": b, "value": RNG.uniform(0.5, 1)}
-        for t in quality()["tag"]
-        for p in ("genuine vs sandbag", "genuine vs placebo")
-        for a in ("own", "matched")
-        for b in ("best_latent", "all_latents")
+        {"said": said, "probe": p, "wording": w, "layer": n, "auroc": auroc(RNG.uniform(0.1, 1))}
+        for said, wordings in read.items()
+        for w in wordings
+        for p in ("logistic", "diff_means")
+        for n in range(6)
     ]
-    return with_ci(rows, "value", 0.02)
+    return pd.DataFrame(rows)
+
+
+def lens_rows():
+    layers = np.arange(6)
+    columns = {"layer": layers, "n": 40}
+    for name in ("p_right", "p_given"):
+        value = layers / 10
+        columns |= {name: value, f"{name}_low": value * 0.9, f"{name}_high": value * 1.1}
+    return pd.DataFrame(columns)
+
+
+def readers():
+    rows = [
+        {"target": t, "tag": tag, "probe": p, "latents": auroc(RNG.uniform()), "raw": auroc(0.9)}
+        for t in ("the prompt", "the answer to come")
+        for tag in quality()["tag"]
+        for p in ("best_latent", "all_latents")
+    ]
+    return pd.DataFrame(rows)
+
+
+def ceiling():
+    rows = [{"layer": n, "value": n - 2.0, "moves": n > 2} for n in range(6)]
+    return with_ci(rows, "value", 0.4)
 
 
 REGIONS = {"sink": 1, "instruction": 6, "demonstrations": 80, "question": 11, "cue": 3}
@@ -247,50 +277,6 @@ def quality():
     )
 
 
-def chosen():
-    rows = [
-        {"tag": t, "pair": p, "value": RNG.normal(2, 1)}
-        for t in quality()["tag"]
-        for p in ("genuine vs sandbag", "genuine vs placebo")
-    ]
-    return with_ci(rows, "value")
-
-
-def separations():
-    tags = [
-        "topk_L7_mixed",
-        "jumprelu_L7_mixed",
-        "topk_L15_mixed",
-        "jumprelu_L15_mixed",
-        "diff_means_L15",
-    ]
-    return pd.DataFrame(
-        [
-            {"tag": t, "pair": p, "d": d, "d_max": s * RNG.uniform(1, 5), "null_d_max": 0.5}
-            for t in tags
-            for p, s in (("genuine-sandbag", 1), ("genuine-placebo", -0.4))
-            for d in ("d_z", "d_av")
-        ]
-    )
-
-
-def pairs():
-    cells = [
-        (layer, c) for layer in (7, 15, 22) for c in ("genuine_only", "sandbagging_only", "mixed")
-    ]
-    return pd.DataFrame(
-        [
-            {
-                "layer": layer,
-                "condition": c,
-                "topk": RNG.uniform(1, 4),
-                "jumprelu": RNG.uniform(1, 4),
-            }
-            for layer, c in cells
-        ]
-    )
-
-
 def swap_summary():
     rows = []
     verdicts = {
@@ -407,7 +393,10 @@ FIGURES = {
     "paired_scores": lambda: plots.paired_scores(scores()),
     "metric_by_condition": lambda: plots.metric_by_condition(scores()),
     "last_token_distance": lambda: plots.last_token_distance(distances()),
-    "probing": lambda: plots.probing(probes()),
+    "oracle_by_layer": lambda: plots.oracle_by_layer(ceiling(), 0.6, [1, 3]),
+    "probes_by_depth": lambda: plots.probes_by_depth(probes()),
+    "lens_by_depth": lambda: plots.lens_by_depth(lens_rows(), lens_rows(), 3),
+    "latents_beside_raw": lambda: plots.latents_beside_raw(readers()),
     "battery_others": lambda: plots.battery_others(swap_summary(), 15),
     "attention": lambda: plots.attention(looks()),
     "logits": lambda: plots.logits(pushes()),
@@ -425,9 +414,6 @@ FIGURES = {
     "seen_and_held_out": lambda: plots.seen_and_held_out(
         quality().assign(fvu_train=0.01, fvu_same=0.05), 84, 168
     ),
-    "separation": lambda: plots.separation(separations(), n=80),
-    "chosen_latents": lambda: plots.chosen_latents(chosen()),
-    "topk_against_jumprelu": lambda: plots.topk_against_jumprelu(pairs()),
     "battery": lambda: plots.battery(swap_summary(), 15, position="last"),
     "shuffles": lambda: plots.shuffles(shuffles()),
     "verdicts_by_depth": lambda: plots.verdicts_by_depth(by_depth()),

@@ -121,6 +121,25 @@ def probes_by_layer(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return found.assign(p_holm=p_holm, reads=p_holm < ALPHA)
 
 
+def reads_from(by_layer: pd.DataFrame) -> int | None:
+    """Return the first layer from which on some rows of `probes_by_layer` read their target at
+    every layer and in every wording; None where there is no such layer.
+    """
+    fails = by_layer.loc[~by_layer["reads"].astype(bool), "layer"].max()
+    behind = (
+        by_layer["layer"] if np.isnan(fails) else by_layer.loc[by_layer["layer"] > fails, "layer"]
+    )
+    return int(behind.min()) if len(behind) else None
+
+
+def backwards(by_layer: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `probes_by_layer` whose AUROC has its CI95 below 0.5: the probe takes one
+    kind for the other; the worst first.
+    """
+    found = by_layer[[e.high < 0.5 for e in by_layer["auroc"]]]
+    return found.loc[found["auroc"].map(lambda e: e.value).sort_values().index]
+
+
 def reading_of(by_layer: pd.DataFrame, probe: str = "logistic") -> str:
     """Return in words what one probe reads, from `probes_by_layer`: the prompt's words, the demand
     behind them, or which answer will be given.

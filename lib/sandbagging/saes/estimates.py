@@ -19,3 +19,11 @@ def fvu_of_tags(errors: pd.DataFrame, tokens: str, seed: int = 0) -> dict[str, E
     """Return {tag: `fvu_ci`} at "all" or "last" tokens, from `evaluation.errors_of_tags`."""
     of_tokens = errors[errors["tokens"] == tokens]
     return {tag: fvu_ci(part, seed) for tag, part in of_tokens.groupby("tag", sort=False)}
+
+
+def fvu_within(errors: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Estimate]]:
+    """Return {condition: {tag: `fvu_ci`}} at the last tokens, from `within.errors_within`."""
+    return {
+        condition: {tag: fvu_ci(part, seed) for tag, part in of.groupby("tag", sort=False)}
+        for condition, of in errors.groupby("condition", sort=False)
+    }

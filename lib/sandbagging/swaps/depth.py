@@ -14,6 +14,15 @@ from sandbagging.swaps.estimates import by_question
 ALPHA = 0.05
 # As for a node: an effect counts from the larger of the two.
 FLOOR_NATS, FLOOR_SHARE = 0.1, 0.1
+COLUMNS = ("layer", "value", "low", "high", "n", "p_max_t", "p_full", "moves")
+NOT_TRIED = pd.DataFrame({name: pd.Series(dtype=float) for name in COLUMNS}).astype(
+    {"layer": int, "n": int, "moves": bool}
+)  # `ceiling_by_layer` of too few questions
+
+
+def floor(gap: Estimate) -> float:
+    """Return the nats from which on an effect counts, of a log-odds gap."""
+    return max(FLOOR_NATS, FLOOR_SHARE * gap.value)
 
 
 def ceiling_by_layer(oracle: pd.DataFrame, gap: Estimate, seed: int = 0) -> pd.DataFrame:
@@ -29,7 +38,7 @@ def ceiling_by_layer(oracle: pd.DataFrame, gap: Estimate, seed: int = 0) -> pd.D
     wide, beside = (_by_layer(oracle, metric) for metric in ("logodds", "p_full"))
     value, low, high = statistics.column_cis(wide.to_numpy(), seed=seed)
     p = statistics.max_t(wide.to_numpy(), seed=seed)
-    moves = (p <= ALPHA) & (value >= max(FLOOR_NATS, FLOOR_SHARE * gap.value))
+    moves = (p <= ALPHA) & (value >= floor(gap))
     columns = {"layer": wide.columns, "value": value, "low": low, "high": high, "n": len(wide)}
     told = {"p_max_t": p, "p_full": beside.mean().to_numpy(), "moves": moves}
     return pd.DataFrame({**columns, **told})

@@ -1,7 +1,11 @@
 """Results in, figure out: tables as they lie in a run folder, and a Figure of them."""
 
 from sandbagging.suite.plots import data
-from sandbagging.suite.plots.activations import last_token_distance, norm_by_position
+from sandbagging.suite.plots.activations import (
+    last_token_distance,
+    norm_by_position,
+    oracle_by_layer,
+)
 from sandbagging.suite.plots.baseline import (
     free_answers,
     gap_by_framing,
@@ -19,12 +23,7 @@ from sandbagging.suite.plots.heads import (
     heads_ranked,
     winners_curse,
 )
-from sandbagging.suite.plots.latents import (
-    chosen_latents,
-    probing,
-    separation,
-    topk_against_jumprelu,
-)
+from sandbagging.suite.plots.latents import latents_beside_raw, lens_by_depth, probes_by_depth
 from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
 from sandbagging.suite.plots.models import doses, other_models
 from sandbagging.suite.plots.nodes import faithfulness
@@ -46,7 +45,6 @@ __all__ = [
     "attention",
     "battery",
     "battery_others",
-    "chosen_latents",
     "circuit_conditions",
     "data",
     "doses",
@@ -59,21 +57,22 @@ __all__ = [
     "headline_figure",
     "heads_ranked",
     "last_token_distance",
+    "latents_beside_raw",
     "ledger",
+    "lens_by_depth",
     "logits",
     "metric_by_condition",
     "norm_by_position",
+    "oracle_by_layer",
     "other_models",
     "paired_scores",
-    "probing",
+    "probes_by_depth",
     "sae_quality",
     "seen_and_held_out",
-    "separation",
     "shuffles",
     "specificity",
     "subsets",
     "sweep_cells",
-    "topk_against_jumprelu",
     "training_curves",
     "verdicts_by_depth",
     "winners_curse",

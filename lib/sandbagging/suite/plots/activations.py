@@ -1,6 +1,10 @@
-"""Figures of the residual stream: its size along a prompt, and how far conditions lie apart."""
+"""Figures of the residual stream: its size along a prompt, how far conditions lie apart, and from
+which layer on it decides the answer.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -51,3 +55,31 @@ def last_token_distance(summary: pd.DataFrame) -> Figure:
     look.title(fig, "How far the last token lies from its genuine twin")
     paired = "Each distance is between two prompts of one question."
     return look.caption(fig, look.count(part["n"]), paired, look.CI)
+
+
+@look.styled
+def oracle_by_layer(by_layer: pd.DataFrame, floor: float, chosen: Sequence[int]) -> Figure:
+    """What the oracle restores at each layer, with the floor from which on it counts and the layers
+    chosen.
+
+    Columns layer, value, low, high, n, moves; nats.
+    """
+    look.need(by_layer, "ceiling", "layer", "value", "low", "high", "n", "moves")
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 3.1))
+    for i, layer in enumerate(chosen):
+        label = None if i else "layers chosen"
+        ax.axvline(layer, color=look.PALE, linewidth=9, zorder=0, label=label)
+    ax.axhline(floor, color=look.GREY, linewidth=1, linestyle=":", label="floor")
+    for moves, fill, label in ((True, "full", "moved"), (False, "none", "not moved")):
+        part = by_layer[by_layer["moves"].astype(bool) == moves]
+        if len(part):
+            look.interval(
+                ax, part, "value", part["layer"], (look.INK, "o"), along="y",
+                label=label, fillstyle=fill,
+            )  # fmt: skip
+    ax.set_xlabel("layer at which the last token is replaced")
+    ax.set_ylabel("restored log-odds (nats)")
+    look.legend_above(fig, ax, 4)
+    look.title(fig, "The most that any edit can restore")
+    what = "Sandbag prompts of train questions, each with its genuine twin's residual stream."
+    return look.caption(fig, look.count(by_layer["n"]), what, look.CI)

@@ -1,6 +1,8 @@
-"""Figures of what latents tell apart: single latents, their null, architectures, and probes."""
+"""Figures of what can be read at the last prompt token: by probes, the logit lens, latents."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,172 +11,116 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbagging.suite.plots import look
-from sandbagging.suite.plots.saes import (
-    TRAINED_ON,
-    Panel,
-    by_architecture,
-    columns_of,
-    inches,
-    named,
-    panel_of,
-    same_rows,
-)
+from sandbagging.suite.plots.saes import named, panel_of
 
-PAIRS = {False: look.CONDITIONS["sandbag"], True: look.CONDITIONS["placebo"]}  # is it the placebo?
-
-
-@look.styled
-def chosen_latents(table: pd.DataFrame) -> Figure:
-    """d_z on test questions of one latent per SAE, chosen on train questions.
-
-    Columns tag, pair, value, low, high, n.
-    """
-    look.need(table, "table of chosen latents", "tag", "pair", "value", "low", "high", "n")
-    fig, axes, rows = columns_of(table["tag"], 0.26)
-    for ax, panel in zip(axes, rows, strict=True):
-        look.line_at_zero(ax)
-        for pair, part in table[table["tag"].isin(panel.place)].groupby("pair", sort=False):
-            shown = PAIRS["placebo" in pair]
-            look.interval(ax, part, "value", part["tag"].map(panel.place), shown, label=pair)
-        ax.set_xlabel("d_z of the chosen latent (SD units)")
-    look.legend_above(fig, axes[0], 2)
-    look.title(fig, "The latent chosen on train questions")
-    sign = "Positive: larger in genuine prompts."
-    return look.caption(fig, look.count(table["n"], "test prompt pairs"), look.CI, sign)
-
-
-@look.styled
-def separation(table: pd.DataFrame, n: int | None = None) -> Figure:
-    """|d_max| per tag and pair on a log axis, over its sign-flip null; n is the number of pairs.
-
-    Columns tag, pair, d, d_max, null_d_max; a tag that begins with `diff_means` is the baseline
-    without an SAE.
-    """
-    look.need(table, "separation table", "tag", "pair", "d", "d_max", "null_d_max")
-    formulas = list(dict.fromkeys(table["d"]))
-    tags = pd.Series(dict.fromkeys(table["tag"]).keys())
-    plain = tags.str.startswith("diff_means")
-    panel = panel_of("", {t: named(t) for t in tags[~plain]}, short=False)
-    lowest = min(panel.place.values(), default=0.0) - 0.4
-    baseline = {t: lowest - 1 - i for i, t in enumerate(tags[plain])}
-    words = [t.replace("diff_means_", "") + " difference of means" for t in baseline]
-    panel = Panel("", {**panel.place, **baseline}, [*panel.labels, *words])
-    size = (look.WIDTH, 1.6 + 0.24 * -min(panel.place.values()))
-    shared = {"sharey": True, "sharex": True, "squeeze": False}
-    fig, axes = plt.subplots(1, len(formulas), figsize=size, **shared)
-    floor = _left_edge(table[["d_max", "null_d_max"]].abs().to_numpy(dtype=float))
-    for ax, formula in zip(axes[0], formulas, strict=True):
-        panel.ticks(ax)
-        for pair, part in table[table["d"] == formula].groupby("pair", sort=False):
-            _dots_with_null(ax, part, part["tag"].map(panel.place), pair, floor)
-        ax.set_xscale("log")
-        ax.set_xlim(left=floor)
-        look.log_axis(ax)
-        ax.set_xlabel(f"|d_max|, {formula} (SD units, log scale)")
-    axes[0][0].set_ylabel("SAE")
-    look.legend_above(fig, axes[0][0], 3)
-    look.title(fig, "Best single latent")
-    known = look.count(table["n"], "prompt pairs") if "n" in table else f"n = {len(tags)} tags."
-    how_many = f"n = {n} prompt pairs." if n else known
-    null = "Grey: up to the 95th percentile of d_max when conditions are exchanged within pairs."
-    at_edge = "A mark on the left edge is 0." if (table["d_max"] == 0).any() else ""
-    return look.caption(fig, how_many, null, at_edge)
-
-
-def _left_edge(sizes: np.ndarray) -> float:
-    """Where a log axis of these sizes begins: below the smallest, and below a power of ten."""
-    known = sizes[sizes > 0]
-    if not len(known):
-        return 0.01
-    return min(0.6 * known.min(), 0.99 * 10.0 ** np.floor(np.log10(known.max())))
-
-
-def _dots_with_null(
-    ax: Axes, part: pd.DataFrame, place: pd.Series, pair: str, floor: float
-) -> None:
-    placebo = "placebo" in str(pair)
-    colour, marker = PAIRS[placebo]
-    at = place + (-0.18 if placebo else 0.18)
-    bar = {"color": "#B8B8B8", "linewidth": 3.5, "zorder": 1}
-    name = None if placebo else "chance (95 % of sign flips)"
-    ax.hlines(at, floor, part["null_d_max"], label=name, **bar)
-    at_least = part["d_max"].abs().clip(lower=floor)
-    ax.plot(at_least, at, marker, color=colour, label=str(pair), clip_on=False)
-
-
-@look.styled
-def topk_against_jumprelu(pairs: pd.DataFrame, what: str = "|d_max| (SD units)") -> Figure:
-    """TopK and JumpReLU at the same layer and training condition.
-
-    Columns layer, condition, topk, jumprelu (and model).
-    """
-    look.need(pairs, "pairs", "layer", "condition", "topk", "jumprelu")
-    several = "model" in pairs and pairs["model"].nunique() > 1
-    names = [
-        f"{row['model'] if several else ''} L{row['layer']} "
-        f"{TRAINED_ON.get(row['condition'], row['condition'])}".strip()
-        for row in pairs.to_dict("records")
-    ]
-    place = np.arange(len(pairs))[::-1]
-    fig, ax = plt.subplots(figsize=(look.WIDTH, max(2.6, 1.4 + 0.24 * len(pairs))))
-    ax.hlines(place, pairs["topk"], pairs["jumprelu"], color="#BBBBBB", linewidth=1.5, zorder=1)
-    ax.plot(pairs["topk"], place, "o", color=look.BLUE, label="TopK")
-    square = {"color": look.ORANGE, "markeredgecolor": look.INK}
-    ax.plot(pairs["jumprelu"], place, "s", label="JumpReLU", **square)
-    ax.set_yticks(place, names)
-    look.guides(ax)
-    ax.set(xlabel=what, ylabel="layer and training prompts")
-    ax.set_xlim(left=0)
-    look.legend_above(fig, ax, 2)
-    look.title(fig, "TopK and JumpReLU at the same layer and condition")
-    jumprelu, topk = pairs["jumprelu"] > pairs["topk"], pairs["topk"] > pairs["jumprelu"]
-    counted = f"JumpReLU is the larger in {jumprelu.sum()}, TopK in {topk.sum()}."
-    return look.caption(fig, f"n = {len(pairs)} pairs;", counted)
-
-
-PROBES = {
-    ("best_latent", "own"): (look.BLUE, "o", "full"),
-    ("best_latent", "matched"): (look.BLUE, "o", "none"),
-    ("all_latents", "own"): (look.ORANGE, "s", "full"),
-    ("all_latents", "matched"): (look.ORANGE, "s", "none"),
+TITLES = {
+    "the prompt": "the prompt\n(the wording of training)",
+    "the prompt, other wordings": "the prompt\n(wordings never seen)",
+    "the answer to come": "the answer to come\n(within sandbag prompts)",
 }
+PROBES = {
+    "logistic": ("logistic", look.BLUE, "-"),
+    "diff_means": ("difference of means", look.ORANGE, "--"),
+}
+BY = {
+    "best_latent": ("the best latent", (look.ORANGE, "s")),
+    "all_latents": ("all latents", (look.BLUE, "o")),
+}
+CHANCE = 0.5
+
+
+def _panels(targets: Iterable[str], height: float, sharex: bool) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each target that is there, in the order of TITLES, with one axis of AUROC."""
+    there = look.in_order(targets, TITLES)
+    shared = {"sharey": True, "sharex": sharex, "squeeze": False}
+    fig, axes = plt.subplots(1, len(there), figsize=(look.WIDTH, height), **shared)
+    for ax, target in zip(axes[0], there, strict=True):
+        ax.set_title(TITLES.get(target, target))
+    return fig, dict(zip(there, axes[0], strict=True))
 
 
 @look.styled
-def probing(table: pd.DataFrame) -> Figure:
-    """Held-out AUROC of each tag's best latent and of all its latents, at two L0; a row a pair.
+def probes_by_depth(probes: pd.DataFrame) -> Figure:
+    """How well probes of the raw residual stream read each target, layer by layer.
 
-    Columns tag, pair, at_l0 (own, matched), by (best_latent, all_latents), value, low, high, n.
+    Columns said (the target), probe, wording, layer, auroc (Estimates).
     """
-    look.need(table, "probing table", "tag", "pair", "at_l0", "by", "value", "low", "high", "n")
-    columns, pairs = by_architecture(table["tag"]), list(dict.fromkeys(table["pair"]))
-    size = (look.WIDTH, 1.4 + len(pairs) * (0.35 + inches(columns, 0.3)))
-    shared = {"sharex": True, "sharey": same_rows(columns) or "col", "squeeze": False}
-    fig, axes = plt.subplots(len(pairs), len(columns), figsize=size, **shared)
-    for line, pair in zip(axes, pairs, strict=True):
-        for ax, panel in zip(line, columns, strict=True):
-            _probes(ax, table[table["pair"] == pair], panel)
-            ax.set_title(f"{pair}, {panel.title}".removesuffix(", "), fontweight="bold")
-    for ax in axes[-1]:
-        ax.set_xlabel("AUROC on held-out questions (0.5: chance)")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("SAE")
-    look.legend_above(fig, axes[0][0], 2)
-    look.title(fig, "Probing the codes")
-    fitted = "Fitted on train questions; own and matched: the L0 of the codes."
-    return look.caption(fig, look.count(table["n"]), look.CI, fitted)
+    look.need(probes, "table of probes", "said", "probe", "wording", "layer", "auroc")
+    fig, axes = _panels(probes["said"], 3.3, sharex=True)
+    for target, ax in axes.items():
+        ax.axhline(CHANCE, color=look.GREY, linewidth=0.8, linestyle=":")
+        for (probe, _), line in probes[probes["said"] == target].groupby(["probe", "wording"]):
+            label, colour, dash = PROBES[probe]
+            line = line.sort_values("layer")
+            ends = [[getattr(e, end) for e in line["auroc"]] for end in ("value", "low", "high")]
+            ax.fill_between(line["layer"], *ends[1:], color=colour, alpha=0.15, linewidth=0)
+            ax.plot(line["layer"], ends[0], dash, color=colour, linewidth=1.3, label=label)
+        ax.set_xlabel("layer")
+        ax.set_ylim(min(0.4, ax.get_ylim()[0]), 1.02)
+    first = next(iter(axes.values()))
+    first.set_ylabel("AUROC (0.5: guessing)")
+    look.legend_of_all(fig, np.array(list(axes.values())))
+    look.title(fig, "What a probe reads at the last prompt token")
+    shown = "Test questions. Bands: 95 % CI over questions. A line for each wording."
+    return look.caption(fig, look.count(pd.Series([e.n for e in probes["auroc"]])), shown)
 
 
-def _probes(ax: Axes, table: pd.DataFrame, panel: Panel) -> None:
-    names = {"best_latent": "best latent", "all_latents": "all latents"}
-    ax.axvline(0.5, color=look.GREY, linewidth=0.8, linestyle=":")
-    shifts = np.linspace(0.27, -0.27, len(PROBES))
-    for shift, ((by, at_l0), (colour, marker, fill)) in zip(shifts, PROBES.items(), strict=True):
-        kept = (table["by"] == by) & (table["at_l0"] == at_l0) & table["tag"].isin(panel.place)
-        part = table[kept]
-        label = f"{names[by]}, {at_l0} L0"
-        at = part["tag"].map(panel.place) + shift
-        look.interval(
-            ax, part, "value", at, (colour, marker), label=label, fillstyle=fill, markersize=4
-        )
-    panel.ticks(ax)
+@look.styled
+def lens_by_depth(by_layer: pd.DataFrame, genuine: pd.DataFrame, from_layer: int | None) -> Figure:
+    """The logit lens on sandbag prompts that are answered wrongly, layer by layer, and the right
+    answer on the genuine prompts of the same questions.
+
+    Columns layer, p_right and p_given with _low and _high, n; from_layer: where the answer given
+    begins to lead.
+    """
+    look.need(by_layer, "lens", "layer", "n", "p_right", "p_given")
+    look.need(genuine, "lens on genuine prompts", "layer", "n", "p_right")
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 3.2))
+    if from_layer is not None:
+        marked = {"color": look.GREY, "linewidth": 1, "linestyle": ":"}
+        ax.axvline(from_layer, label="it leads from here on", **marked)
+    lines = {
+        "sandbag: the answer given": (by_layer, "p_given", *look.CONDITIONS["sandbag"], "-"),
+        "sandbag: the right answer": (by_layer, "p_right", look.SKY, "s", "-"),
+        "genuine: the right answer": (genuine, "p_right", *look.CONDITIONS["genuine"], "--"),
+    }
+    for label, (table, name, colour, marker, dash) in lines.items():
+        x, ends = table["layer"], (table[name + "_low"], table[name + "_high"])
+        ax.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
+        marks = {"marker": marker, "markersize": 3.5, "linestyle": dash}
+        ax.plot(x, table[name], color=colour, label=label, **marks)
+    ax.set(xlabel="layer", ylabel="of its first token (mean probability)")
+    ax.set_ylim(bottom=0)
+    ax.legend(loc="upper left")
+    look.title(fig, "What each layer would answer")
+    shown = "Questions whose sandbag prompt is answered wrongly. Bands: 95 % CI over questions."
+    return look.caption(fig, look.count(by_layer["n"]), shown)
+
+
+@look.styled
+def latents_beside_raw(beside: pd.DataFrame) -> Figure:
+    """AUROC of each SAE's latents beside that of the raw probe at its layer, a panel a target.
+
+    Columns target, tag, probe, latents and raw (Estimates).
+    """
+    look.need(beside, "table of latents", "target", "tag", "probe", "latents", "raw")
+    panel = panel_of("", {tag: named(tag) for tag in dict.fromkeys(beside["tag"])}, short=False)
+    fig, axes = _panels(beside["target"], 1.6 + 0.24 * -min(panel.place.values()), sharex=True)
+    for target, ax in axes.items():
+        panel.ticks(ax)
+        ax.axvline(CHANCE, color=look.GREY, linewidth=0.8, linestyle=":")
+        of_target = beside[beside["target"] == target]
+        raw = of_target.drop_duplicates("tag")
+        at = raw["tag"].map(panel.place)
+        ticks = {"color": look.INK, "marker": "|", "markersize": 11, "markeredgewidth": 2}
+        ax.plot([e.value for e in raw["raw"]], at, linestyle="", label="no SAE", **ticks)
+        for shift, (probe, (label, shown)) in zip((0.17, -0.17), BY.items(), strict=True):
+            part = of_target[of_target["probe"] == probe]
+            ends = pd.DataFrame([e.as_dict() for e in part["latents"]])
+            place = part["tag"].map(panel.place).to_numpy() + shift
+            look.interval(ax, ends, "value", place, shown, label=label, markersize=4)
+        ax.set_xlabel("AUROC (0.5: guessing)")
+    look.legend_of_all(fig, np.array(list(axes.values())))
+    look.title(fig, "What latents read")
+    shown = "Test questions. Upright marks: the logistic probe of the raw stream at that layer."
+    return look.caption(fig, look.count(pd.Series([e.n for e in beside["raw"]])), look.CI, shown)
