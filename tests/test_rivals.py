@@ -73,6 +73,13 @@ def test_what_cannot_be_chosen_is_one_sentence():
 # The rule -----------------------------------------------------------------------------------------
 
 
+def test_heads_that_leave_most_of_the_gap_carry_a_part_of_it_alone():
+    """The whole gap is 5: two of it are a part, four are the circuit."""
+    part, whole = judged(ours(0.0, 2.0)), judged(ours(0.0, 4.0))
+    assert part.grade == rivals.PART and part.survives and "others carry the rest" in part.reason
+    assert whole.grade == rivals.SURVIVES and "others carry" not in whole.reason
+
+
 def test_a_circuit_that_no_rival_reaches_survives():
     found = judged(ours(0.0, 3.0, (0.5, 0.6)))
     assert found.survives and found.grade == rivals.SURVIVES

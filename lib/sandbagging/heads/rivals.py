@@ -25,8 +25,12 @@ from sandbagging.statistics import Estimate
 # A set has to close a tenth of the gap, as a single head has to, and to be among the best 5 % of
 # the draws.
 FLOOR_SHARE, RANK_P = 0.10, 0.05
+# A set that leaves half of the gap or more is not the circuit, but a part of one: others carry the
+# rest.
+MOST_SHARE = 0.5
 
 SURVIVES = "survives as a circuit of sandbagging"
+PART = "carries a part of the sandbagging"
 CHANCE = "better than chance heads"
 FAILS = "does not survive"
 NOTHING = "no sandbagging to explain"
@@ -94,7 +98,7 @@ def read(model: Model, written: Iterable[Mapping]) -> list[Rival]:
 class Survival(NamedTuple):
     """What may be said of a set of heads, and the numbers that it rests on."""
 
-    grade: str  # SURVIVES, CHANCE, FAILS or NOTHING
+    grade: str  # SURVIVES, PART, CHANCE, FAILS or NOTHING
     reason: str  # a sentence without its full stop
     share: Estimate  # of the gap closed, on log-odds
     share_p_full: Estimate
@@ -105,8 +109,8 @@ class Survival(NamedTuple):
 
     @property
     def survives(self) -> bool:
-        """Whether the heads survive as a circuit of sandbagging."""
-        return self.grade == SURVIVES
+        """Whether the heads survive as a circuit of sandbagging, or as a part of one."""
+        return self.grade in (SURVIVES, PART)
 
 
 def judge(
@@ -122,9 +126,9 @@ def judge(
     the chosen set, the rivals' and the draws {kind: sets}, with log-odds and p_full.
 
     They *survive as a circuit of sandbagging* if their share of the log-odds gap closed has its
-    CI95 above a tenth, not below 0 on p_full, its rank p among each kind of draws is at most 0.05,
-    and it exceeds that of every rival (CI95 of the paired difference above 0). Without the last
-    they are *better than chance heads*. With `categories` {question id: category} the wider
+    CI95 above a half, not below 0 on p_full, its rank p among each kind of draws is at most 0.05,
+    and it exceeds that of every rival (CI95 of the paired difference above 0). With a CI95 above a
+    tenth alone they *carry a part of it*; without the rivals they are *better than chance heads*. With `categories` {question id: category} the wider
     interval decides. A null is tried with `gate.as_if_open()`. Raises UserError where no random set
     was drawn.
     """
@@ -208,10 +212,13 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
             f"{name} prompts (difference {margin:short .0%})"
         )
     name, margin = min(found.margins.items(), key=lambda item: item[1].low)
-    return SURVIVES, (
+    beaten = (
         f"{beaten} and than by every rival set (least beyond the one chosen on {name} prompts: "
         f"{margin:short .0%})"
     )
+    if found.share.low > MOST_SHARE:
+        return SURVIVES, beaten
+    return PART, f"{beaten}, but not shown to be more than {MOST_SHARE:.0%}: others carry the rest"
 
 
 # Tables -------------------------------------------------------------------------------------------

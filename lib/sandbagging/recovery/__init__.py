@@ -1,18 +1,19 @@
 """Is what was planted found? The suite's own instruments where the truth is known."""
 
+from sandbagging.recovery.candidates import Candidates, choose
 from sandbagging.recovery.examination import (
-    FRAMING,
     KINDS,
     LAYERS,
     Examined,
-    Organism,
     examine,
-    load,
-    scores,
+    scored,
+    swapped,
+    swept,
     without_writers,
+    zeroed,
 )
 from sandbagging.recovery.judgement import (
-    NULL_MARGIN_PP,
+    NULL_MARGIN_NATS,
     all_verdicts,
     counted,
     in_numbers,
@@ -24,26 +25,33 @@ from sandbagging.recovery.judgement import (
     tally,
     zero_gap,
 )
+from sandbagging.recovery.subjects import FRAMING, Subject, load, subject
 
 __all__ = [
     "FRAMING",
     "KINDS",
     "LAYERS",
-    "NULL_MARGIN_PP",
+    "NULL_MARGIN_NATS",
+    "Candidates",
     "Examined",
-    "Organism",
+    "Subject",
     "all_verdicts",
+    "choose",
     "counted",
     "examine",
     "in_numbers",
     "judge",
     "load",
     "recover",
-    "scores",
+    "scored",
     "share_of_shuffles",
+    "subject",
     "summary",
+    "swapped",
+    "swept",
     "table",
     "tally",
     "without_writers",
     "zero_gap",
+    "zeroed",
 ]

@@ -1,10 +1,12 @@
-"""What the suite's instruments measure on organisms of which the truth is known; nothing is judged
+"""What the suite's instruments measure on models of which the truth is known; nothing is judged
 here.
 
-1. Scores of all conditions and free answers, for the gate.
-2. The sweep over all heads, and the planted writers together.
-3. E6, E4, E1 and noise with an SAE per layer, and rivals without one: before u is written, where it
-   acts, after it was read.
+1. `scored`: scores of all conditions and free answers, for the gate.
+2. `swept` and `zeroed`: every head alone on train questions, and sets of heads on test questions.
+3. `swapped`: E6 and all its rivals with an SAE per layer: before u is written, where it acts, after
+   it was read.
+
+Each takes a model by its name, see `subjects.subject`.
 """
 
 import tempfile
@@ -16,60 +18,62 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sandbagging import activations, generation, metrics, models, prompts, questions, saes
+from sandbagging import activations, generation, metrics, models, prompts, saes
 from sandbagging.heads import interventions as of_heads
 from sandbagging.heads import sweep
-from sandbagging.heads.head import Head
+from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.planted import base as organism_base
-from sandbagging.planted import planting
 from sandbagging.progress import Progress
 from sandbagging.questions import Question
-from sandbagging.swaps import interventions, medians, sites
-from sandbagging.swaps.guards import guard_table, measure_guards
+from sandbagging.recovery.subjects import FRAMING, Subject, load, subject
+from sandbagging.saes import frozen
+from sandbagging.swaps import cells, interventions, medians, outcomes
+from sandbagging.swaps.sites import Site, same_rows
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-FRAMING = "instr_pref"
 # before u is written, where it acts, after it was read
 LAYERS = (0, organism_base.ACTS, organism_base.N_LAYERS - 1)
 # Settings of the SAEs: small, and the same for all layers. A few hundred tokens need no 300 epochs.
 SETTINGS = {"expansion": 4, "steps": 500, "lr": 1e-3}
 KINDS = ("topk_k16",)
-E1_SEEDS, NOISE_SEEDS = 20, 4
+NAMES = (metrics.DECIDES, metrics.CARD)  # the first decides, the second stands beside it
+PAIR = ("genuine", "sandbag")
+WRITTEN_FREELY = ("genuine", "sandbag", "neutral")  # what the gate asks for
 
 
-class Organism(NamedTuple):
-    """An organism ready to be examined."""
+class Scored(NamedTuple):
+    """What the gate rests on."""
 
-    model: models.Model
-    truth: dict[str, Any]
-    train: list[Question]
-    test: list[Question]
+    asked: list[Question]  # the test questions
+    scores: pd.DataFrame  # of these under every condition, see `metrics.score`
+    answers: pd.DataFrame  # free ones to their prompts, see `generation.write`
+
+
+class Swapped(NamedTuple):
+    """What a verdict on swaps rests on."""
+
+    effects: pd.DataFrame  # by question, see `outcomes.effects_at`; u swaps the part along u alone
+    guards: pd.DataFrame  # see `guards.guard_table`
 
 
 class Examined(NamedTuple):
-    """What the instruments measure on one organism."""
+    """What the instruments measure on one planted model."""
 
     variant: str
     seed: int
     truth: dict[str, Any]
-    asked: list[Question]  # the test questions
-    scores: pd.DataFrame  # of these under the main conditions, see `metrics.score`
-    answers: pd.DataFrame  # written by itself to genuine, sandbag and neutral prompts of these
-    singles: Effects  # of every head, on sandbag prompts of the train questions
-    joint: Effects | None  # of the planted writers together, on those of the test questions
-    swaps: pd.DataFrame  # with an SAE, see `sites.effects_at`
-    rivals: pd.DataFrame  # without one; u swaps the component along u for the genuine one
-    guards: pd.DataFrame  # see `guard_table`
+    gate: Scored
+    heads: dict[str, Effects]  # condition -> of every head, on train questions
+    joint: dict[str, Effects]  # the same of the planted writers together, on test; empty without
+    swaps: Swapped
 
-
-def load(variant: str, seed: int = 0, progress: Progress | None = None) -> Organism:
-    """Return an organism, made if it is not in the cache."""
-    folder = planting.ensure(variant, seed, progress)
-    asked = (questions.load(folder / f"questions_{split}.jsonl") for split in ("train", "test"))
-    return Organism(models.load(str(folder), device="cpu"), planting.truth(folder), *asked)
+    @property
+    def name(self) -> str:
+        """The model's name, see `subjects.subject`."""
+        return f"organism-{self.variant}-{self.seed}"
 
 
 def without_writers(
@@ -78,8 +82,8 @@ def without_writers(
     """Return the truth of the organism `heads`, and p_full on sandbag prompts of its test
     questions: columns question_id, heads, without (its writers' weights zeroed), null.
     """
-    planted, null = (load(variant, seed, progress) for variant in ("heads", "null"))
-    writers = [Head(*head) for head in planted.truth["writers"]]
+    planted, null = (load(variant, seed, progress=progress) for variant in ("heads", "null"))
+    writers = _writers(planted)
 
     def p_full(model: models.Model) -> pd.Series:
         scored = metrics.score(model, planted.test, "sandbag", framing)
@@ -91,90 +95,158 @@ def without_writers(
     return planted.truth, pd.DataFrame(whole).reset_index()
 
 
-def examine(
-    variant: str,
-    seed: int = 0,
-    layers: Sequence[int] = LAYERS,
-    kinds: Sequence[str] = KINDS,
-    framing: str = FRAMING,
-    progress: Progress | None = None,
-) -> Examined:
-    """Return what the suite's instruments measure on one organism: nothing here knows where
+def examine(variant: str, seed: int = 0, progress: Progress | None = None) -> Examined:
+    """Return what the suite's instruments measure on one planted model: nothing here knows where
     anything was planted, but for `joint` and the rival u.
     """
-    organism = load(variant, seed, progress)
-    model, truth = organism.model, organism.truth
-    train, test = (
-        metrics.prepare(model, asked, "sandbag", framing)
-        for asked in (organism.train, organism.test)
-    )
-    names = [metrics.CARD, metrics.DECIDES]
-    writers = tuple(sorted(Head(*head) for head in truth["writers"]))
+    of = load(variant, seed, progress=progress)
+    writers = _writers(of)
     return Examined(
         variant,
         seed,
-        truth,
-        organism.test,
-        scores(organism, framing),
-        answers(organism, framing),
-        sweep.ablate_sets(model, train, sweep.all_heads(model), names=names),
-        sweep.ablate_sets(model, test, [writers], names=names) if writers else None,
-        *_swaps(organism, layers, kinds, framing),
+        of.truth,
+        _scored(of, prompts.MAIN, WRITTEN_FREELY),
+        _swept(of, prompts.MAIN),
+        _zeroed(of, [writers], PAIR) if writers else {},
+        _swapped(of, LAYERS, KINDS, untrained=True),
     )
 
 
-def scores(organism: Organism, framing: str = FRAMING) -> pd.DataFrame:
-    """Return `metrics.score` of the test questions under the main conditions, stacked."""
-    return pd.concat(
-        [metrics.score(organism.model, organism.test, c, framing) for c in prompts.MAIN],
-        ignore_index=True,
-    )
+def scored(name: str, progress: Progress | None = None) -> Scored:
+    """Return what the gate of a model rests on, and free answers to every placebo."""
+    of = subject(name, progress)
+    asked = conditions_of(of)
+    return _scored(of, asked, asked, progress)
 
 
-def answers(organism: Organism, framing: str = FRAMING) -> pd.DataFrame:
-    """Return `generation.write` of the test questions under the conditions that the gate asks for,
-    stacked.
+def swept(
+    name: str, conditions: Sequence[str] = prompts.MAIN, progress: Progress | None = None
+) -> dict[str, Effects]:
+    """Return what zeroing each head of a model does to its train questions: {condition:
+    effects}.
     """
-    conditions = ("genuine", "sandbag", "neutral")
-    return pd.concat(
-        [generation.write(organism.model, organism.test, c, framing) for c in conditions],
-        ignore_index=True,
+    return _swept(subject(name, progress), conditions, progress)
+
+
+def zeroed(
+    name: str,
+    sets: Sequence[Heads],
+    conditions: Sequence[str] = PAIR,
+    progress: Progress | None = None,
+) -> dict[str, Effects]:
+    """Return what zeroing sets of heads does to a model's test questions: {condition: effects}."""
+    return _zeroed(subject(name, progress), sets, conditions, progress)
+
+
+def swapped(
+    name: str, layers: Sequence[int], untrained: bool = True, progress: Progress | None = None
+) -> Swapped:
+    """Return what a model's swaps through one SAE a layer do, all rivals and E6 through SAEs that
+    learned nothing (`untrained`) among them.
+    """
+    return _swapped(subject(name, progress), layers, KINDS, untrained)
+
+
+def conditions_of(of: Subject) -> tuple[str, ...]:
+    """Return the conditions that a model knows: a planted one those that it was trained on."""
+    planted = "variant" in of.truth
+    return prompts.MAIN if planted else metrics.available_conditions(of.model, of.framing)
+
+
+def _writers(of: Subject) -> Heads:
+    return tuple(sorted(Head(*head) for head in of.truth["writers"]))
+
+
+def _scored(
+    of: Subject,
+    conditions: Sequence[str],
+    written: Sequence[str],
+    progress: Progress | None = None,
+) -> Scored:
+    scores, texts, n = [], [], len(conditions) + len(written)
+    for condition in conditions:
+        scores.append(metrics.score(of.model, of.test, condition, of.framing))
+        if progress:
+            progress("scores and answers", len(scores), n)
+    for condition in written:
+        texts.append(generation.write(of.model, of.test, condition, of.framing))
+        if progress:
+            progress("scores and answers", len(scores) + len(texts), n)
+    return Scored(of.test, *(pd.concat(part, ignore_index=True) for part in (scores, texts)))
+
+
+def _swept(
+    of: Subject, conditions: Sequence[str], progress: Progress | None = None
+) -> dict[str, Effects]:
+    every = sweep.all_heads(of.model)
+    return sweep.sweep_conditions(
+        of.model, of.train, conditions, of.framing, every, names=NAMES, progress=progress
     )
 
 
-def _swaps(
-    organism: Organism, layers: Sequence[int], kinds: Sequence[str], framing: str
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def _zeroed(
+    of: Subject,
+    sets: Sequence[Heads],
+    conditions: Sequence[str],
+    progress: Progress | None = None,
+) -> dict[str, Effects]:
+    return sweep.sweep_conditions(
+        of.model, of.test, conditions, of.framing, sets, names=NAMES, label="sets",
+        progress=progress,
+    )  # fmt: skip
+
+
+def _swapped(of: Subject, layers: Sequence[int], kinds: Sequence[str], untrained: bool) -> Swapped:
     """Return the effects of swaps with an SAE and of rivals without one, and the guards; all at the
     last token.
     """
-    model, asked = organism.model, {"train": organism.train, "test": organism.test}
-    resid, tokens = activations.collect_all(
-        model, asked, ("genuine", "sandbag", "neutral"), framing, layers
-    )
-    by_layer = _train_saes(organism, resid, tokens, layers, kinds)
-    u = torch.tensor(organism.truth["u"], dtype=torch.float32)
-    with_sae, without, guards = [], [], {}
-    for site in sites.find_sites(model, organism.test, framing, layers):
-        train = medians.train_codes(resid[site.layer], tokens)
-        genuine = sites.same_rows(resid[site.layer], tokens, "genuine", site)
-        new = interventions.without_sae(site.x, train, oracle=genuine, seeds=[])
-        new["u", "", 0] = site.x + ((genuine - site.x) @ u)[:, None] * u
-        without.append(sites.effects_at(model, site, new))
-        for tag, sae in by_layer[site.layer].items():
-            new = interventions.e6_and_e4(site.x, sae, train)
-            new |= interventions.e1(site.x, sae, train, range(E1_SEEDS))
-            new |= interventions.noise(site.x, new["E6", "kept", 0], range(NOISE_SEEDS))
-            with_sae.append(sites.effects_at(model, site, new, tag=tag))
-            guards[site.layer, tag, site.position] = measure_guards(
-                site.x, sae, *medians.median_codes(sae, train)
-            )
-    tables = (pd.concat(parts, ignore_index=True) for parts in (with_sae, without))
-    return *tables, guard_table(guards)
+    asked = {"train": of.train, "test": of.test}
+    conditions = ("genuine", "sandbag", "neutral")
+    resid, tokens = activations.collect_all(of.model, asked, conditions, of.framing, layers)
+    by_layer = _train_saes(of, resid, tokens, layers, kinds)
+    effects, guards = [], []
+    for place in outcomes.find_places(of.model, of.test, "sandbag", of.framing, layers):
+        train = medians.train_codes(resid[place.layer], tokens)
+        genuine = same_rows(resid[place.layer], tokens, "genuine", place)
+        effects.append(cells.rivals_at(of.model, place, train, genuine))
+        if "u" in of.truth:
+            effects.append(_along_u(of, place, genuine))
+        for tag, sae in by_layer[place.layer].items():
+            found = cells.swaps_at(of.model, place, tag, sae, train, genuine)
+            effects.append(found.effects)
+            guards.append(found.guards)
+            if untrained:
+                learned = frozen.tokens_of(sae, tag, resid[place.layer], tokens)
+                effects.append(_untrained(of, place, tag, sae, train, *learned))
+    return Swapped(*(pd.concat(part, ignore_index=True) for part in (effects, guards)))
+
+
+def _along_u(of: Subject, place: Site, genuine: Tensor) -> pd.DataFrame:
+    u = torch.tensor(of.truth["u"], dtype=torch.float32)
+    new = {("u", "", 0): place.x + ((genuine - place.x) @ u)[:, None] * u}
+    return outcomes.effects_at(of.model, place, "sandbag", new)
+
+
+def _untrained(
+    of: Subject,
+    place: Site,
+    tag: str,
+    sae: "SAE",
+    train: medians.TrainCodes,
+    tokens: Tensor,
+    scale: float,
+) -> pd.DataFrame:
+    """Return what E6 does through SAEs beside `sae` that learned nothing of the kind."""
+    recipe = frozen.recipe_like(sae, tokens, scale)
+    new = {}
+    for kind, other in frozen.train_frozen(recipe, tokens, scale).items():
+        swaps = interventions.e6_and_e4(place.x, other.sae, train)
+        new[f"E6_{kind}", "kept", 0] = swaps["E6", "kept", 0]
+    return outcomes.effects_at(of.model, place, "sandbag", new, tag=tag)
 
 
 def _train_saes(
-    organism: Organism,
+    of: Subject,
     resid: dict[int, Tensor],
     tokens: pd.DataFrame,
     layers: Sequence[int],
@@ -182,7 +254,7 @@ def _train_saes(
 ) -> dict[int, dict[str, "SAE"]]:
     """Return {layer: {tag: SAE}} of SAEs trained on mixed prompts: genuine, sandbag and neutral."""
     tags = [f"v4_organism_{kind}_L{layer}_mixed" for layer in layers for kind in kinds]
-    recipes = saes.recipes("organism", organism.model.d_model, layers, tags, **SETTINGS)
+    recipes = saes.recipes("organism", of.model.d_model, layers, tags, **SETTINGS)
     rows = saes.select_tokens(tokens, "mixed")
     scale = {layer: saes.input_scale(resid[layer][rows]) for layer in layers}
     source = saes.Source(resid, tokens, scale, "organism", "questions_train.jsonl")

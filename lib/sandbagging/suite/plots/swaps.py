@@ -236,7 +236,7 @@ def _cell(row: dict, extra: list[str]) -> str:
 def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
     """Effects of E6, E1, E4 and noise by layer on planted models, their gaps, and the verdicts.
 
-    Columns variant, layer, seed, verdict, and as Estimates in pp e6, e1, e4, noise, and where
+    Columns variant, layer, seed, verdict, and as Estimates in nats e6, e1, e4, noise, and where
     known gap_e1 and gap_e4. A row of panels per variant, a mark per seed.
     """
     look.need(judged, "verdicts", "variant", "layer", "seed", "verdict", *DEPTH)
@@ -256,7 +256,7 @@ def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
             at = {"xy": (1.02, place), "xycoords": ("axes fraction", "data")}
             line[-1].annotate(textwrap.fill(words, 20), **at, fontsize=7.5, va="center")
     axes[0][0].set_ylim(-0.6, len(layers) - 0.4)
-    labels = [look.change("p_full"), "paired gap in the effect (pp)"]
+    labels = [look.change("logodds"), "paired gap in the effect (nats)"]
     for ax, label in zip(axes[-1], labels, strict=False):
         ax.set_xlabel(label)
     handles = {}
