@@ -128,9 +128,9 @@ def judge(
     They *survive as a circuit of sandbagging* if their share of the log-odds gap closed has its
     CI95 above a half, not below 0 on p_full, its rank p among each kind of draws is at most 0.05,
     and it exceeds that of every rival (CI95 of the paired difference above 0). With a CI95 above a
-    tenth alone they *carry a part of it*; without the rivals they are *better than chance heads*. With `categories` {question id: category} the wider
-    interval decides. A null is tried with `gate.as_if_open()`. Raises UserError where no random set
-    was drawn.
+    tenth alone they *carry a part of it*; without the rivals they are *better than chance heads*.
+    With `categories` {question id: category} the wider interval decides. A null is tried with
+    `gate.as_if_open()`. Raises UserError where no random set was drawn.
     """
     if not draws or not all(len(sets) for sets in draws.values()):
         raise UserError("No random sets were drawn, so there is no chance to compare with.")

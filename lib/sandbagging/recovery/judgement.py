@@ -21,7 +21,7 @@ from sandbagging.progress import Progress
 from sandbagging.recovery import candidates, examination
 from sandbagging.recovery.candidates import Candidates
 from sandbagging.recovery.examination import Examined, Scored
-from sandbagging.statistics import Estimate, Equivalence
+from sandbagging.statistics import Equivalence, Estimate
 from sandbagging.swaps import decision
 from sandbagging.swaps.estimates import CELL, by_question
 from sandbagging.swaps.guards import read_guards
@@ -151,7 +151,7 @@ def verdicts(examined: Examined, gate: Gate) -> pd.DataFrame:
     return judged
 
 
-# Over several models -------------------------------------------------------------------------------
+# Over several models ------------------------------------------------------------------------------
 
 
 def table(judged: Sequence[dict[str, Any]]) -> pd.DataFrame:
