@@ -106,7 +106,7 @@ def test_more_to_do_counts_for_more():
     settings = {
         "model": "smollm2-135m-instruct", "n_train": 84, "n_test": 100, "sweep_questions": 40,
         "sweep_layers": [], "sweep_neutral": True, "n_heads": 5, "draws": 100, "tags": ["*"],
-        "swap_tags": ["*"], "steps": 1200, "positions": ["last", "all"], "noise_seeds": 5,
+        "swap_tags": ["*"], "steps": 1200, "strengths": [-1.0, 1.0], "noise_seeds": 8,
         "e1_seeds": 20, "n_flips": 1000, "seeds": [0], "layers": [], "heads": "",
     }  # fmt: skip
     assert set(work.COUNTS) == set(work.KINDS) <= {n.artefact for n in runs.NOTEBOOKS}
@@ -114,7 +114,7 @@ def test_more_to_do_counts_for_more():
     assert None not in counts.values()
     more = {
         "n_test": 200, "sweep_questions": 80, "draws": 200, "steps": 2400, "n_flips": 2000,
-        "e1_seeds": 40, "seeds": [0, 1], "noise_seeds": 10,
+        "e1_seeds": 40, "seeds": [0, 1], "noise_seeds": 16,
     }  # fmt: skip
     for name, value in more.items():
         larger = {a: work.amount(a, settings | {name: value}) for a in work.COUNTS}

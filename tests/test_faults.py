@@ -178,7 +178,7 @@ GOOD = {
     "draws": "20",
     "framing": "instr_pref",
     "tags": "[a]",
-    "positions": "[last]",
+    "strengths": "[1.0]",
 }
 KNOWN = {
     name
@@ -197,7 +197,7 @@ WRONG_TYPE = st.one_of(
         st.sampled_from(["n_test", "n_train", "seed", "draws", "steps", "n_heads"]), NO_NUMBER
     ),
     st.tuples(
-        st.sampled_from(["layers", "tags", "seeds", "positions"]),
+        st.sampled_from(["layers", "tags", "seeds", "strengths"]),
         st.one_of(st.integers().map(str), WORDS),
     ),
     st.tuples(

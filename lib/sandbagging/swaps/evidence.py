@@ -127,6 +127,15 @@ def _equivalence(change: dict[str, dict[str, np.ndarray]], names: list[str]) -> 
     )
 
 
+def nothing_to_restore(cell: pd.DataFrame) -> float:
+    """Return the p of the oracle's equivalence to zero, the larger over both metrics: where it is
+    small, nothing can be restored there.
+    """
+    return _equivalence(
+        {m: {"oracle": by_question(cell, "oracle", "", m)} for m in MARGINS}, ["oracle"]
+    )
+
+
 def _largest_p(changes: dict[str, np.ndarray], names: Sequence[str], seed: int) -> float:
     """Return the largest one-sided sign-flip p: where it is small, all effects lie above 0."""
     return max(float(statistics.max_t(changes[n][:, None], seed=seed)[0]) for n in names)

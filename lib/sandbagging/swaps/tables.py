@@ -1,4 +1,4 @@
-"""Effects and verdicts of swaps as tables to read and to draw, and in words."""
+"""Effects and verdicts of swaps as tables to read, to draw and to keep, and in words."""
 
 from collections.abc import Sequence
 
@@ -7,47 +7,17 @@ import pandas as pd
 from sandbagging import metrics
 from sandbagging.saes import short_tag
 from sandbagging.statistics import Estimate
-from sandbagging.swaps.estimates import as_estimates
+from sandbagging.swaps.evidence import DECIDES
+
+ENDS = ("low", "high")
 
 
-def to_draw(summary: pd.DataFrame, error_term: str = "kept") -> pd.DataFrame:
-    """Return the rows to draw beside each other: one error term, and what has none (identity,
-    noise, rivals without an SAE).
+def of(summary: pd.DataFrame, intervention: str, metric: str = DECIDES) -> pd.DataFrame:
+    """Return one intervention's rows of `estimates.by_metric`, one per SAE (or layer, where it
+    needs none); the error term is kept where there is one.
     """
-    no_term = summary["intervention"].isin(["identity", "noise"]) | (summary["error_term"] == "")
-    return summary[no_term | (summary["error_term"] == error_term)].drop(columns="error_term")
-
-
-def effect_table(
-    summary: pd.DataFrame,
-    interventions: Sequence[str],
-    *,
-    metric: str = metrics.CARD,
-    position: str = "last",
-    error_term: str = "kept",
-) -> pd.DataFrame:
-    """Return effects in pp with CI95 as text, a row per SAE, a column per intervention; "" where
-    there is none.
-
-    Rivals that need no SAE stand in every row of their layer.
-    """
-    rows = to_draw(summary, error_term)
-    rows = rows[
-        (rows["metric"] == metric)
-        & (rows["position"] == position)
-        & rows["intervention"].isin(interventions)
-    ]
-    rows = rows.assign(text=[f"{e:short}" for e in as_estimates(rows)])
-    texts = rows.set_index(["layer", "tag", "intervention"])["text"].to_dict()
-    there = (summary["tag"] != "") & (summary["position"] == position)
-    cells = summary.loc[there, ["layer", "tag"]].drop_duplicates()
-    names = [name for name in interventions if name in set(rows["intervention"])]
-    lines = [
-        [texts.get((layer, tag, name), texts.get((layer, "", name), "")) for name in names]
-        for layer, tag in cells.itertuples(index=False)
-    ]
-    columns = pd.Index(names, name="intervention", dtype=str)
-    return pd.DataFrame(lines, index=cells["tag"].map(short_tag), columns=columns)
+    rows = summary[(summary["metric"] == metric) & (summary["intervention"] == intervention)]
+    return rows[rows["error_term"] != "dropped"] if intervention != "identity" else rows
 
 
 def signs(rows: pd.DataFrame) -> str:
@@ -57,105 +27,97 @@ def signs(rows: pd.DataFrame) -> str:
     return f"above 0 in {above}, below 0 in {below} and around 0 in {around} of {len(rows)} cells"
 
 
-def of(
-    summary: pd.DataFrame,
-    intervention: str,
-    *,
-    metric: str = metrics.CARD,
-    position: str = "last",
-    error_term: str = "kept",
-) -> pd.DataFrame:
-    """Return one intervention's rows of a summary, one per SAE (or layer, where it needs none)."""
-    rows = to_draw(summary, error_term)
-    at = (rows["metric"] == metric) & (rows["position"] == position)
-    return rows[at & (rows["intervention"] == intervention)]
-
-
-def in_words(rows: pd.DataFrame) -> str:
-    """Return in words on which side of 0 the CI95 of rows lie, and their range in pp."""
-    lowest, highest = rows["effect_pp"].min(), rows["effect_pp"].max()
-    return f"{signs(rows)}; from {lowest:+.2f} to {highest:+.2f} pp"
-
-
-def findings(summary: pd.DataFrame, interventions: Sequence[str]) -> dict[str, dict[str, Estimate]]:
-    """Return {"tag, position": {intervention: effect}} for a summary file, on p_full; the error
-    term is kept where there is one.
-    """
-    rows = to_draw(summary)
-    rows = rows[(rows["metric"] == metrics.CARD) & rows["intervention"].isin(interventions)]
-    found: dict[str, dict[str, Estimate]] = {}
-    for row, effect in zip(rows.to_dict("records"), as_estimates(rows), strict=True):
-        found.setdefault(f"{row['tag'] or 'no SAE, L' + str(row['layer'])}, {row['position']}", {})[
-            row["intervention"]
-        ] = effect
-    return found
-
-
-def as_text(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return columns of `judge_all` for reading, a row per SAE and error term, estimates as "+1.20
-    [+0.30, +2.10]".
+def as_text(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Return columns {name: heading} of a table with a column `tag` for reading, a row per SAE,
+    estimates as "+1.20 [+0.30, +2.10]".
     """
 
     def text(value: object) -> object:
-        return f"{value:short}" if isinstance(value, Estimate) else value
+        return f"{value:short +.2f}" if isinstance(value, Estimate) else value
 
-    table = judged[list(columns)].map(text)
+    told = table[[*columns]].map(text).rename(columns=columns)
+    told.index = pd.Index(table["tag"].map(short_tag), name="SAE")
+    return told
+
+
+def guard_rows(guarded: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
+    """Return guards (`guards.guard_table`) and fits (`soundness.fits_table`) for reading, a row per
+    SAE, with its tag.
+    """
+    both = guarded.merge(fits, on=["layer", "tag"])
     names = {
-        "SAE": judged["tag"].map(short_tag),
-        "at": judged["position"],
-        "error": judged["error_term"],
+        "tag": "tag",
+        "nnz_genuine": "on in m_G",
+        "nnz_sandbag": "on in m_S",
+        "norm_delta": "‖D(m_G) − D(m_S)‖",
+        "norm_change": "‖E6's change‖",
+        "norm_x": "‖x‖",
+        "within": "FVU within",
+        "pooled": "FVU pooled",
     }
-    table.index = pd.MultiIndex.from_arrays(list(names.values()), names=list(names))
-    return table
+    return as_text(both, names)
 
 
-GAP_COLUMNS = [
-    "gap_e1",
-    "gap_e1_seeds",
-    "seed_sd",
-    "n_seeds",
-    "gap_e4",
-    "p_equivalent",
-    "p_equivalent_own",
-    "detectable",
-]
-VERDICT_COLUMNS = [
-    "gap_e1",
-    "gap_e4",
-    "p_equivalent",
-    "p_equivalent_own",
-    "p_specific",
-    "p_holm",
-    "detectable",
-    "seed_sd",
-    "verdict",
-    "reason",
-]
+def answer_rows(changed: pd.DataFrame) -> pd.DataFrame:
+    """Return `dose_rules.changes` for a file: the estimate of right answers as right, low, high."""
+    ends = pd.DataFrame([e.as_dict() for e in changed["right"]], index=changed.index)
+    told = changed.assign(right=ends["value"])
+    at = told.columns.get_loc("right") + 1
+    for i, name in enumerate(("low", "high", "n")):
+        told.insert(at + i, name, ends[name])
+    return told
+
+
+# Verdicts in a file -------------------------------------------------------------------------------
 
 
 def verdict_rows(judged: pd.DataFrame) -> pd.DataFrame:
-    """Return verdicts.csv: SAE, at (position), error (term), and VERDICT_COLUMNS as text."""
-    return as_text(judged, VERDICT_COLUMNS).reset_index()
+    """Return `decision.judge_cells` for a file: an estimate X as X, X_low and X_high; and n."""
+    names = estimated(judged)
+    told = judged.drop(columns=names)
+    told["n"] = [row["e6"].n for row in judged.to_dict("records")]
+    for name in names:
+        told[name] = [_part(e, "value") for e in judged[name]]
+        for end in ENDS:
+            told[f"{name}_{end}"] = [_part(e, end) for e in judged[name]]
+    return told
 
 
-def grid(judged: pd.DataFrame, position: str = "last", error_term: str = "kept") -> pd.DataFrame:
-    """Return the one table over layers, conditions of training and architectures: verdict (E6 - E1,
-    E6 - E4 in pp; E6 / oracle).
+def read_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what `verdict_rows` wrote, as `decision.judge_cells` returned it."""
+    names = [name.removesuffix("_low") for name in table if str(name).endswith("_low")]
+    told = table.drop(columns=["n", *names, *(f"{n}_{end}" for n in names for end in ENDS)])
+    told = told.fillna({"basis": ""})
+    for name in names:
+        unit = metrics.unit_of_change(metrics.CARD if name.endswith("_pp") else DECIDES)[0]
+        parts = zip(
+            table[name], table[f"{name}_low"], table[f"{name}_high"], table["n"], strict=True
+        )
+        told[name] = [
+            Estimate(value, low, high, int(n), unit) if value == value else float("nan")
+            for value, low, high, n in parts
+        ]
+    return told
+
+
+def estimated(judged: pd.DataFrame) -> list[str]:
+    """Return the columns that hold Estimates; where a rival was not run, a row holds NaN."""
+    return [n for n in judged if any(isinstance(value, Estimate) for value in judged[n])]
+
+
+def _part(estimate: object, name: str) -> float:
+    return getattr(estimate, name) if isinstance(estimate, Estimate) else float("nan")
+
+
+def counts(judged: pd.DataFrame) -> dict[int, dict[str, int]]:
+    """Return {layer: {verdict: cells}}."""
+    by_layer = judged.groupby("layer", sort=True)["verdict"]
+    return {int(layer): verdicts.value_counts().to_dict() for layer, verdicts in by_layer}
+
+
+def all_above(judged: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows whose estimates of all these columns have their CI95 above 0; what was not
+    measured is not above.
     """
-    rows = judged[(judged["position"] == position) & (judged["error_term"] == error_term)]
-    parts = rows["tag"].map(short_tag).str.split(" ", expand=True)  # "L15 topk mixed"
-    shares = [f"; {share:.0%}" if share == share else "" for share in rows["share"]]
-    gaps = [
-        f"{a.value:+.2f}, {b.value:+.2f}"
-        for a, b in zip(rows["gap_e1"], rows["gap_e4"], strict=True)
-    ]
-    text = [
-        f"{verdict} ({gap}{share})"
-        for verdict, gap, share in zip(rows["verdict"], gaps, shares, strict=True)
-    ]
-    table = pd.DataFrame(
-        {"layer": rows["layer"], "trained on": parts[2], "architecture": parts[1], "text": text}
-    )
-    return table.pivot(index=["layer", "trained on"], columns="architecture", values="text").fillna(
-        ""
-    )
+    there = judged[list(columns)].map(lambda e: isinstance(e, Estimate) and e.low > 0)
+    return judged[there.all(axis=1)]

@@ -28,14 +28,9 @@ from sandbagging.suite.plots.look import CONDITIONS, INTERVENTIONS, METRICS
 from sandbagging.suite.plots.models import doses, other_models
 from sandbagging.suite.plots.nodes import faithfulness
 from sandbagging.suite.plots.saes import sae_quality, seen_and_held_out, training_curves
-from sandbagging.suite.plots.swaps import (
-    battery,
-    battery_others,
-    shuffles,
-    specificity,
-    verdicts_by_depth,
-)
+from sandbagging.suite.plots.swaps import dose_response, halfway, rivals
 from sandbagging.suite.plots.sweeps import sweep_cells
+from sandbagging.suite.plots.verdicts import verdict_examples, verdict_map, verdicts_by_depth
 
 __all__ = [
     "CONDITIONS",
@@ -43,16 +38,16 @@ __all__ = [
     "METRICS",
     "agreement",
     "attention",
-    "battery",
-    "battery_others",
     "circuit_conditions",
     "data",
+    "dose_response",
     "doses",
     "draws",
     "effects_by_depth",
     "faithfulness",
     "free_answers",
     "gap_by_framing",
+    "halfway",
     "head_map",
     "headline_figure",
     "heads_ranked",
@@ -67,13 +62,14 @@ __all__ = [
     "other_models",
     "paired_scores",
     "probes_by_depth",
+    "rivals",
     "sae_quality",
     "seen_and_held_out",
-    "shuffles",
-    "specificity",
     "subsets",
     "sweep_cells",
     "training_curves",
+    "verdict_examples",
+    "verdict_map",
     "verdicts_by_depth",
     "winners_curse",
     "yardstick",

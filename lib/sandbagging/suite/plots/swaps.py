@@ -1,9 +1,8 @@
-"""Figures of the swaps through SAEs: the battery, shuffled labels, specificity, depth."""
+"""Figures of the swaps through SAEs: E6 beside its rivals, doses, E1 on its way."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sandbagging.suite.plots import look
-from sandbagging.suite.plots.saes import Name, named
+from sandbagging.suite.plots.saes import named
 
 WORDS = {
     "E6": "E6, median genuine code",
@@ -36,254 +35,120 @@ WORDS = {
 
 
 @look.styled
-def battery(
-    summary: pd.DataFrame, layer: int, tag: str | None = None, metric: str = "p_full", **where
-) -> Figure:
-    """All interventions through one SAE of a layer, its guards and its verdict.
+def rivals(summary: pd.DataFrame, tags: Sequence[str], metric: str = "logodds") -> Figure:
+    """E6 and everything that stands beside it, a panel an SAE (one a layer).
 
-    summary has the columns of `04_swap/summary.csv`; where picks rows further: position="last".
-    Without a tag the layer's JumpReLU SAE trained on mixed prompts is drawn, or else its first.
-    Rows without a tag (rivals that need no SAE) belong to every SAE.
+    summary: `swaps.estimates.by_metric`; of two error terms the kept one is drawn, and what needs
+    no SAE in every panel of its layer.
     """
-    part = _of_layer(summary, layer, metric, where)
-    tag = tag or main_tag(part["tag"][_with_sae(part)])
-    rows = _of_tag(part, tag)
-    names = look.in_order(rows["intervention"], look.INTERVENTIONS)
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.7 + 0.27 * len(names)))
-    _interventions(ax, rows, names)
-    ax.set_yticks(ax.get_yticks(), [WORDS.get(name, name) for name in names])
-    ax.set(xlabel=look.change(metric), ylabel="intervention")
-    ax.set_title(_guards(rows), fontsize=8)
-    look.title(fig, f"{named(tag) if tag else f'Layer {layer}, no SAE'}: {_verdict(rows)}")
+    rows = look.pick(summary, "summary", metric=metric)
+    rows = rows[(rows["error_term"] != "dropped") | (rows["intervention"] == "identity")]
+    parts = [_of_tag(rows, tag) for tag in tags]
+    names = look.in_order(pd.concat(parts)["intervention"], look.INTERVENTIONS)
+    size = (look.WIDTH, 1.5 + 0.24 * len(names))
+    fig, axes = plt.subplots(1, len(tags), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax, tag, part in zip(axes[0], tags, parts, strict=True):
+        look.line_at_zero(ax)
+        for place, name in enumerate(reversed(names)):
+            own = part[part["intervention"] == name]
+            if len(own):
+                look.interval(ax, own, "value", [place], look.INTERVENTIONS[name])
+        ax.set_title(str(named(tag)), fontweight="bold")
+        ax.set_xlabel(look.change(metric))
+        look.guides(ax)
+    axes[0, 0].set_yticks(range(len(names)), [WORDS.get(n, n) for n in reversed(names)])
+    axes[0, 0].set_ylim(-0.6, len(names) - 0.4)
+    look.title(fig, "E6 and its rivals, on sandbag prompts")
     sign = "Positive: the right answer becomes more probable."
     return look.caption(fig, look.count(rows["n"]), look.CI, sign)
 
 
-@look.styled
-def _others(part: pd.DataFrame, tags: list[str], layer: int, metric: str) -> Figure:
-    names = look.in_order(part["intervention"], look.INTERVENTIONS)
-    short = [name.replace("delta-", "delta−").replace("_", " ") for name in names]
-    fig, axes = look.panels(len(tags), 3, 0.95 + 0.17 * len(names), extra=0.7)
-    for ax, tag in zip(axes, tags, strict=True):
-        rows = _of_tag(part, tag)
-        _interventions(ax, rows, names)
-        first = ax.get_subplotspec().is_first_col()
-        ax.set_yticks(ax.get_yticks(), short if first else [""] * len(names), fontsize=8)
-        told = textwrap.fill(f"{named(tag)}: {_verdict(rows)}", 34)
-        ax.set_title(told, fontsize=8, fontweight="bold")
-        ax.set_xlabel(look.change(metric))
-    look.title(fig, f"The other SAEs of layer {layer}")
-    return look.caption(fig, look.count(part["n"]), look.CI)
-
-
-def battery_others(
-    summary: pd.DataFrame, layer: int, tag: str | None = None, metric: str = "p_full", **where
-) -> Figure | None:
-    """As `battery`, for the layer's other SAEs, a small panel each; None where there are none."""
-    part = _of_layer(summary, layer, metric, where)
-    tags = list(dict.fromkeys(part["tag"][_with_sae(part)]))
-    main = tag or main_tag(tags)
-    others = [other for other in tags if other != main]
-    return _others(part, others, layer, metric) if others else None
-
-
-def main_tag(tags: Iterable[str]) -> str | None:
-    """Return the SAE that stands for its layer: JumpReLU on mixed prompts, or else the first."""
-    names = {tag: named(tag) for tag in dict.fromkeys(tags)}
-
-    def rank(tag: str) -> tuple[bool, bool]:
-        return names[tag].trained_on != "mixed", names[tag].architecture != "JumpReLU"
-
-    return min(names, key=rank, default=None)
-
-
-def _of_layer(summary: pd.DataFrame, layer: int, metric: str, where: dict) -> pd.DataFrame:
-    part = look.pick(summary, "summary", layer=layer, metric=metric, **where)
-    look.need(part, "summary", "tag", "intervention", "effect_pp", "low", "high", "n")
-    return part
-
-
-def _with_sae(part: pd.DataFrame) -> pd.Series:
-    return ~(part["tag"].isna() | part["tag"].astype(str).isin(["", "-", "none"]))
-
-
-def _of_tag(part: pd.DataFrame, tag: str | None) -> pd.DataFrame:
+def _of_tag(rows: pd.DataFrame, tag: str) -> pd.DataFrame:
     """One SAE's rows, and the rivals that need no SAE."""
-    rows = part[part["tag"] == tag]
-    shared = part[~_with_sae(part) & ~part["intervention"].isin(rows["intervention"])]
-    return pd.concat([rows, shared])
+    own = look.pick(rows, "summary", tag=tag)
+    return pd.concat([own, rows[(rows["tag"] == "") & (rows["layer"] == own["layer"].iloc[0])]])
 
 
-def _interventions(ax: Axes, rows: pd.DataFrame, names: list[str]) -> None:
-    place = {name: len(names) - 1 - i for i, name in enumerate(names)}
-    look.line_at_zero(ax)
-    for name, part in rows.groupby("intervention", sort=False):
-        # Several rows of one name (seeds, positions) stand one under the other.
-        spread = np.linspace(0.2, -0.2, len(part)) if len(part) > 1 else np.zeros(1)
-        mark = look.INTERVENTIONS.get(name, (look.INK, "."))
-        look.interval(ax, part, "effect_pp", place[name] + spread, mark)
-    ax.set_yticks(list(place.values()))
-    ax.set_ylim(-0.6, len(names) - 0.4)
-    look.guides(ax)
-
-
-def _guards(rows: pd.DataFrame) -> str:
-    """The guards of an SAE's E6 row as one line."""
-    row = _e6(rows).iloc[0]
-
-    def number(column: str) -> str:
-        return f"{row[column]:.3g}" if column in row and pd.notna(row[column]) else "–"
-
-    return (
-        f"non-zero latents m_G {number('nnz_genuine')}, m_S {number('nnz_sandbag')}; "
-        f"‖D(m_G) − D(m_S)‖ {number('norm_delta')}, ‖change‖ {number('norm_change')}; "
-        f"FVU {number('fvu')}"
-    )
-
-
-def _e6(rows: pd.DataFrame) -> pd.DataFrame:
-    e6 = rows[rows["intervention"] == "E6"]
-    return e6 if len(e6) else rows
-
-
-def _verdict(rows: pd.DataFrame) -> str:
-    """The verdict of the E6 rows: other rows may belong to a cell of another error term."""
-    given = _e6(rows)["verdict"].dropna() if "verdict" in rows else []
-    words = [str(v) for v in dict.fromkeys(given) if str(v).strip()]
-    return " / ".join(words) or "no verdict given"
+DIRECTIONS = {
+    "diff_means": (look.PURPLE, "o"),
+    "TopK": (look.BLUE, "^"),
+    "JumpReLU": (look.SKY, "s"),
+}
 
 
 @look.styled
-def shuffles(table: pd.DataFrame) -> Figure:
-    """Effects in pp of shuffled labels, a mark a seed, beside the lines of E4 and E6, per SAE.
+def dose_response(changed: pd.DataFrame) -> Figure:
+    """Change of right free answers (pp) by the strength of a direction, a panel a layer: whole
+    lines on sandbag prompts, dotted ones on genuine prompts.
 
-    Columns SAE, kind (balanced, plain), effect_pp, E6, E4.
+    changed: `swaps.dose_rules.changes` of `doses.dose_response`.
     """
-    look.need(table, "table of shuffles", "SAE", "kind", "effect_pp", "E6", "E4")
-    names = list(dict.fromkeys(table["SAE"]))
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.45 * len(names)))
-    first = table.drop_duplicates("kind").set_index("kind")["SAE"].to_dict()
-    for i, name in enumerate(names):
-        part = table[table["SAE"] == name]
-        for end in ("E4", "E6"):
-            colour, marker = look.INTERVENTIONS[end]
-            at = part[end].iloc[0]
-            ax.vlines(at, i - 0.36, i + 0.36, color=colour, linewidth=2)
-            ax.plot(at, i + 0.36, marker, color=colour, label=end if i == 0 else None)
-        for kind, (colour, marker, shift) in SHUFFLES.items():
-            effects = part.loc[part["kind"] == kind, "effect_pp"]
-            # A kind is named in the legend by the first row that has it.
-            label = f"E1, {kind} shuffles" if name == first.get(kind) else None
-            marks = {"color": colour, "alpha": 0.45, "markersize": 4, "linestyle": "none"}
-            ax.plot(effects, np.full(len(effects), i + shift), marker, label=label, **marks)
-    look.line_at_zero(ax)
-    ax.set_yticks(range(len(names)), [str(named(name)) for name in names])
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set(xlabel=look.change("p_full"), ylabel="SAE")
-    look.legend_above(fig, ax, 4)
-    look.title(fig, "Shuffled labels (E1)")
-    how_many = look.count(table.groupby(["SAE", "kind"]).size(), "shuffles")
-    return look.caption(fig, how_many, "Each mark is one shuffle's mean over the questions.")
-
-
-SHUFFLES = {"balanced": (look.INK, "s", 0.14), "plain": (look.ORANGE, "o", -0.14)}
-GAPS = {"E6 − E1": (look.INK, "s"), "E6 − E4": (look.VERMILION, "v")}
-
-
-@look.styled
-def specificity(
-    summary: pd.DataFrame, margin: float = 0.15, metric: str = "p_full", **where
-) -> Figure:
-    """Gaps E6 − E1 and E6 − E4 in pp per SAE, with the band ±margin (pp) that counts as zero.
-
-    summary: columns as `06_specificity/summary.csv`, with interventions `E6-E1` and `E6-E4`.
-    Cells whose gaps and intervals are all 0 are one intervention by construction: they are counted
-    in the caption, not drawn.
-    """
-    part = look.pick(summary, "summary", metric=metric, **where)
-    kind = part["intervention"].astype(str).str.replace(r"\s*[−-]\s*", " − ", regex=True)
-    part = part.assign(intervention=kind)[kind.isin(list(GAPS))]
-    rows = ("layer", "tag", "intervention", "effect_pp", "low", "high", "n")
-    look.need(part, "summary (rows E6-E1 and E6-E4)", *rows)
-    extra = [k for k in ("position", "error_term") if k in part and part[k].nunique() > 1]
-    cell = part.groupby(["layer", "tag", *extra], sort=False)
-    zero = cell[["effect_pp", "low", "high"]].transform(lambda x: (x == 0).all()).all(axis=1)
-    drawn = part[~zero] if not zero.all() else part
-    several = [k for k in extra if drawn[k].nunique() > 1]
-    drawn = drawn.assign(cell=[_cell(row, several) for row in drawn.to_dict("records")])
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.7 + 0.3 * drawn["cell"].nunique()))
-    ax.axvspan(-margin, margin, color="#CCCCCC", alpha=0.6, linewidth=0, label=f"±{margin} pp")
-    look.rows_by_group(ax, drawn, "cell", "intervention", "effect_pp", GAPS)
-    look.guides(ax)
-    ax.set(xlabel=f"gap in the {look.change(metric)}", ylabel="SAE")
-    look.legend_above(fig, ax, 3)
-    look.title(fig, "Specificity gaps")
-    n_cells = cell.ngroups
-    left_out = n_cells - drawn.groupby(["layer", "tag", *extra]).ngroups
-    why = f"Not drawn: {left_out} of {n_cells} cells, where the gaps are 0 by construction."
-    mean = "E1 is the mean over its seeds and lies midway between E6 and E4 in expectation."
-    return look.caption(fig, look.count(drawn["n"]), look.CI, mean, why if left_out else "")
-
-
-def _cell(row: dict, extra: list[str]) -> str:
-    name: Name = named(row["tag"])
-    if name.layer < 0:
-        name = name._replace(layer=int(row["layer"]))
-    return ", ".join([str(name), *(str(row[k]) for k in extra)])
-
-
-@look.styled
-def verdicts_by_depth(judged: pd.DataFrame) -> Figure:
-    """Effects of E6, E1, E4 and noise by layer on planted models, their gaps, and the verdicts.
-
-    Columns variant, layer, seed, verdict, and as Estimates in nats e6, e1, e4, noise, and where
-    known gap_e1 and gap_e4. A row of panels per variant, a mark per seed.
-    """
-    look.need(judged, "verdicts", "variant", "layer", "seed", "verdict", *DEPTH)
-    variants, layers = list(dict.fromkeys(judged["variant"])), sorted(judged["layer"].unique())
-    columns = [DEPTH, *([DEPTH_GAPS] if {*DEPTH_GAPS} <= set(judged) else [])]
-    size = (look.WIDTH, 1.1 + len(variants) * (0.35 + 0.48 * len(layers)))
+    look.need(changed, "table of doses", "layer", "tag", "condition", "intervention", "strength")
+    layers = list(dict.fromkeys(changed["layer"]))
     fig, axes = plt.subplots(
-        len(variants), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False
+        1, len(layers), figsize=(look.WIDTH, 3.0), sharex=True, sharey=True, squeeze=False
     )
-    for line, variant in zip(axes, variants, strict=True):
-        part = judged[judged["variant"] == variant]
-        for ax, looks in zip(line, columns, strict=True):
-            _by_layer(ax, part, looks, layers)
-        line[0].set_title(str(variant), fontweight="bold")
-        for place, layer in enumerate(reversed(layers)):
-            words = " / ".join(dict.fromkeys(part.loc[part["layer"] == layer, "verdict"]))
-            at = {"xy": (1.02, place), "xycoords": ("axes fraction", "data")}
-            line[-1].annotate(textwrap.fill(words, 20), **at, fontsize=7.5, va="center")
-    axes[0][0].set_ylim(-0.6, len(layers) - 0.4)
-    labels = [look.change("logodds"), "paired gap in the effect (nats)"]
-    for ax, label in zip(axes[-1], labels, strict=False):
-        ax.set_xlabel(label)
-    handles = {}
-    for ax in axes[0]:
-        marks, names = ax.get_legend_handles_labels()
-        handles |= dict(zip(names, marks, strict=True))
-    fig.legend(handles.values(), handles, loc="outside upper right", ncols=len(handles))
-    look.title(fig, "Planted models, by depth")
-    seeds = judged["seed"].nunique()
-    marks = f"n = {seeds} seed{'s' if seeds > 1 else ''}, a mark each;"
-    over = f"means over {judged['e6'].iloc[0].n} questions. At the right: the verdicts."
-    return look.caption(fig, marks, over)
+    for ax, layer in zip(axes[0], layers, strict=True):
+        look.line_at_zero(ax, across=True)
+        part = changed[changed["layer"] == layer]
+        for (tag, condition), own in part.groupby(["tag", "condition"], sort=False):
+            _dose(ax, own, named(tag).base if tag else "diff_means", condition)
+        ax.set_title(f"layer {layer}", fontweight="bold")
+        ax.set_xlabel("strength (1: the whole difference)")
+    axes[0, 0].set_ylabel("right free answers,\nchange (pp)")
+    look.legend_of_all(fig, axes)
+    look.title(fig, "Dose and response")
+    n = pd.Series([e.n for e in changed["right"]])
+    lines = "Whole lines: sandbag prompts; dotted: genuine prompts."
+    return look.caption(fig, look.count(n), look.CI, lines)
 
 
-DEPTH = {"e6": "E6", "e1": "E1", "e4": "E4", "noise": "noise"}
-DEPTH_GAPS = {"gap_e1": "E6 − E1", "gap_e4": "E6 − E4"}
-DEPTH_LOOKS = {"E6 − E1": (look.INK, "s"), "E6 − E4": (look.ORANGE, "D")} | look.INTERVENTIONS
+def _dose(ax: Axes, rows: pd.DataFrame, name: str, condition: str) -> None:
+    """One direction's line through nothing done."""
+    ends = pd.DataFrame([e.as_dict() for e in rows["right"]])[["value", "low", "high"]]
+    ends = pd.concat([ends, pd.DataFrame([{"value": 0.0, "low": 0.0, "high": 0.0}])])
+    strength = np.append(rows["strength"].to_numpy(), 0.0)
+    order = np.argsort(strength)
+    colour, marker = DIRECTIONS[name]
+    line = "-" if condition == "sandbag" else ":"
+    label = name.replace("diff_means", "difference of means") if condition == "sandbag" else None
+    look.interval(
+        ax, ends.iloc[order], "value", strength[order], (colour, marker),
+        along="y", linestyle=line, label=label, markersize=4,
+    )  # fmt: skip
 
 
-def _by_layer(ax: Axes, part: pd.DataFrame, names: dict[str, str], layers: list[int]) -> None:
+@look.styled
+def halfway(seeds: pd.DataFrame) -> Figure:
+    """Per SAE a line from E4's effect to E6's, with a dot for each shuffle (E1) and a tick in the
+    middle.
+
+    seeds: `swaps.halfway.seeds_of`, in nats.
+    """
+    look.need(seeds, "table of shuffles", "tag", "effect", "E4", "E6")
+    tags = list(dict.fromkeys(seeds["tag"]))
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.32 * len(tags)))
     look.line_at_zero(ax)
-    for i, (column, name) in enumerate(names.items()):
-        down = part["layer"].map(lambda layer: len(layers) - 1 - layers.index(layer))
-        at = down + 0.18 * ((len(names) - 1) / 2 - i)
-        colour, marker = DEPTH_LOOKS[name]
-        values = [estimate.value for estimate in part[column]]
-        marks = {"color": colour, "alpha": 0.8, "linestyle": "none"}
-        ax.plot(values, at, marker, label=name, **marks)
-    ax.set_yticks(range(len(layers)), [f"layer {layer}" for layer in reversed(layers)])
-    look.guides(ax)
+    for place, tag in enumerate(reversed(tags)):
+        part = seeds[seeds["tag"] == tag]
+        ends = {name: part[name].iloc[0] for name in ("E4", "E6")}
+        label = place == len(tags) - 1
+        ax.plot([*ends.values()], [place, place], color=look.GREY, linewidth=1.2, zorder=1)
+        middle = sum(ends.values()) / 2
+        ax.plot(
+            middle, place, "|", color=look.INK, markersize=14, label="half-way" if label else None
+        )
+        ax.plot(
+            part["effect"], np.full(len(part), place), ".", color=look.ORANGE, alpha=0.6,
+            label="E1, a dot a shuffle" if label else None,
+        )  # fmt: skip
+        for name, at in ends.items():
+            colour, marker = look.INTERVENTIONS[name]
+            ax.plot(at, place, marker, color=colour, markersize=7, label=name if label else None)
+    ax.set_yticks(range(len(tags)), [str(named(tag)) for tag in reversed(tags)])
+    ax.set_ylim(-0.6, len(tags) - 0.4)
+    ax.set(xlabel=look.change("logodds"), ylabel="SAE")
+    look.legend_above(fig, ax, 4)
+    look.title(fig, "E1 is half a dose")
+    shuffles = look.count(seeds.groupby("tag").size(), "shuffles")
+    return look.caption(fig, shuffles, "Each mark is a mean over the questions.")

@@ -19,10 +19,12 @@ FRAMINGS = 12
 QUESTIONS_FOR_FRAMINGS = 40
 FIVE = 5  # the card's discovery set
 HEADS_TO_TRY = 5
-# Of a swap, beside its noise and its shuffles: E6 and E4 with the error term kept and dropped.
-SWAPS = 6
-OTHER_FORMS = 4  # of E1, a few shuffles each
-PART = {"last": 0.3, "all": 1.0}  # of a prompt's tokens, what a swap at this position runs again
+# Of a swap, beside its seeds: E6 and E4 with the error term kept and dropped, the delta forms, and
+# what the SAE alone costs.
+SWAPS = 7
+DRAWN = 3  # noise, random and shuffled directions
+LAST = 0.3  # of a prompt's tokens, what a swap at the last one runs again
+UNTRAINED = 17  # what a step of three untrained SAEs costs beside one question's pass
 
 
 class Shape(NamedTuple):
@@ -112,22 +114,13 @@ def _separation(s: Settings, shape: Shape) -> float:
 
 
 def _swap(s: Settings, shape: Shape) -> float:
-    noise = {"last": s["noise_seeds"], "all": min(2, s["noise_seeds"])}
-    passes = sum(PART[at] * (SWAPS + noise[at]) for at in s["positions"])
-    return passes * len(_swapped(s, shape)) * _pass(shape, s["n_test"])
-
-
-def _shuffled(s: Settings, shape: Shape) -> float:
-    """At all tokens the medians are empty, and one shuffle stands for all of them."""
-    from sandbagging.swaps.battery import FEW
-
-    seeds = s["e1_seeds"]
+    """Untrained SAEs, doses and answers are those of the SAEs of mixed prompts."""
     tags = _swapped(s, shape)
     mixed = [tag for tag in tags if tag.endswith("_mixed")] or tags
-    at_last = len(tags) * seeds + len(mixed) * (seeds + OTHER_FORMS * min(FEW, seeds))
-    shuffles = {"last": at_last, "all": len(tags)}
-    passes = sum(PART[at] * shuffles[at] for at in s["positions"])
-    return passes * _pass(shape, s["n_test"])
+    runs = len(tags) * (SWAPS + s["e1_seeds"] + DRAWN * s["noise_seeds"])
+    runs += len(mixed) * 4 * len(s["strengths"])  # two conditions, scored and answered
+    trained = UNTRAINED * s["steps"] * len(mixed) * 4 * shape.d_model**2
+    return LAST * runs * _pass(shape, s["n_test"]) + trained
 
 
 def _heads(s: Settings, shape: Shape) -> float:
@@ -154,7 +147,6 @@ COUNTS: dict[str, Callable[[Settings, Shape], float]] = {
     "02_saes": _saes,
     "03_separation": _separation,
     "04_swap": _swap,
-    "05_shuffled": _shuffled,
     "07_heads": _heads,
     "08_circuit": _circuit,
     "11_planted": lambda s, shape: len(s["seeds"]),
@@ -163,6 +155,6 @@ COUNTS: dict[str, Callable[[Settings, Shape], float]] = {
 # the next. Pages without an entry measure nothing.
 KINDS = {
     "00_baseline": "forward", "01_activations": "forward", "02_saes": "training",
-    "03_separation": "tables", "04_swap": "forward", "05_shuffled": "forward",
+    "03_separation": "tables", "04_swap": "forward",
     "07_heads": "sweep", "08_circuit": "sweep", "11_planted": "training",
 }  # fmt: skip
