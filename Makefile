@@ -16,7 +16,7 @@ NEED_MB := $(if $(TORCH_INDEX),4000,$(if $(filter Linux,$(shell uname -s)),10000
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup findings test test-slow bench site refresh
+.PHONY: help setup findings test test-slow bench site refresh robustness
 
 help:
 	@echo 'make findings    set up, run every notebook, print what was found   (SET=quick: a few minutes)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench       time this library beside its peers'
 	@echo 'make site        build the pages from the committed reference run, executing nothing: build/site/index.html'
 	@echo 'make refresh     compute the committed reference run again, as far as it is behind (all of it: about an hour)'
+	@echo 'make robustness  try the headline claims under other words, framings, seeds and spellings (goes on where it stopped; about 80 minutes)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''
 	@echo 'SET=laptop       parameter set for findings: quick, laptop, or a file in papermill_runs/parameters'
@@ -53,6 +54,10 @@ site: $(INSTALLED)
 # Everything at once: what is nested in the reference run, and the run itself, side by side.
 refresh: $(INSTALLED)
 	@$(PY) -m sandbagging refresh
+
+# No part of refresh: its runs are many, and only their table is committed.
+robustness: $(INSTALLED)
+	@$(PY) -m sandbagging robustness
 
 # .installed is written last. .unfinished tells a killed installation, which is then started from nothing.
 # torch goes first and by pip, so that TORCH_INDEX decides its build; the lock then finds it in place.

@@ -81,6 +81,16 @@ def _refresh(arguments: argparse.Namespace) -> None:
     print("\n" + reports.headline("reference"))
 
 
+def _robustness(arguments: argparse.Namespace) -> None:
+    from sandbagging.suite import reports, robustness
+
+    _remeasure(arguments)
+    run, set_name = arguments.run, arguments.set_name
+    summary = robustness.make(arguments.names, run, set_name, arguments.jobs)
+    lines = [list(summary.columns), *summary.astype(str).to_numpy().tolist()]
+    print("\n" + reports.aligned(lines))
+
+
 def _status(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import reports, stale
 
@@ -264,8 +274,8 @@ def _exercise(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "run": _run, "refresh": _refresh, "status": _status, "compare": _compare, "models": _models,
-    "fetch": _fetch, "train": _train, "audit": _audit, "release": _release,
+    "run": _run, "refresh": _refresh, "robustness": _robustness, "status": _status,
+    "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit, "release": _release,
     "export-ablated": _export_ablated, "exercise": _exercise, "sweep": _sweep,
     "teach": _teach, "taught": _taught,
 }  # fmt: skip

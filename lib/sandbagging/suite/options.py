@@ -74,6 +74,24 @@ def _running(commands: argparse._SubParsersAction) -> None:
         "refresh", help="run the committed reference run and what is nested in it (make refresh)"
     )
     _side_by_side(refresh)
+    robustness = commands.add_parser(
+        "robustness",
+        help="try the headline claims under other words, framings, seeds and spellings "
+        "(make robustness)",
+    )
+    _option(
+        robustness, "names", nargs="*", metavar="NAME",
+        help="nested runs to bring up to date, such as wording-lie (default: all)",
+    )  # fmt: skip
+    _option(
+        robustness, "--run", default="robustness", metavar="NAME",
+        help="the folder that holds them and the table (default: robustness)",
+    )  # fmt: skip
+    _option(
+        robustness, "--set", default="robustness", dest="set_name", metavar="SET",
+        help="parameter set (default: robustness)",
+    )  # fmt: skip
+    _side_by_side(robustness)
     sweep = commands.add_parser("sweep", help="run every cell of a grid of parameters")
     _option(sweep, "grid", metavar="GRID.yaml")
     _option(

@@ -9,7 +9,7 @@ from typing import Any
 from sandbagging import files
 from sandbagging.errors import UserError
 from sandbagging.suite.runs import store
-from sandbagging.suite.runs.places import MANIFEST, STORED, notebook_of, run_folder
+from sandbagging.suite.runs.places import MANIFEST, STORED, notebook_of, run_folder, runs_folder
 
 
 def read_manifest(run: str, artefact: str) -> dict[str, Any] | None:
@@ -54,14 +54,18 @@ def nested_runs(run: str) -> list[str]:
 
 
 def nested_hashes(run: str) -> dict[str, str]:
-    """Return one hash a nested run over what notebooks 09 and 10 read of it."""
-    found = {}
+    """Return one hash a nested run over what notebooks 09 and 10 read of it, and one of the
+    robustness table, which runs of its own lie behind.
+    """
+    table = runs_folder() / ROBUSTNESS
+    found = {ROBUSTNESS: files.sha256(table)[:16]} if table.is_file() else {}
     for name in nested_runs(run):
         manifests = [read_manifest(name, artefact) for artefact in ("00_baseline", "08_circuit")]
         found[name] = "".join(content_hash(m)[:16] for m in manifests if m)
     return found
 
 
+ROBUSTNESS = "robustness/robustness.csv"  # what `make robustness` writes
 MADE_AGAIN = ("prompts.jsonl", "answers.jsonl")  # and figures: from what is stored, in a minute
 
 

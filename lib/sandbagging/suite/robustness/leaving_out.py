@@ -1,0 +1,143 @@
+"""What the base run says of each claim when the questions of one category are left out.
+
+Nothing is measured anew: each rule is applied to the stored values by question once more.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import pandas as pd
+
+from sandbagging import models, questions
+from sandbagging.gate import Gate
+from sandbagging.heads import rivals, selection, specificity
+from sandbagging.heads.head import Heads, parse
+from sandbagging.heads.rivals import Rival
+from sandbagging.heads.shares import BESIDE, DECIDES
+from sandbagging.heads.sweep import Effects
+from sandbagging.suite import answers, baseline, nested, runs
+from sandbagging.suite.robustness import evidence
+from sandbagging.suite.robustness.evidence import RESTS_ON, Cell, Swept
+from sandbagging.swaps import decision, estimates
+from sandbagging.swaps.guards import read_guards
+
+
+def cells(run: str) -> dict[str, dict[str, Cell]]:
+    """Return {category: {claim: what a run says of it without that category}}."""
+    if runs.read_manifest(run, "00_baseline") is None:
+        return {}
+    return {kind: without(run, kind) for kind in sorted(set(categories_of(run).values()))}
+
+
+def without(run: str, category: str) -> dict[str, Cell]:
+    """Return what a run says without a category, of each claim whose notebook is done."""
+    done = {name for name in RESTS_ON.values() if runs.read_manifest(run, name)}
+    kept = {name: kind for name, kind in categories_of(run).items() if kind != category}
+    return dict(_claims(run, kept, done))
+
+
+def _claims(run: str, kept: Mapping[str, str], done: Collection[str]) -> Iterator:
+    """Yield (claim, cell) over the questions that are kept {question id: category}."""
+    gate = _gate(run, kept)
+    yield "answers_wrongly", evidence.wrongly(gate)
+    if "08_circuit" in done:
+        yield from _of_circuit(run, kept, gate)
+    if "07_heads" in done:
+        heads = _heads(run, kept, gate)
+        yield "early_head", evidence.early(heads.found, evidence.layers_of(run), gate.grade)
+        base = evidence.heads_of(run).chosen
+        yield "same_heads", evidence.same(heads.chosen, base, gate.grade)
+    if "06_specificity" in done:
+        yield from evidence.of_swaps(_swaps(run, kept, gate)).items()
+
+
+def categories_of(run: str) -> dict[str, str]:
+    """Return {question id: category} of all that a run may ask."""
+    settings = runs.read_manifest(run, "00_baseline")["parameters"]
+    found = {}
+    for split in ("train", "test"):
+        source = runs.from_notebooks(settings[f"questions_{split}"])
+        whole = models.questions_of(settings["model"], split, source)
+        asked = questions.subset(whole, settings[f"n_{split}"], settings["seed"])
+        found |= {question.id: question.category for question in asked}
+    return found
+
+
+def _kept(table: pd.DataFrame, kept: Collection[str]) -> pd.DataFrame:
+    return table[table["question_id"].isin(kept)]
+
+
+def _gate(run: str, kept: Mapping[str, str]) -> Gate:
+    settings = runs.read_manifest(run, "00_baseline")["parameters"]
+    scores = nested.read_table(run, "00_baseline", "scores.csv.gz")
+    written = answers.read(nested.path_of(run, "00_baseline", answers.FILE))
+    return baseline.gate(
+        _kept(scores, kept), _kept(written, kept), settings["framing"], settings["seed"], kept
+    )
+
+
+# Heads --------------------------------------------------------------------------------------------
+
+
+def _heads(run: str, kept: Mapping[str, str], gate: Gate) -> Swept:
+    swept = effects_of(_rows(run, "07_heads", kept, "sandbag"))
+    chosen = selection.top(swept, len(evidence.heads_of(run).chosen), metric=DECIDES)
+    return Swept(chosen, selection.heads_found(selection.find(swept, gate)))
+
+
+def _of_circuit(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:
+    joint = tuple(sorted(parse(nested.read_json(run, "08_circuit")["heads"])))
+    on = {c: effects_of(_rows(run, "08_circuit", kept, c), joint) for c in ("genuine", "sandbag")}
+    found = specificity.specific(on, joint, kept)
+    against = found.differences["genuine"][DECIDES]
+    yield "heads_specific", evidence.specific(found.says, against, gate.grade)
+    others = _rivals(run)
+    draws = _draws(on["sandbag"].sets, joint, [rival.heads for rival in others])
+    yield "heads_carry", evidence.carry(rivals.judge(on, joint, others, draws, gate, kept))
+
+
+def _rivals(run: str) -> list[Rival]:
+    table = nested.read_table(run, "08_circuit", "rivals.csv")
+    theirs = table[table["quantity"] == "margin"].drop_duplicates("chosen_on")
+    return [
+        Rival(row["chosen_on"], tuple(sorted(parse(row["heads"]))), False, 0)
+        for row in theirs.to_dict("records")
+    ]
+
+
+def _draws(
+    sets: Iterable[Heads], joint: Heads, others: Collection[Heads]
+) -> dict[str, list[Heads]]:
+    """Return the random sets among those that were run: as many heads, none of them chosen."""
+    drawn = [s for s in sets if len(s) == len(joint) and s not in others and not {*s} & {*joint}]
+    return {"drawn": drawn}
+
+
+def _rows(run: str, artefact: str, kept: Collection[str], condition: str) -> pd.DataFrame:
+    table = nested.read_table(run, artefact, "effects_by_question.csv.gz")
+    return _kept(table[table["condition"] == condition], kept)
+
+
+def effects_of(rows: pd.DataFrame, joint: Heads = ()) -> Effects:
+    """Return the effects that `estimates.by_question` laid out as rows of one condition."""
+    names = list(dict.fromkeys(rows["intervention"]))
+    ids = tuple(sorted(rows["question_id"].unique()))
+    baseline_of, value_of = {}, {}
+    for metric in (DECIDES, BESIDE):
+        own = rows[rows["metric"] == metric]
+        wide = own.pivot(index="intervention", columns="question_id", values="value")
+        value_of[metric] = wide.loc[names, list(ids)].to_numpy()
+        first = own.drop_duplicates("question_id").set_index("question_id")["baseline"]
+        baseline_of[metric] = first.loc[list(ids)].to_numpy()
+    sets = [joint if n == "joint" else tuple(sorted(parse(n.partition(":")[2]))) for n in names]
+    return Effects(sets, ids, baseline_of, value_of)
+
+
+# Swaps --------------------------------------------------------------------------------------------
+
+
+def _swaps(run: str, kept: Mapping[str, str], gate: Gate) -> pd.DataFrame:
+    table = nested.read_table(run, "04_swap", "effects_by_question.csv.gz")
+    guards = read_guards(nested.read_table(run, "04_swap", "guards.csv"))
+    settings = runs.read_manifest(run, "00_baseline")["parameters"]
+    effects = estimates.stored_effects(_kept(table, kept))
+    return decision.judge_cells(effects, guards, gate.grade, settings["seed"])
