@@ -309,21 +309,23 @@ def circuit(base: str, rival: float) -> None:
     """Add notebook 08 to the base: the chosen close 4 nats, the rival `rival`, draws none."""
     ids = [q.id for q in asked("test", 56)]
     rng = np.random.default_rng(1)
-    spread = {s: rng.normal(0, 0.3, 56) for s in (CHOSEN, RIVAL, *DRAWN)}
-    mean = {CHOSEN: 4.0, RIVAL: rival}
-    sandbag = effects(ids, {s: mean.get(s, 0.1) + noise for s, noise in spread.items()})
-    genuine = effects(ids, {s: 0.0 * noise for s, noise in spread.items()})
-    genuine.baseline["logodds"] += 5.0
-    genuine.value["logodds"][:] += 5.0
-    genuine.baseline["p_full"] += 0.3
-    genuine.value["p_full"][:] += 0.3
-    rows = estimates.all_by_question(
-        {"sandbag": sandbag, "genuine": genuine}, CHOSEN, ["logodds", "p_full"]
-    )
+    names = {"joint": CHOSEN, "rival:genuine": RIVAL}
+    names |= {f"draw:uniform-{i}": heads for i, heads in enumerate(DRAWN)}
+    mean, rows = {"joint": 4.0, "rival:genuine": rival}, []
+    for name in names:
+        closed = mean.get(name, 0.1) + rng.normal(0, 0.3, 56)
+        for metric, scale in [("logodds", 1.0), ("p_full", 0.05)][: 1 + (name in mean)]:
+            for condition, clean in (("genuine", 5.0), ("sandbag", 0.0)):
+                change = closed if condition == "sandbag" else np.zeros(56)
+                table = {"question_id": ids, "condition": condition, "intervention": name}
+                table |= {"metric": metric, "baseline": scale * clean}
+                rows.append(pd.DataFrame({**table, "value": scale * (clean + change)}))
     theirs = {"chosen_on": "genuine", "heads": join(RIVAL), "quantity": "margin"}
     theirs |= {"metric": "logodds", "value": 0.1, "low": -0.1, "high": 0.3, "n": 56}
+    drawn = {"kind": "uniform", "index": range(20), "heads": [join(s) for s in DRAWN]}
     done(base, "08_circuit", summary__json={"heads": CHOSEN}, rivals__csv=pd.DataFrame([theirs]),
-         effects_by_question__csv__gz=rows)  # fmt: skip
+         draws__csv=pd.DataFrame({**drawn, "metric": "logodds"}),
+         effects_by_question__csv__gz=pd.concat(rows))  # fmt: skip
 
 
 @pytest.mark.parametrize(("rival", "says"), [(1.0, HOLDS), (4.0, UNKNOWN), (4.9, DOES_NOT)])
@@ -337,9 +339,11 @@ def test_rivals_are_judged_without_a_category(base, rival, says):
 def test_effects_are_read_back_as_they_were_written():
     of = effects(["a", "b"], {CHOSEN: np.array([1.0, 2.0]), (Head(1, 1),): np.array([3.0, 4.0])})
     rows = estimates.by_question(of, "sandbag", CHOSEN, ["logodds", "p_full"])
-    back = leaving_out.effects_of(rows.sample(frac=1, random_state=0), CHOSEN)
-    assert back.of(CHOSEN, "logodds").tolist() == [1, 2]
-    assert back.of([(1, 1)], "logodds").tolist() == [3, 4]
+    shuffled = rows.sample(frac=1, random_state=0)
+    back = leaving_out.effects_of(shuffled, {"joint": CHOSEN})
+    assert back.of(CHOSEN, "logodds").tolist() == [1, 2] and back.question_ids == ("a", "b")
+    singles = leaving_out.effects_of(shuffled)
+    assert singles.sets == [((1, 1),)] and singles.of([(1, 1)], "logodds").tolist() == [3, 4]
 
 
 def test_a_run_on_the_disk(base):

@@ -275,9 +275,9 @@ def _exercise(arguments: argparse.Namespace) -> None:
 
 COMMANDS = {
     "run": _run, "refresh": _refresh, "robustness": _robustness, "status": _status,
-    "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit, "release": _release,
-    "export-ablated": _export_ablated, "exercise": _exercise, "sweep": _sweep,
-    "teach": _teach, "taught": _taught,
+    "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
+    "release": _release, "export-ablated": _export_ablated, "exercise": _exercise,
+    "sweep": _sweep, "teach": _teach, "taught": _taught,
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Nothing is measured anew: each rule is applied to the stored values by question once more.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import pandas as pd
 
@@ -86,12 +86,16 @@ def _heads(run: str, kept: Mapping[str, str], gate: Gate) -> Swept:
 
 def _of_circuit(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:
     joint = tuple(sorted(parse(nested.read_json(run, "08_circuit")["heads"])))
-    on = {c: effects_of(_rows(run, "08_circuit", kept, c), joint) for c in ("genuine", "sandbag")}
+    others, draws = _rivals(run), _draws(run)
+    named = {"joint": joint, **{f"rival:{rival.chosen_on}": rival.heads for rival in others}}
+    named |= {f"draw:{kind}-{i}": s for kind, sets in draws.items() for i, s in enumerate(sets)}
+    on = {
+        condition: effects_of(_rows(run, "08_circuit", kept, condition), named)
+        for condition in ("genuine", "sandbag")
+    }
     found = specificity.specific(on, joint, kept)
     against = found.differences["genuine"][DECIDES]
     yield "heads_specific", evidence.specific(found.says, against, gate.grade)
-    others = _rivals(run)
-    draws = _draws(on["sandbag"].sets, joint, [rival.heads for rival in others])
     yield "heads_carry", evidence.carry(rivals.judge(on, joint, others, draws, gate, kept))
 
 
@@ -104,12 +108,14 @@ def _rivals(run: str) -> list[Rival]:
     ]
 
 
-def _draws(
-    sets: Iterable[Heads], joint: Heads, others: Collection[Heads]
-) -> dict[str, list[Heads]]:
-    """Return the random sets among those that were run: as many heads, none of them chosen."""
-    drawn = [s for s in sets if len(s) == len(joint) and s not in others and not {*s} & {*joint}]
-    return {"drawn": drawn}
+def _draws(run: str) -> dict[str, list[Heads]]:
+    """Return the random sets of each kind, in order."""
+    table = nested.read_table(run, "08_circuit", "draws.csv")
+    each = table[table["metric"] == DECIDES].sort_values("index")
+    return {
+        kind: [tuple(sorted(parse(heads))) for heads in part["heads"]]
+        for kind, part in each.groupby("kind", sort=False)
+    }
 
 
 def _rows(run: str, artefact: str, kept: Collection[str], condition: str) -> pd.DataFrame:
@@ -117,19 +123,23 @@ def _rows(run: str, artefact: str, kept: Collection[str], condition: str) -> pd.
     return _kept(table[table["condition"] == condition], kept)
 
 
-def effects_of(rows: pd.DataFrame, joint: Heads = ()) -> Effects:
-    """Return the effects that `estimates.by_question` laid out as rows of one condition."""
-    names = list(dict.fromkeys(rows["intervention"]))
-    ids = tuple(sorted(rows["question_id"].unique()))
+def effects_of(rows: pd.DataFrame, named: Mapping[str, Heads] | None = None) -> Effects:
+    """Return the effects that `estimates.by_question` laid out as rows of one condition: those of
+    `named` {intervention: heads}, or of all single heads. What a set has on log-odds alone is NaN
+    on p_full.
+    """
+    if named is None:
+        singles = [n for n in rows["intervention"].unique() if n.startswith("single:")]
+        named = {name: tuple(parse(name.partition(":")[2])) for name in singles}
+    ids = sorted(rows["question_id"].unique())
     baseline_of, value_of = {}, {}
     for metric in (DECIDES, BESIDE):
         own = rows[rows["metric"] == metric]
         wide = own.pivot(index="intervention", columns="question_id", values="value")
-        value_of[metric] = wide.loc[names, list(ids)].to_numpy()
+        value_of[metric] = wide.reindex(index=[*named], columns=ids).to_numpy()
         first = own.drop_duplicates("question_id").set_index("question_id")["baseline"]
-        baseline_of[metric] = first.loc[list(ids)].to_numpy()
-    sets = [joint if n == "joint" else tuple(sorted(parse(n.partition(":")[2]))) for n in names]
-    return Effects(sets, ids, baseline_of, value_of)
+        baseline_of[metric] = first.loc[ids].to_numpy()
+    return Effects([*named.values()], tuple(ids), baseline_of, value_of)
 
 
 # Swaps --------------------------------------------------------------------------------------------
