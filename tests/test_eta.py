@@ -105,7 +105,7 @@ def test_what_is_not_known_is_not_shown():
 def test_more_to_do_counts_for_more():
     settings = {
         "model": "smollm2-135m-instruct", "n_train": 84, "n_test": 100, "sweep_questions": 40,
-        "sweep_layers": [], "sweep_neutral": True, "n_heads": 5, "draws": 100, "tags": ["*"],
+        "sweep_layers": [], "rivals_on": ["neutral"], "n_heads": 5, "draws": 100, "tags": ["*"],
         "swap_tags": ["*"], "steps": 1200, "strengths": [-1.0, 1.0], "noise_seeds": 8,
         "e1_seeds": 20, "n_flips": 1000, "seeds": [0], "layers": [], "heads": "",
     }  # fmt: skip

@@ -201,7 +201,7 @@ WRONG_TYPE = st.one_of(
         st.one_of(st.integers().map(str), WORDS),
     ),
     st.tuples(
-        st.sampled_from(["random_weights", "sweep_neutral"]),
+        st.sampled_from(["random_weights", "side_views"]),
         st.sampled_from(["1", "0", "maybe", "[true]", "2.5", "{}"]),
     ),
 )

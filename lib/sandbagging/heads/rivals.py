@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import statistics
+from sandbagging import metrics, prompts, statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import estimates, selection, shares
@@ -34,6 +34,25 @@ PART = "carries a part of the sandbagging"
 CHANCE = "better than chance heads"
 FAILS = "does not survive"
 NOTHING = "no sandbagging to explain"
+
+
+def conditions(model: Model, framing: prompts.Framing, wanted: Sequence[str]) -> list[str]:
+    """Return the conditions on whose prompts rivals are chosen: genuine, without which no share of
+    the gap is known, and the others wanted.
+
+    "placebo" stands for the first placebo that changes the framing's prompts. Raises UserError for
+    a condition in which the model cannot be asked.
+    """
+    there = metrics.available_conditions(model, framing)
+    placebos = [c for c in prompts.placebos(framing) if c in there]
+    named = [placebos[0] if c == "placebo" and placebos else c for c in ("genuine", *wanted)]
+    for name in named:
+        if name not in there or name == "sandbag":
+            raise UserError(
+                f"Rivals cannot be chosen on {name} prompts; choose among "
+                f"{', '.join(c for c in there if c != 'sandbag')}."
+            )
+    return list(dict.fromkeys(named))
 
 
 class Rival(NamedTuple):

@@ -19,6 +19,7 @@ FRAMINGS = 12
 QUESTIONS_FOR_FRAMINGS = 40
 FIVE = 5  # the card's discovery set
 HEADS_TO_TRY = 5
+OTHER_ROUTES = 3  # all nodes by their means, patched, and the best of them together
 # Of a swap, beside its seeds: E6 and E4 with the error term kept and dropped, the delta forms, and
 # what the SAE alone costs.
 SWAPS = 7
@@ -126,9 +127,11 @@ def _swap(s: Settings, shape: Shape) -> float:
 def _heads(s: Settings, shape: Shape) -> float:
     layers = s["sweep_layers"] or range(shape.n_layers)
     tried = len(list(layers)) * shape.n_heads * _above(shape, layers)
-    if not s.get("side_views", True):  # zeroed on sandbag prompts alone
-        return tried * _pass(shape, s["sweep_questions"])
-    routes = 3 + bool(s["sweep_neutral"])  # zeroed on two or three conditions, and patched
+    # zeroed on sandbag, genuine and other prompts
+    routes = 1.0 + len({"genuine", *s.get("rivals_on", ())})
+    if not s.get("side_views", True):
+        return tried * routes * _pass(shape, s["sweep_questions"])
+    routes += OTHER_ROUTES
     return tried * (routes * _pass(shape, s["sweep_questions"]) + _pass(shape, FIVE))
 
 
