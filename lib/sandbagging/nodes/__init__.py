@@ -23,7 +23,7 @@ from sandbagging.nodes.ranking import (
     together,
 )
 from sandbagging.nodes.rankings import Scored, rankings, score
-from sandbagging.nodes.selection import find
+from sandbagging.nodes.selection import best_heads, find, heads_by_route
 from sandbagging.nodes.sweep import patch_sets, replace_sets, sweep_conditions
 from sandbagging.nodes.truth import Known, of_planted, of_taught
 
@@ -44,6 +44,7 @@ __all__ = [
     "auroc",
     "auroc_interval",
     "best",
+    "best_heads",
     "by_means",
     "by_patching",
     "check",
@@ -52,6 +53,7 @@ __all__ = [
     "curve",
     "faithfulness",
     "find",
+    "heads_by_route",
     "integrated",
     "join",
     "league",

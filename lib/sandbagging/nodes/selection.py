@@ -1,12 +1,18 @@
-"""Which nodes count as found: the rule for heads, over heads and MLPs alike."""
+"""Which nodes count as found, by the rule for heads over heads and MLPs alike, and what rankings of
+nodes say of the heads among them.
+"""
+
+from collections.abc import Mapping
 
 import pandas as pd
 
 from sandbagging.gate import Gate
 from sandbagging.heads import selection
-from sandbagging.heads.head import Head
+from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
+from sandbagging.nodes import ranking
 from sandbagging.nodes.node import Mlp
+from sandbagging.nodes.ranking import RANDOM, Ranking
 
 
 def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
@@ -26,3 +32,20 @@ def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
     )
     table = pd.concat([names, says], axis=1)
     return table.sort_values("effect_nats", ascending=False, kind="stable", ignore_index=True)
+
+
+def best_heads(of: Ranking, n: int) -> Heads:
+    """Return the n heads with the highest scores, highest first; raises UserError for an n that is
+    no number of heads.
+    """
+    return ranking.best({node: x for node, x in of.items() if isinstance(node, Head)}, n)
+
+
+def heads_by_route(rankings: Mapping[str, Ranking]) -> pd.DataFrame:
+    """Return each head's score by every route but those by chance, in nats: rows layer, head, and
+    one column a route.
+    """
+    told = {name: of for name, of in rankings.items() if not name.startswith(RANDOM)}
+    heads = [node for node in next(iter(told.values())) if isinstance(node, Head)]
+    table = pd.DataFrame(heads, columns=["layer", "head"])
+    return table.assign(**{name: [of[head] for head in heads] for name, of in told.items()})
