@@ -10,7 +10,7 @@ import torch
 
 from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
-from sandbagging.saes import detection, lens, matched, probing, raw_probes, streams, turning
+from sandbagging.saes import added, detection, lens, matched, probing, raw_probes, streams, turning
 
 FRAMING = "instr_pref"
 
@@ -107,9 +107,11 @@ def scored(positive, negative, paired=True, **where):
 def test_auroc_and_its_interval_equal_the_slow_route():
     a, b = np.random.default_rng(0).normal(size=(2, 60))
     value, draws = detection.auroc_draws(detection.Kinds(a + 0.5, b, True))
-    slow = probing.auroc_ci(a + 0.5, b)
-    assert value == pytest.approx(slow.value)
-    assert np.percentile(draws, [2.5, 97.5]) == pytest.approx([slow.low, slow.high], abs=0.02)
+    assert value == pytest.approx(probing.auroc(a[:, None] + 0.5, b[:, None])[0])
+    rows = np.random.default_rng(1).integers(0, 60, (500, 60))  # whole questions, one by one
+    slow = [probing.auroc(a[r][:, None] + 0.5, b[r][:, None])[0] for r in rows]
+    ends = [2.5, 97.5]
+    assert np.percentile(draws, ends) == pytest.approx(np.percentile(slow, ends), abs=0.02)
 
 
 def test_recall_at_one_per_cent_false_alarms_by_hand():
@@ -154,6 +156,54 @@ def test_reading_the_prompt_is_not_reading_the_intent(apart, words):
     assert words in detection.reading_of(detection.probes_by_layer(table))
 
 
+def test_from_where_on_a_target_is_read_and_where_it_is_read_backwards():
+    """The first wording is read at every layer; the second is taken for its opposite at layer 0,
+    not read at layer 1 and read from layer 2 on.
+    """
+    rng = np.random.default_rng(0)
+    apart = {"same": (3, 3, 3, 3), "mistake": (-3, 0, 3, 3)}
+    parts = []
+    for wording, shifts in apart.items():
+        for layer, shift in enumerate(shifts):
+            x, y = rng.normal(size=(2, 30))
+            where = {"layer": layer, "probe": "logistic", "target": "condition"}
+            parts.append(scored(x + shift, y, wording=wording, **where))
+    found = detection.probes_by_layer(pd.concat(parts))
+    assert detection.reads_from(found[found["wording"] == "same"]) == 0
+    assert detection.reads_from(found) == 2
+    assert detection.reads_from(found[found["layer"] < 2]) is None
+    wrong_way = detection.backwards(found)
+    assert wrong_way[["wording", "layer"]].to_numpy().tolist() == [["mistake", 0]]
+
+
+def beside(shift_of_raw, shift_of_latents, target="condition", wordings=("same",)):
+    """`added.beside_raw` of one SAE's latents and a probe, apart by so many SDs."""
+    x, y, wobble, other = np.random.default_rng(0).normal(size=(4, 60))
+    tables = []
+    for shift, own in ((shift_of_raw, 0.2 * wobble), (shift_of_latents, 0.2 * other)):
+        rows = [scored(x + own + shift, y, wording=w) for w in wordings]
+        tables.append(pd.concat(rows).assign(layer=7, target=target))
+    raw, latents = tables
+    latents = latents.assign(tag="v4_m_topk_L7_mixed", probe="all_latents")
+    return added.beside_raw(raw.assign(probe="logistic"), latents)
+
+
+@pytest.mark.parametrize("raw, latents, sign", [(0.3, 2, "latents"), (2, 0.3, "raw"), (1, 1, "")])
+def test_latents_add_to_the_raw_probe_only_with_an_interval(raw, latents, sign):
+    found = beside(raw, latents)
+    assert found["sign"].to_list() == [sign] and found["target"].to_list() == ["the prompt"]
+    lead = found["lead"].iloc[0]
+    difference = found["latents"].iloc[0].value - found["raw"].iloc[0].value
+    assert lead.value == pytest.approx(difference) and lead.low < lead.value < lead.high
+    counted = added.signs(found).iloc[0, 2:].to_list()
+    assert counted == [int(sign == "latents"), int(sign == "raw"), int(sign == "")]
+
+
+def test_other_wordings_are_one_target_and_the_answer_is_another():
+    assert beside(1, 1, wordings=("lie", "must"))["target"].to_list() == [added.IN_OTHER_WORDS]
+    assert beside(1, 1, target="answer")["target"].to_list() == [added.GIVEN]
+
+
 def test_the_best_of_thirty_layers_is_no_evidence():
     """Scores without any truth: uncorrected, p is below 0.05 at some layer; corrected, at none."""
     table = by_target(np.random.default_rng(2), None, None, 0, layers=30)
@@ -182,20 +232,19 @@ def test_saes_are_matched_at_sixteen_or_more_or_not_at_all():
     assert matched.levels({name: 64.0 for name in TAGS if "topk" in name}) == {}
 
 
-def test_detectors_score_prompts_as_the_probe_does():
+def test_detectors_score_prompts_as_written_out():
     rng = np.random.default_rng(0)
     train, test = ({c: np.abs(rng.normal(size=(20, 12))) for c in "ab"} for _ in range(2))
-    train["a"][:, 3] += 2
-    test["a"][:, 3] += 2
+    for codes in (train, test):
+        codes["a"][:, 3] += 2
     for l0 in (None, 4):
-        found, whole = (
-            matched.scores(train, test, ("a", "b"), l0),
-            probing.probe(train, test, ("a", "b"), l0),
-        )
-        for by in matched.BY:
-            assert probing.auroc(found[by]["a"][:, None], found[by]["b"][:, None])[
-                0
-            ] == pytest.approx(whole[by].value)
+        kept = lambda x, l0=l0: x if l0 is None else np.where(x >= np.sort(x)[:, [-l0]], x, 0)  # noqa: E731
+        found = matched.scores(train, test, ("a", "b"), l0)
+        assert np.array_equal(found["best_latent"]["b"], kept(test["b"])[:, 3])
+        a, b = kept(train["a"]), kept(train["b"])
+        spread = np.sqrt((a.var(axis=0) + b.var(axis=0)) / 2)
+        along = (a.mean(axis=0) - b.mean(axis=0)) / (spread + np.median(spread))
+        assert found["all_latents"]["a"] == pytest.approx(kept(test["a"]) @ along)
     turned = matched.scores(train, test, ("b", "a"))["best_latent"]
     assert turned["b"].mean() > turned["a"].mean()
 
@@ -262,12 +311,14 @@ def test_the_lens_is_the_models_own_norm_and_unembedding(tiny, tiny_questions):
     assert row["same"] == (given == item.options[0][0])
 
 
-def lensed(lead, n=20, same=()):
-    """A lens table in which the given answer leads by so many nats, layer by layer."""
+def lensed(lead, n=20, same=(), right_at=-2.0):
+    """A lens table in which the given answer leads by so many nats, layer by layer, the right one
+    at so many nats.
+    """
     rng = np.random.default_rng(0)
     rows = []
     for layer, nats in enumerate(lead):
-        right = rng.normal(-3, 0.1, n)
+        right = rng.normal(right_at, 0.1, n)
         rows.append(
             pd.DataFrame(
                 {
@@ -290,7 +341,20 @@ def test_the_answer_turns_where_the_given_one_takes_the_lead_for_good():
     assert turning.turning_layer(turned) == 3
     never = turning.lens_by_layer(lensed([0.0, 1.0, 1.0]), wrongly)
     assert turning.turning_layer(never) is None  # the right answer never led: nothing turned
-    assert turned["p_right"].iloc[0] == pytest.approx(np.exp(-3), rel=0.1)
+    assert turned["p_right"].iloc[0] == pytest.approx(np.exp(-2), rel=0.1)
+    # Led by a right answer that is nowhere near being given: a lead among noise is no turn.
+    unseen = lensed([0.0, 1.0, -1.0, 1.0, 2.0], right_at=-7.0)
+    unseen = turning.lens_by_layer(unseen, wrongly)
+    assert turning.turning_layer(unseen) is None and turning.leads_from(unseen) == 3
+    assert turning.leads_from(turned.iloc[:3]) is None  # not at the last layer of these
+
+
+def test_the_right_answer_is_counted_whatever_is_given():
+    table = lensed([-1.0, 1.0], same=(0, 1))
+    found = turning.right_by_layer(table, ["q00", "q01", "q02"], "sandbag")
+    three = table.loc[table["question_id"].isin(["q00", "q01", "q02"]) & (table["layer"] == 1)]
+    assert found["n"].to_list() == [3, 3]
+    assert found["p_right"].iloc[1] == pytest.approx(np.exp(three["right"]).mean())
 
 
 def test_only_answers_that_can_turn_are_counted():

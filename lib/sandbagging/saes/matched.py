@@ -44,8 +44,9 @@ def own_l0(codes: Codes) -> float:
 def scores(
     train: Codes, test: Codes, pair: tuple[str, str], l0: int | None = None
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return {detector: {condition: [prompt]}} of the detectors of `probing.probe`: the latent that
-    is best on train prompts, and the mean difference over all latents in units of their spread.
+    """Return {detector: {condition: [prompt]}} of two detectors: the latent that is best on train
+    prompts, and the mean difference over all latents in units of their spread (a diagonal
+    discriminant, with the median spread of active latents added).
     """
     shrink = (lambda codes: codes) if l0 is None else (lambda codes: probing.at_l0(codes, l0))
     seen, unseen = ({c: shrink(codes[c]) for c in pair} for codes in (train, test))

@@ -5,7 +5,6 @@ that of notebook 02 (a SAELens folder a tag). A pair is two conditions of the sa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,32 +13,13 @@ from torch import Tensor
 from sandbagging import activations, files, statistics
 from sandbagging.files import Folder
 from sandbagging.progress import Progress
-from sandbagging.saes import folders, probing, tokens
+from sandbagging.saes import folders, tokens
 from sandbagging.saes.recipes import parse_tag
-from sandbagging.statistics import Estimate
 
 SPLITS = ("train", "test")
 
 Pairs = Sequence[tuple[str, str]]
 Codes = dict[str, np.ndarray]  # condition -> [prompt latent], questions in one order
-
-
-class Chosen(NamedTuple):
-    """The latent of one SAE that separates the first pair best on train questions."""
-
-    latent: int
-    d_train: float  # its d_z there
-    on_test: dict[str, Estimate]  # pair -> its d_z on test questions
-
-
-def last_codes(
-    collected: Folder, trained: Folder, tag: str, conditions: Sequence[str], split: str = "test"
-) -> Codes:
-    """Return one SAE's codes at the last prompt token, {condition: [prompt latent]}."""
-    layer = parse_tag(tag).layer
-    x = _last_tokens(collected, [layer], conditions)[split][layer]
-    sae = folders.load(trained / tag)
-    return {condition: sae.encode(value).numpy() for condition, value in x.items()}
 
 
 def separation(
@@ -74,60 +54,6 @@ def separation(
     return pd.concat(tables, ignore_index=True)
 
 
-def chosen_latents(
-    collected: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
-) -> dict[str, Chosen]:
-    """Return each SAE's best latent on the first pair of train prompts, and its d_z on test."""
-    x = _last_tokens(collected, _layers(tags), _conditions(pairs))
-    found = {}
-    for tag in tags:
-        of_layer = {split: x[split][parse_tag(tag).layer] for split in SPLITS}
-        sae = folders.load(trained / tag)
-        train, test = (_codes(sae, of_layer[split]) for split in SPLITS)
-        found[tag] = Chosen(*statistics.chosen_on_train(train, test, pairs, seed=seed))
-    return found
-
-
-def words_of_the_cue(
-    collected: Folder, trained: Folder, latents: Mapping[str, int], prompts: Folder
-) -> tuple[pd.DataFrame, int]:
-    """Return what latents {tag: latent} say where genuine prompts hold a sandbag prompt's cue.
-
-    The cue is its last words; prompts: the folder of prompts.jsonl. Columns: tag; sandbag and
-    genuine (mean code at the last token of test prompts); words in genuine (mean code at the
-    words); share (where the third lies between genuine, 0, and sandbag, 1; NaN where that is not
-    defined). The second value counts these places.
-    """
-    x = _last_tokens(collected, _layers(latents), ("genuine", "sandbag"))["test"]
-    table = files.read_csv(collected / "tokens.csv.gz")
-    places = tokens.cue_rows(pd.read_json(prompts / "prompts.jsonl", lines=True), table)
-    rows = []
-    for tag, latent in latents.items():
-        layer = parse_tag(tag).layer
-        sae = folders.load(trained / tag)
-        codes = _codes(sae, x[layer])
-        at_words = sae.encode(activations.load(collected, layer)[places])[:, latent]
-        means = {c: codes[c][:, latent].mean() for c in ("sandbag", "genuine")}
-        rows.append({"tag": tag, **means, "words in genuine": at_words.mean().item()})
-    found = pd.DataFrame(rows, columns=["tag", "sandbag", "genuine", "words in genuine"])
-    way = found["sandbag"] - found["genuine"]
-    share = (found["words in genuine"] - found["genuine"]) / way
-    return found.assign(share=share.where(np.isfinite(share))), len(places)
-
-
-def detectors(
-    collected: Folder, trained: Folder, tags: Sequence[str], pairs: Pairs, seed: int = 0
-) -> pd.DataFrame:
-    """Return `probing.probing_table` of SAEs: fitted on train, judged on test questions."""
-    x = _last_tokens(collected, _layers(tags), _conditions(pairs))
-    codes: dict[str, dict[str, Codes]] = {split: {} for split in SPLITS}
-    for tag in tags:
-        sae = folders.load(trained / tag)
-        for split in SPLITS:
-            codes[split][tag] = _codes(sae, x[split][parse_tag(tag).layer])
-    return probing.probing_table(codes["train"], codes["test"], list(pairs), seed=seed)
-
-
 def _last_tokens(
     collected: Folder, layers: Sequence[int], conditions: Sequence[str]
 ) -> dict[str, dict[int, dict[str, Tensor]]]:
@@ -147,7 +73,7 @@ def _codes(sae, x: Mapping[str, Tensor]) -> Codes:
     return {condition: sae.encode(value).numpy() for condition, value in x.items()}
 
 
-def _layers(tags: Sequence[str] | Mapping[str, int]) -> list[int]:
+def _layers(tags: Sequence[str]) -> list[int]:
     """Return the layers of some SAEs, each once, in order of their first tag."""
     return list(dict.fromkeys(parse_tag(tag).layer for tag in tags))
 
