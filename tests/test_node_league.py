@@ -167,3 +167,39 @@ def test_without_matching_prompts_patching_is_left_out_and_says_why(planted_base
     assert set(scored.scores) == {"zero", "mean"} and "token by token" in scored.why_not
     assert set(nodes.rankings(scored)["zero"].values()) == {2.0}  # what was there, not swept again
     assert scored.gaps.kept["logodds"].shape == (len(scored.gaps.sets), 2)
+
+
+# The league over models ---------------------------------------------------------------------------
+
+
+def made_up_scores(name: str, truth: dict) -> recovery.NodeScores:
+    """Scores by two routes: zero has A first, mean has C first; the gaps are those of `made_up`."""
+    order = {"zero": [3.0, 2.0, 1.0, 0.0], "mean": [2.0, 1.0, 3.0, 0.0]}
+    scores = {route: np.tile(np.array(of)[:, None], (1, 4)) for route, of in order.items()}
+    sets = [tuple(sorted(nodes)) for nodes in ((A,), (C,), (A, B), (A, C))]
+    gaps = made_up()
+    by_set = [{"logodds": np.tile(of["logodds"], (2, 1))[:4]} for of in (gaps.kept, gaps.removed)]
+    gaps = gaps._replace(sets=sets, kept=by_set[0], removed=by_set[1])
+    chance = {"random 1": dict(zip(EVERY, (3.0, 2.0, 1.0, 0.0), strict=True))}
+    return recovery.NodeScores(name, truth, nodes.Scored(EVERY, scores, chance, gaps, ""))
+
+
+def test_the_league_over_models_has_an_auroc_only_where_true_nodes_are_known():
+    told = made_up_scores("heads-7", {"layers": [0], "heads": ["L0H0"]})
+    untold = made_up_scores("sandbagger", {"layers": [0, 1]})
+    table = recovery.league([told, untold], {"heads-7": 12.5})
+    rows = table.set_index(["model", "ranking"])
+    assert rows.loc[("heads-7", "zero"), ["auroc", "low", "high"]].tolist() == [1, 1, 1]
+    assert rows.loc[("heads-7", "mean"), "auroc"] == pytest.approx(2 / 3)  # C alone above A
+    assert rows.loc[("heads-7", "random"), "auroc"] == 1
+    assert np.isnan(rows.loc[("heads-7", "random"), "low"])
+    assert rows.loc["heads-7", "n_true"].tolist() == [1, 1, 1]
+    assert rows.loc["heads-7", "seconds"].tolist() == [12.5] * 3
+    assert rows.loc["sandbagger", "auroc"].isna().all() and rows["cpr"].notna().all()
+    wide = recovery.over_models(table)
+    assert "sandbagger" not in wide and wide["ranking"].tolist()[-1] == "mean"
+
+
+def test_a_model_that_does_not_sandbag_has_no_nodes_to_rank(planted_bases):
+    with pytest.raises(UserError, match="does not sandbag"):
+        recovery.score_nodes("organism-null-0")

@@ -115,7 +115,7 @@ def our_logprobs(model, g: Given) -> Tensor:
 
 def memory(n_questions: int) -> None:
     """Print the peak memory of this process, before and with the battery."""
-    model = models.load(device="cpu")
+    model = models.load(models.EMBEDDED, device="cpu")
     g = given(model, n_questions)
     peaks = [_peak_gb()]
     battery(model, g)
@@ -314,7 +314,7 @@ class TransformerLens:
 def main(n_questions: int, repeats: int) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = models.load(device="cpu")
+    model = models.load(models.EMBEDDED, device="cpu")
     plain, under_bridge = (
         AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
         for _ in range(2)

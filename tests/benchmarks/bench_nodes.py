@@ -6,18 +6,24 @@ Ours sweeps every node of the embedded model; the peers are timed on three heads
 """
 
 import argparse
+import contextlib
+import copy
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 import timing
 import torch
 from bench_sweep import FRAMING, ByHand, TransformerLens
+from peers import padded
 from timing import seconds
 from torch import Tensor
+from transformers import DynamicCache
 
 from sandbagging import files, metrics, models, nodes, questions
 from sandbagging.models import hook_points, packing
+from sandbagging.models.packing import Encoded
 from sandbagging.nodes import Mlp, Node, ranking, sweep
 
 TIMED = nodes.parse("L2H3 L15H1 L27H6 L2MLP L15MLP L27MLP")
@@ -33,21 +39,106 @@ class LensOfNodes(TransformerLens):
         return self.model.run_with_hooks(ids, attention_mask=real, fwd_hooks=[hook])
 
 
-class NodesByHand(ByHand):
-    """The careful loop, with a plain hook on the down projection."""
+class FromItsLayer(ByHand):
+    """Plain transformers and as careful as a loop over nodes gets: what a node's layer reads is
+    kept from one clean run, and under each ablation the shared prefix runs once from there on, into
+    a KV cache, with all prompt x option rows batched on top.
+    """
+
+    name = "careful loop: each node from its layer on, prefix cached, rows batched"
+
+    def __init__(self, module, items: Sequence[Encoded], batch: int) -> None:
+        super().__init__(module, items, batch)
+        self.layers, self.runs, cache = module.model.layers, [], DynamicCache()
+        self.prefix_streams = self._run(self.prefix, cache)
+        for here in self.batches:
+            rows = [self.rows[r] for r in here]
+            ids, real = padded([prompt + option[:-1] for prompt, option in rows])
+            seen = torch.cat([real.new_ones(len(rows), self.n_prefix), real], 1)
+            at = [
+                (i, len(prompt) - 1 + t, token)
+                for i, (prompt, option) in enumerate(rows)
+                for t, token in enumerate(option)
+            ]
+            of_rows = self._run(ids, repeated(cache, len(rows)), attention_mask=seen)
+            self.runs.append(Run(here, seen, torch.tensor(at).T, of_rows))
+
+    def _run(self, ids: Tensor, cache: DynamicCache, **more) -> tuple[Tensor, ...]:
+        """The residual stream at every layer's input, [row token d_model] each."""
+        return self.module.model(
+            ids, past_key_values=cache, output_hidden_states=True, **more
+        ).hidden_states
 
     def __call__(self, node: Node) -> Tensor:
         """log p of every option, [question option]."""
-        if not isinstance(node, Mlp):
-            return super().__call__(node)
-        projection = self.module.model.layers[node.layer].mlp.down_proj
-        handle = projection.register_forward_hook(
-            lambda module, given, output: torch.zeros_like(output)
-        )
-        try:
-            return self.ablated()
-        finally:
-            handle.remove()
+        block = self.layers[node.layer]
+        with from_layer(self.module.model, node.layer), zeroed(block, node):
+            cache, found = DynamicCache(), torch.empty(len(self.rows))
+            self.module.model(inputs_embeds=self.prefix_streams[node.layer], past_key_values=cache)
+            for run in self.runs:
+                hidden = self.module.model(
+                    inputs_embeds=run.streams[node.layer],
+                    attention_mask=run.seen,
+                    past_key_values=repeated(cache, len(run.rows)),
+                ).last_hidden_state
+                i, position, token = run.read_at
+                logits = self.module.lm_head(hidden[i, position])
+                each = logits.log_softmax(-1, dtype=torch.float32).gather(1, token[:, None])[:, 0]
+                found[run.rows] = each.new_zeros(len(run.rows)).index_add_(0, i, each)
+        return found.view(self.shape)
+
+
+class Run(NamedTuple):
+    """A batch of prompt x option rows: which, who is real, where to read, and the clean streams."""
+
+    rows: list[int]
+    seen: Tensor  # [row prefix+token]
+    read_at: Tensor  # [row position token, target]
+    streams: tuple[Tensor, ...]
+
+
+def repeated(cache: DynamicCache, n: int) -> DynamicCache:
+    """A copy of a cache of one row, for n rows."""
+    own = copy.deepcopy(cache)
+    own.batch_repeat_interleave(n)
+    return own
+
+
+@contextlib.contextmanager
+def from_layer(model: torch.nn.Module, first: int) -> Iterator[None]:
+    """Leave out the layers below, and count the others from 0, which is how a KV cache counts."""
+    layers = model.layers
+    model.layers = layers[first:]
+    for i, block in enumerate(model.layers):
+        block.self_attn.layer_idx = i
+    try:
+        yield
+    finally:
+        model.layers = layers
+        for i, block in enumerate(layers):
+            block.self_attn.layer_idx = i
+
+
+@contextlib.contextmanager
+def zeroed(block: torch.nn.Module, node: Node) -> Iterator[None]:
+    """Zero a head before W_O, or what an MLP puts out, by a plain hook."""
+
+    def head(projection, given: tuple[Tensor]) -> tuple[Tensor]:
+        z = given[0].clone()
+        z[..., node.head * 64 : (node.head + 1) * 64] = 0
+        return (z,)
+
+    def mlp(projection, given: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.zeros_like(output)
+
+    if isinstance(node, Mlp):
+        handle = block.mlp.down_proj.register_forward_hook(mlp)
+    else:
+        handle = block.self_attn.o_proj.register_forward_pre_hook(head)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def our_logprobs(model, pack: packing.Pack) -> Tensor:
@@ -71,7 +162,7 @@ def check_timed(effects: sweep.Effects, ours: Tensor) -> None:
 def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = models.load(device="cpu")
+    model = models.load(models.EMBEDDED, device="cpu")
     plain, bridged = (
         AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
         for _ in range(2)
@@ -81,7 +172,7 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     pack = packing.pack(items)
     mlps = nodes.all_mlps(model, layers)
     heads = [node for node in nodes.all_nodes(model, layers) if node not in mlps]
-    peers = [LensOfNodes(bridged, model.tokenizer, items, 16), NodesByHand(plain, items, 80)]
+    peers = [LensOfNodes(bridged, model.tokenizer, items, 16), FromItsLayer(plain, items, 80)]
     ours = our_logprobs(model, pack)
     took = {"heads": [], "mlps": [], **{peer.name: [] for peer in peers}}
     differ = dict.fromkeys((peer.name for peer in peers), 0.0)

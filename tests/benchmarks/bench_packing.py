@@ -59,7 +59,7 @@ def packed(model, items):
 def main() -> None:
     from transformers import AutoModelForCausalLM
 
-    model = models.load(device="cpu")
+    model = models.load(models.EMBEDDED, device="cpu")
     plain = AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
     items = encoded(model, questions.load("default", "train")[:N_QUESTIONS])
     ours = packed(model, items)

@@ -238,7 +238,7 @@ def cost_curve(model, asked: Sequence, sizes: Sequence[int], layers: Sequence[in
 def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = models.load(device="cpu")
+    model = models.load(models.EMBEDDED, device="cpu")
     plain, bridged, traced = (
         AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
         for _ in range(3)

@@ -25,6 +25,8 @@ from sandbagging.recovery.judgement import (
     tally,
     zero_gap,
 )
+from sandbagging.recovery.league import league, over_models
+from sandbagging.recovery.node_scores import NodeScores, score_nodes
 from sandbagging.recovery.subjects import FRAMING, Subject, load, subject
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "NULL_MARGIN_NATS",
     "Candidates",
     "Examined",
+    "NodeScores",
     "Subject",
     "all_verdicts",
     "choose",
@@ -41,8 +44,11 @@ __all__ = [
     "examine",
     "in_numbers",
     "judge",
+    "league",
     "load",
+    "over_models",
     "recover",
+    "score_nodes",
     "scored",
     "share_of_shuffles",
     "subject",
