@@ -25,6 +25,7 @@ from sandbagging.swaps import decision
 RESTS_ON = {
     "answers_wrongly": "00_baseline",
     "heads_carry": "08_circuit",
+    "heads_most": "08_circuit",
     "heads_specific": "08_circuit",
     "swap_carries": "06_specificity",
     "any_basis": "06_specificity",
@@ -32,7 +33,7 @@ RESTS_ON = {
     "early_head": "07_heads",
     "same_heads": "07_heads",
 }
-MOST = 0.5  # of the heads have to be chosen again, and more
+SAME = 0.5  # of the heads have to be chosen again, and more
 
 
 class Cell(NamedTuple):
@@ -69,9 +70,11 @@ def wrongly(found: Gate) -> Cell:
 
 
 def carry(found: Survival) -> Cell:
-    """Return whether a few heads carry it: they survive rivals that were selected as hard."""
+    """Return whether a few heads carry it, or a part: they survive rivals that were selected as
+    hard.
+    """
     measured = f"{found.share:short .0%} of the gap closed"
-    if found.grade == rivals.SURVIVES:
+    if found.survives:
         return Cell(HOLDS, measured)
     if found.grade == rivals.NOTHING:
         return CLOSED
@@ -82,6 +85,15 @@ def carry(found: Survival) -> Cell:
         or any(margin.high < 0 for margin in found.margins.values())
     )
     return Cell(DOES_NOT if against else UNKNOWN, measured, found.reason)
+
+
+def most(found: Survival) -> Cell:
+    """Return whether these heads carry most of it: their share of the gap lies above a half."""
+    carries = carry(found)
+    if carries.says != HOLDS or found.grade == rivals.SURVIVES:
+        return carries
+    against = found.share.high < rivals.MOST_SHARE
+    return Cell(DOES_NOT if against else UNKNOWN, carries.measured, found.reason)
 
 
 def specific(says: str, difference: Estimate, grade: str) -> Cell:
@@ -155,7 +167,10 @@ def same(chosen: Sequence[Head], base: Sequence[Head], grade: str) -> Cell:
     if grade == gates.NO:
         return CLOSED
     shared = len(set(chosen) & set(base))
-    return Cell(HOLDS if shared > MOST * len(base) else DOES_NOT, f"{shared} of {len(base)} heads")
+    return Cell(HOLDS if shared > SAME * len(base) else DOES_NOT, f"{shared} of {len(base)} heads")
+
+
+OF_SURVIVAL = {"heads_carry": carry, "heads_most": most}
 
 
 # Reading a run ------------------------------------------------------------------------------------
@@ -175,8 +190,8 @@ def _of_claim(run: str, base: str, claim: str) -> Cell:
     grade = gate_of(run).grade
     if claim == "answers_wrongly":
         return wrongly(gate_of(run))
-    if claim == "heads_carry":
-        return carry(survival_of(run))
+    if claim in OF_SURVIVAL:
+        return OF_SURVIVAL[claim](survival_of(run))
     if claim == "heads_specific":
         found = nested.read_json(run, "08_circuit")["specific"]
         against = Estimate.from_dict(found["differences"]["genuine"]["logodds"])

@@ -96,7 +96,9 @@ def _of_circuit(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:
     found = specificity.specific(on, joint, kept)
     against = found.differences["genuine"][DECIDES]
     yield "heads_specific", evidence.specific(found.says, against, gate.grade)
-    yield "heads_carry", evidence.carry(rivals.judge(on, joint, others, draws, gate, kept))
+    survival = rivals.judge(on, joint, others, draws, gate, kept)
+    for claim, rule in evidence.OF_SURVIVAL.items():
+        yield claim, rule(survival)
 
 
 def _rivals(run: str) -> list[Rival]:
