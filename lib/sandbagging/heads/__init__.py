@@ -1,6 +1,6 @@
 """Attention heads: ablation, the sweep, sets of heads, patching, and what heads read and write."""
 
-from sandbagging.heads.circuits import random_sets, shapley, subsets, survives
+from sandbagging.heads.circuits import random_sets, shapley, subsets
 from sandbagging.heads.head import Head, Heads, check, join, parse
 from sandbagging.heads.interventions import ablate_heads, zeroed_weights
 from sandbagging.heads.sweep import Effects, ablate_sets, all_heads, sweep_conditions
@@ -18,7 +18,6 @@ __all__ = [
     "random_sets",
     "shapley",
     "subsets",
-    "survives",
     "sweep_conditions",
     "zeroed_weights",
 ]

@@ -1,24 +1,22 @@
-"""Sets of heads: random ones to compare with, all subsets, shares, and the rule of survival."""
+"""Sets of heads: random ones to compare with, members, all subsets and their Shapley values."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from sandbagging import prompts, statistics
+from sandbagging import metrics, prompts, statistics
 from sandbagging.errors import UserError
-from sandbagging.gate import Gate
-from sandbagging.heads import estimates, parts
-from sandbagging.heads.head import Head, Heads
+from sandbagging.heads import estimates, parts, shares
+from sandbagging.heads.head import Head, Heads, join
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.prompts import Framing
 from sandbagging.statistics import Estimate
 from sandbagging.wordings import PLACEBO_CUES
 
-# a circuit survives with CI low above 0.5 pp and rank p at most 0.05
-SURVIVES_PP, SURVIVES_P = 0.5, 0.05
 KINDS = ("uniform", "same_layer")  # of random sets
 MOST_HEADS = 8  # of which all subsets are run: 2^8 - 1 = 255 of them
 
@@ -96,11 +94,41 @@ def against_random(joint: np.ndarray, draws: np.ndarray, seed: int = 0) -> dict:
     }
 
 
-def against_random_of_each_kind(
-    joint: np.ndarray, drawn: Mapping[str, Effects], seed: int = 0
+def beside_draws(
+    on: Effects,
+    heads: Sequence[Head],
+    draws: Mapping[str, Sequence[Heads]],
+    rank_p: Mapping[str, float],
+    seed: int = 0,
 ) -> dict[str, dict]:
-    """Return {kind: `against_random`} of a joint effect [question]."""
-    return {kind: against_random(joint, of.effect(), seed) for kind, of in drawn.items()}
+    """Return {kind: `against_random`} of a set's effect on p_full, but with the rank p {kind: p} of
+    the share that it closes.
+    """
+    return {
+        kind: against_random(on.of(heads), estimates.only(on, sets).effect(), seed)
+        | {"rank_p": rank_p[kind]}
+        for kind, sets in draws.items()
+    }
+
+
+def draws_table(on: Mapping[str, Effects], draws: Mapping[str, Sequence[Heads]]) -> pd.DataFrame:
+    """Return the random sets {kind: sets} as rows kind, index, heads, metric, unit, effect,
+    effect_on_genuine (means, nats or pp), share_closed, from {genuine, sandbag: effects}.
+    """
+    rows = []
+    for kind, sets in draws.items():
+        for metric in metrics.JUDGED:
+            unit, scale = metrics.unit_of_change(metric)
+            gap = shares.gap(on, metric).mean()
+            for index, heads in enumerate(sets):
+                sandbag, genuine = (on[c].of(heads, metric) for c in ("sandbag", "genuine"))
+                rows.append(
+                    {"kind": kind, "index": index, "heads": join(heads), "metric": metric,
+                     "unit": unit, "effect": scale * sandbag.mean(),
+                     "effect_on_genuine": scale * genuine.mean(),
+                     "share_closed": (sandbag - genuine).mean() / gap if gap else np.nan}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def subsets(heads: Sequence[Head]) -> list[Heads]:
@@ -172,25 +200,4 @@ def shapley(effects: Effects, heads: Sequence[Head]) -> dict[Head, float]:
     """
     return statistics.shapley(
         {s: 100 * e.mean() for s, e in zip(effects.sets, effects.effect(), strict=True)}, heads
-    )
-
-
-def survives(joint: Estimate, rank_p: float, gate: Gate) -> tuple[bool, str]:
-    """Return whether a circuit survives, by the one rule for real and null models alike, and the
-    reason in words.
-    """
-    if not gate.open:
-        return False, "no sandbagging to explain (the grade of notebook 00 is *no*)"
-    if joint.low <= SURVIVES_PP:
-        return False, f"the joint effect {joint} does not clear {SURVIVES_PP} pp"
-    if rank_p > SURVIVES_P:
-        return (
-            False,
-            "too many random sets of as many heads reach it, or too few were drawn "
-            f"(rank p = {rank_p:.3f})",
-        )
-    return (
-        True,
-        f"the joint effect {joint} clears {SURVIVES_PP} pp and few random sets reach it "
-        f"(rank p = {rank_p:.3f})",
     )

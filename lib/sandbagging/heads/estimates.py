@@ -47,13 +47,6 @@ def estimate(change: np.ndarray, metric: str = metrics.CARD, seed: int = 0) -> E
     )
 
 
-def scores_without(
-    effects: Effects, heads: Iterable[Head], metric: str = metrics.CARD
-) -> np.ndarray:
-    """Return a metric [question] with one of the sets replaced."""
-    return effects.value[metric][effects.sets.index(tuple(sorted(heads)))]
-
-
 def mean_single(
     effects: Effects, heads: Sequence[Head], seed: int = 0, metric: str = metrics.CARD
 ) -> Estimate:
@@ -111,13 +104,6 @@ def specific_portions(
     return {other: specific_portion(effects, heads, other, seed=seed) for other in others}
 
 
-def detectable_pp(effects: Effects, heads: Iterable[Head], threshold: float = 0.0) -> float:
-    """Return the smallest effect of a set on p_full, in pp, whose CI95 lies above a rule's
-    threshold (pp) in 80 % of tries.
-    """
-    return statistics.smallest_detectable(100 * effects.of(heads), threshold=threshold)
-
-
 def share_closed(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
@@ -145,23 +131,6 @@ def shares_closed(
     """Return {metric: share of the gap closed}, on log-odds and on p_full."""
     heads, names = tuple(heads), (shares.DECIDES, shares.BESIDE)
     return {m: share_closed(effects, heads, m, seed, categories) for m in names}
-
-
-def portions_table(
-    effects: Mapping[str, Effects],
-    heads: Iterable[Head],
-    minus: Sequence[str] = ("neutral", "genuine"),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return the specific portions as text: a row a metric, a column a condition subtracted."""
-    heads, names = tuple(heads), list(effects["sandbag"].value)
-    columns = {
-        f"sandbag - {other}": [
-            str(specific_portion(effects, heads, other, name, seed)) for name in names
-        ]
-        for other in minus
-    }
-    return pd.DataFrame({"metric": names, **columns})
 
 
 def by_question(
@@ -206,14 +175,6 @@ def all_by_question(
 ) -> pd.DataFrame:
     """Return the rows of `by_question` of all conditions."""
     return pd.concat([by_question(of, c, joint, names) for c, of in effects.items()])
-
-
-def joint_by_question(
-    effects: Mapping[str, Effects], joint: Iterable[Head], names: Sequence[str] = metrics.JUDGED
-) -> pd.DataFrame:
-    """Return the rows of `by_question` of all conditions, of all heads together alone."""
-    rows = all_by_question(effects, joint, names)
-    return rows[rows["intervention"] == "joint"]
 
 
 def effects_table(
@@ -321,55 +282,6 @@ def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
         }
         tables.append(pd.DataFrame(rows | {"n": len(effects.question_ids)}))
     return pd.concat(tables, ignore_index=True)
-
-
-def draws_table(effects: Effects, kind: str) -> pd.DataFrame:
-    """Return the random sets of one kind as rows kind, index, heads, metric, unit,
-    effect.
-    """
-    rows = {
-        "kind": kind,
-        "index": range(len(effects.sets)),
-        "heads": [join(s) for s in effects.sets],
-    }
-    tables = [
-        pd.DataFrame(
-            rows
-            | {
-                "metric": name,
-                "unit": metrics.unit_of_change(name)[0],
-                "effect": scaled(effects, name).mean(1),
-            }
-        )
-        for name in metrics.JUDGED
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def scaled(effects: Effects, metric: str) -> np.ndarray:
-    """Return the effects [set question] on a metric in its unit: pp, or nats for logodds."""
-    return metrics.unit_of_change(metric)[1] * effects.effect(metric)
-
-
-def draws_tables(drawn: Mapping[str, Effects]) -> pd.DataFrame:
-    """Return the rows of `draws_table` of all kinds of random sets."""
-    return pd.concat([draws_table(of, kind) for kind, of in drawn.items()])
-
-
-def replacement_rows(effects: Mapping[str, Effects], seed: int = 0) -> pd.DataFrame:
-    """Return effects of replacements as rows replacement, tokens, metric, unit, effect, low,
-    high, n.
-
-    tokens names the condition whose tokens the value is made of; "" for zero.
-    """
-    rows = []
-    for name, of_way in effects.items():
-        way, _, tokens = name.partition(" ")
-        (heads,) = of_way.sets
-        for metric in metrics.JUDGED:
-            found = estimate(of_way.of(heads, metric), metric, seed)
-            rows.append({"replacement": way, "tokens": tokens, "metric": metric, **_columns(found)})
-    return pd.DataFrame(rows)
 
 
 def attention_by_region(shares: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

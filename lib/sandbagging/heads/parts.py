@@ -11,7 +11,7 @@ import pandas as pd
 
 from sandbagging.gate import Gate
 from sandbagging.heads import selection, shares
-from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.head import Head, Heads, join
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
@@ -53,6 +53,27 @@ def minimality(
              "n": lost.n, "matters": lost.low > 0}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def alone_and_lost(
+    on: Mapping[str, Effects],
+    heads: Sequence[Head],
+    minimal: pd.DataFrame,
+    categories: Categories = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return rows head, quantity, value, low, high, n: the share of the gap that each member closes
+    "alone", and that "lost without it" of `minimality`.
+    """
+    gap, ids = shares.gap(on), on["sandbag"].question_ids
+    rows = []
+    for head in sorted(heads):
+        part = shares.closed(on, [head])
+        e = shares.part_of_gap(part, gap, ids, seed, categories)
+        where = {"head": str(Head(*head)), "quantity": "alone"}
+        rows.append(where | {"value": e.value, "low": e.low, "high": e.high, "n": e.n})
+    lost = minimal.rename(columns={"share_lost": "value"}).drop(columns="matters")
+    return pd.concat([pd.DataFrame(rows), lost.assign(quantity="lost without it")])
 
 
 # Completeness -------------------------------------------------------------------------------------
@@ -135,6 +156,29 @@ def by_way(
     return pd.DataFrame(rows)
 
 
+def of_each(
+    found: Mapping[str, Mapping[str, Effects]],
+    named: Mapping[str, Iterable[Head]],
+    categories: Categories = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the rows of `by_way` of several sets {name: heads}, with the columns set and heads."""
+    tables = []
+    for name, heads in named.items():
+        table = by_way(found, heads, categories, seed)
+        table.insert(0, "set", name)
+        table.insert(1, "heads", join(sorted(heads)))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def shares_by_way(table: pd.DataFrame, name: str = "joint") -> dict[str, float]:
+    """Return {way: share of the log-odds gap closed} of one set in a table of `of_each`."""
+    wanted = (table["metric"] == DECIDES) & (table["quantity"] == "share_closed")
+    rows = table[wanted & (table["set"] == name)]
+    return dict(zip(rows["way"], rows["value"], strict=True))
+
+
 def exchanged(
     patched: Mapping[str, Effects],
     heads: Iterable[Head],
@@ -148,3 +192,30 @@ def exchanged(
     """
     half, gap = shares.closed(patched, heads, metric) / 2, shares.gap(patched, metric)
     return shares.part_of_gap(half, gap, patched["sandbag"].question_ids, seed, categories)
+
+
+INTO = {"effect": "into sandbag", "effect on genuine": "into genuine"}
+
+
+def exchange_table(
+    patched: Mapping[str, Effects],
+    named: Mapping[str, Iterable[Head]],
+    categories: Categories = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return what sets {name: heads} bring when genuine and sandbag prompts exchange their z: rows
+    set, heads, metric, quantity ("into sandbag", "into genuine": nats, pp; "share_exchanged"),
+    value, low, high, unit, n.
+    """
+    table = of_each({"exchange": patched}, named, categories, seed).drop(columns="way")
+    table = table[table["quantity"].isin(INTO)].replace({"quantity": INTO})
+    rows = []
+    for name, heads in named.items():
+        for metric in (DECIDES, BESIDE):
+            e = exchanged(patched, heads, metric, categories, seed)
+            rows.append(
+                {"set": name, "heads": join(sorted(heads)), "metric": metric,
+                 "quantity": "share_exchanged", "value": e.value, "low": e.low, "high": e.high,
+                 "unit": "share", "n": e.n}
+            )  # fmt: skip
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)

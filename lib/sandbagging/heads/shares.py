@@ -101,6 +101,28 @@ def wide_change(
     return statistics.wide(values, named, unit=unit, scale=scale, seed=seed)
 
 
+def headline(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    categories: Mapping[str, str],
+    seed: int = 0,
+) -> dict[str, Wide]:
+    """Return the headline numbers of a set {name: with both intervals}: its effect on sandbag
+    prompts, the share of the gap that it closes and its effect there minus that on genuine ones.
+    """
+    heads, ids = tuple(heads), effects["sandbag"].question_ids
+    found = {}
+    for metric, words in ((DECIDES, "log-odds"), (BESIDE, BESIDE)):
+        part, of = closed(effects, heads, metric), gap(effects, metric)
+        effect = effects["sandbag"].of(heads, metric)
+        found |= {
+            f"effect, {words}": wide_change(effect, ids, categories, metric, seed),
+            f"share closed, {words}": wide_part(part, of, ids, categories, seed),
+            f"sandbag minus genuine, {words}": wide_change(part, ids, categories, metric, seed),
+        }
+    return found
+
+
 def categories_of(asked: Sequence[Question]) -> dict[str, str]:
     """Return {question id: category}, the unit of the wider interval."""
     return {question.id: question.category for question in asked}

@@ -30,7 +30,17 @@ SAID: dict[str, dict[str, str]] = {
         "overwrites": "At the deepest layer the swap harms under any labels.",
     },
     "07_heads": {},
-    "08_circuit": {},
+    "08_circuit": {
+        "beats": "The chosen heads close more of the gap than every rival and all random sets.",
+        "specific": "What zeroing the heads does is larger on sandbag than on genuine prompts.",
+        "answers": "With the heads zeroed more free answers are right on sandbag prompts, and no "
+        "fewer on genuine ones.",
+        "each": "Each of the chosen heads matters beside the others.",
+        "nothing": "Nothing is left of the gap without the chosen heads.",
+        "last": "The heads act at the last token, where the answer is about to be said.",
+        "means": "The mean of genuine prompts in the heads' place closes as much as zero does.",
+        "routes": "Patching names the heads that zeroing names.",
+    },
     "09_models": {},
     "11_planted": {},
 }

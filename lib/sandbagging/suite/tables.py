@@ -1,9 +1,12 @@
-"""Tables on a page: the first rows open, the rest folded."""
+"""Tables on a page: the first rows open, the rest folded; numbers with their intervals as text."""
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
+
+from sandbagging.statistics import Estimate, Wide
 
 ROWS = 8  # at most so many are open
 
@@ -54,3 +57,40 @@ def _html(table: pd.DataFrame, index: bool) -> str:
     with pd.option_context("display.max_colwidth", None):  # texts are not cut
         html = table.to_html(index=index, border=0, na_rep="", justify="left")
     return re.sub("<td>(?=[^<]*[A-Za-z]{2})", '<td style="text-align: left">', html)  # words
+
+
+def wide(found: Mapping[str, Wide]) -> pd.DataFrame:
+    """Return numbers {name: Wide} for reading: value, both intervals, and the range when one
+    category is left out.
+    """
+    rows = {}
+    for name, one in found.items():
+        e, clustered = one.estimate, one.by_category
+        spec = ".0%" if not e.unit else "+.2f"
+        least, most = one.range
+        rows[name] = {
+            "value": f"{e.value:{spec}} {e.unit}".strip(),
+            "95 % over questions": _ends(one.by_question, spec),
+            "over categories": one.why if clustered is None else _ends(clustered, spec),
+            "without one category": f"{least:{spec}} to {most:{spec}}",
+        }
+    return pd.DataFrame(rows).T
+
+
+def _ends(e: Estimate, spec: str) -> str:
+    return f"[{e.low:{spec}}, {e.high:{spec}}]"
+
+
+def intervals(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
+    """Return a table of value, low, high, unit for reading: a cell "value [low, high]" for each
+    pair of what the columns `row` and `column` hold.
+    """
+    text = [
+        f"{value:{spec}} [{low:{spec}}, {high:{spec}}]"
+        for value, low, high, unit in table[["value", "low", "high", "unit"]].itertuples(
+            index=False
+        )
+        for spec in [".0%" if unit == "share" else "+.2f"]
+    ]
+    told = table.assign(text=text).pivot(index=row, columns=column, values="text")
+    return told.loc[dict.fromkeys(table[row]), list(dict.fromkeys(table[column]))]

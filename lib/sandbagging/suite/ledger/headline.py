@@ -8,7 +8,7 @@ from math import isnan
 from sandbagging import grading
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
-from sandbagging.heads import circuits
+from sandbagging.heads import rivals
 from sandbagging.statistics import Estimate
 from sandbagging.suite import nested, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, specificity_cells
@@ -130,10 +130,10 @@ def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
     spread = "" if found["sd"] is None else f"SD {found['sd']:.2f} pp, "
     mean = f"{Estimate.from_dict(found['mean']):ci}"
     value = f"mean {mean}, {spread}{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
-    if found["rank_p"] <= circuits.SURVIVES_P:
+    if found["rank_p"] <= rivals.RANK_P:
         return _line(words, value, "few reach the chosen ones")
     smallest = 1 / (1 + found["n_draws"])  # p that so many draws can give
-    enough = smallest <= circuits.SURVIVES_P
+    enough = smallest <= rivals.RANK_P
     said = "do as well as the chosen ones" if enough else "too few draws to tell"
     return _line(words, value, said)
 

@@ -13,7 +13,15 @@ from sandbagging.suite.plots.baseline import (
     paired_scores,
     yardstick,
 )
-from sandbagging.suite.plots.circuit import attention, circuit_conditions, draws, logits, subsets
+from sandbagging.suite.plots.circuit import (
+    attention,
+    beside_rivals,
+    by_place_and_path,
+    by_replacement,
+    logits,
+    members,
+    shares_by_way,
+)
 from sandbagging.suite.plots.claims import ledger
 from sandbagging.suite.plots.headline import headline_figure
 from sandbagging.suite.plots.heads import (
@@ -38,11 +46,12 @@ __all__ = [
     "METRICS",
     "agreement",
     "attention",
-    "circuit_conditions",
+    "beside_rivals",
+    "by_place_and_path",
+    "by_replacement",
     "data",
     "dose_response",
     "doses",
-    "draws",
     "effects_by_depth",
     "faithfulness",
     "free_answers",
@@ -56,6 +65,7 @@ __all__ = [
     "ledger",
     "lens_by_depth",
     "logits",
+    "members",
     "metric_by_condition",
     "norm_by_position",
     "oracle_by_layer",
@@ -65,7 +75,7 @@ __all__ = [
     "rivals",
     "sae_quality",
     "seen_and_held_out",
-    "subsets",
+    "shares_by_way",
     "sweep_cells",
     "training_curves",
     "verdict_examples",

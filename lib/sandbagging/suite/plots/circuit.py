@@ -1,162 +1,161 @@
-"""Figures of the chosen heads together: by condition, beside random sets, by subset, and inside."""
+"""Figures of the chosen heads: beside rivals and draws, by place and way, alone and together."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from sandbagging import metrics, statistics
-from sandbagging.statistics import Estimate
 from sandbagging.suite.plots import look
 
-KINDS = {"uniform": "heads of any layer", "same_layer": "heads of the same layers"}
-ORDER = ("sandbag", "genuine", "neutral")  # of conditions, in every figure of the circuit
+KINDS = {"uniform": "random, any layer", "same_layer": "random, same layers"}
+SETS = {
+    "joint": "chosen heads",
+    "patching": "patching's heads",
+    "random": "a random set",
+}  # how named sets are called
+OF_SETS = {"chosen heads": (look.VERMILION, "o"), "patching's heads": (look.BLUE, "s")}
+SIZE_OF_DRAW = 3
+ORDER = ("sandbag", "genuine", "neutral")  # of conditions, in figures of the circuit
+
+
+def called(name: str) -> str:
+    """Return how a figure calls a set of heads: "rival:genuine" is what the search finds there."""
+    rule, _, condition = name.partition(":")
+    return f"found on {condition} prompts" if rule == "rival" else SETS.get(name, name)
 
 
 @look.styled
-def draws(table: pd.DataFrame, observed: Estimate | float, metric: str = "p_full") -> Figure:
-    """Effects in pp of random sets of heads, of any and of the same layers, and the chosen heads'.
+def beside_rivals(
+    table: pd.DataFrame, draws: pd.DataFrame, least: Sequence[float] = (0.1, 0.5)
+) -> Figure:
+    """What zeroing sets of heads does on sandbag and genuine prompts, and the share of the gap that
+    it closes, on log-odds.
 
-    Columns kind, effect and where known metric, as `08_circuit/draws.csv`; a panel a kind.
+    table: rows set, metric, quantity ("effect", "effect on genuine", "share_closed"), value, low,
+    high, n, as `08_circuit/shares.csv`; draws: as `draws.csv` beside it.
     """
-    look.need(table, "draws", "kind", "effect")
-    part = table[table["metric"] == metric] if "metric" in table else table
-    look.need(part, f"draws (metric {metric})", "kind")
-    kinds = list(dict.fromkeys(part["kind"]))
-    size = (look.WIDTH, 1.2 + 1.45 * len(kinds))
-    fig, axes = plt.subplots(len(kinds), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
-    for ax, kind in zip(axes[:, 0], kinds, strict=True):
-        effects = part.loc[part["kind"] == kind, "effect"].to_numpy(dtype=float)
-        _draws(ax, effects, observed)
-        words = f"{len(effects)} random sets, {KINDS.get(kind, kind.replace('_', ' '))}"
-        value = _value(observed)
-        z, p = statistics.z_score(value, effects), statistics.rank_p(value, effects)
-        ax.set_title(f"{words}: z = {z:.1f}, rank p = {p:.3f}")
-    axes[-1, 0].set_xlabel(f"joint {look.change(metric)}")
-    look.legend_above(fig, axes[0, 0], 2)
-    look.title(fig, "Beside random sets of as many heads")
-    band = f"n = {observed.n} questions; shaded: 95 % CI." if isinstance(observed, Estimate) else ""
-    n = "" if band else f"n = {len(part)} draws."
-    return look.caption(fig, band, n, "The chosen heads are left out of the draws.")
+    look.need(table, "shares", "set", "metric", "quantity", "value", "low", "high", "n")
+    table = look.pick(table, "shares", metric="logodds")
+    table = table.assign(row=table["set"].map(called))
+    draws = draws[draws["metric"] == "logodds"] if len(draws) else draws
+    kinds = [k for k in KINDS if k in set(draws["kind"])] if len(draws) else []
+    names = [*dict.fromkeys(table["row"]), *(KINDS[kind] for kind in kinds)]
+    size = (look.WIDTH, 1.6 + 0.42 * len(names))
+    fig, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[1.15, 1])
+    words = {"effect": "sandbag", "effect on genuine": "genuine"}
+    effects = table[table["quantity"].isin(words)]
+    effects = effects.assign(condition=effects["quantity"].map(words))
+    _rows(left, effects, names, "condition", look.CONDITIONS)
+    shares = table[table["quantity"] == "share_closed"].assign(what="share")
+    _rows(right, shares, names, "what", {"share": (look.INK, "o")})
+    for kind in kinds:
+        place = len(names) - 1 - names.index(KINDS[kind])
+        part = draws[draws["kind"] == kind]
+        _cloud(left, part["effect"], place + 0.1, look.CONDITIONS["sandbag"])
+        _cloud(left, part["effect_on_genuine"], place - 0.1, look.CONDITIONS["genuine"])
+        _cloud(right, part["share_closed"], place, (look.INK, "o"))
+    left.set_xlabel("effect on the log-odds of the right answer (nats)")
+    for share in least:
+        right.axvline(share, color=look.GREY, linewidth=0.8, linestyle=":")
+    right.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
+    right.set_xlabel("share of the gap closed")
+    look.legend_above(fig, left, 2)
+    look.title(fig, "Heads zeroed on both kinds of prompts")
+    small = "Small marks: one random set each." if kinds else ""
+    dotted = "Dotted: the least share of a part, and of a circuit."
+    return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.", small, dotted)
 
 
-def _value(observed: Estimate | float) -> float:
-    return observed.value if isinstance(observed, Estimate) else float(observed)
-
-
-def _draws(ax: Axes, effects: np.ndarray, observed: Estimate | float) -> None:
-    bars = {"color": look.SKY, "edgecolor": "white", "bins": 30}
-    sns.histplot(x=effects, ax=ax, label="random sets", **bars)
-    if isinstance(observed, Estimate):
-        band = {"color": look.VERMILION, "alpha": 0.15, "linewidth": 0}
-        ax.axvspan(observed.low, observed.high, **band)
-    value = _value(observed)
-    label = f"chosen heads, {value:+.2f} pp"
-    ax.axvline(value, color=look.VERMILION, linewidth=2, label=label)
+def _rows(
+    ax: Axes, table: pd.DataFrame, names: Sequence[str], group: str, looks: dict[str, look.Look]
+) -> None:
+    """One row a set, in it one point with CI a group; a line at 0."""
     look.line_at_zero(ax)
-    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.set_ylabel("draws")
+    look.guides(ax)
+    groups = list(dict.fromkeys(table[group]))
+    for i, name in enumerate(groups):
+        part = table[table[group] == name]
+        apart = 0.2 * ((len(groups) - 1) / 2 - i)
+        at = [len(names) - 1 - names.index(row) + apart for row in part["row"]]
+        look.interval(ax, part, "value", at, looks[name], label=name)
+    ax.set_yticks(range(len(names)), names[::-1])
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+
+
+def _cloud(ax: Axes, values: pd.Series, place: float, how: look.Look) -> None:
+    colour, marker = how
+    jitter = np.random.default_rng(0).uniform(-0.06, 0.06, len(values))
+    marks = {"color": colour, "alpha": 0.35, "markersize": SIZE_OF_DRAW, "linewidth": 0}
+    ax.plot(values, place + jitter, marker=marker, **marks)
 
 
 @look.styled
-def circuit_conditions(effects: pd.DataFrame, seed: int = 0) -> Figure:
-    """Joint effect of the chosen heads per condition, and how much larger it is under sandbagging.
+def shares_by_way(table: pd.DataFrame, title: str, note: str = "") -> Figure:
+    """The share of the log-odds gap that sets of heads close, a row a way: where, by which path or
+    by what they are replaced.
 
-    effects: rows question_id, condition, intervention, metric, baseline, value, as
-    `08_circuit/effects_by_question.csv.gz`; of several interventions, "joint" is drawn.
+    Rows set, way, metric, quantity, value, low, high, n, as `08_circuit/positions.csv`,
+    `paths.csv` and `replacements.csv`.
     """
-    names = ("question_id", "condition", "metric", "baseline", "value")
-    look.need(effects, "effects by question", *names)
-    if "intervention" in effects and effects["intervention"].nunique() > 1:
-        effects = look.pick(effects, "effects by question", intervention="joint")
-    table = _effects_and_differences(effects, seed)
-    units = list(dict.fromkeys(table["unit"]))
-    share = [1.6 if unit == "pp" else 1 for unit in units]
-    size = (look.WIDTH, 1.5 + 0.36 * table["row"].nunique())
-    fig, axes = plt.subplots(
-        1, len(units), figsize=size, sharey=True, squeeze=False, width_ratios=share
+    look.need(table, "shares by way", "set", "way", "metric", "quantity", "value", "low", "high")
+    part = look.pick(table, "shares by way", metric="logodds", quantity="share_closed")
+    part = part.assign(set=part["set"].map(called))
+    ways, sets = (list(dict.fromkeys(part[c])) for c in ("way", "set"))
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.4 + len(ways) * (0.2 + 0.1 * len(sets))))
+    spare = zip(
+        [s for s in sets if s not in OF_SETS],
+        [(look.GREEN, "^"), (look.PURPLE, "v"), (look.ORANGE, "D"), (look.GREY, "x")],
+        strict=False,
     )
-    for ax, unit in zip(axes[0], units, strict=True):
-        part = table[table["unit"] == unit]
-        look.rows_by_group(ax, part, "row", "metric", "value", look.METRICS)
-        look.guides(ax)
-        split = sum("−" in row for row in part["row"].unique())
-        if split:
-            ax.axhline(split - 0.5, color=look.GREY, linewidth=0.8)
-        ax.set_xlabel(f"effect of zeroing the heads ({unit})")
-    axes[0][0].set_ylabel("condition, and paired difference")
-    handles, labels = [], []
-    for ax in axes[0]:
-        found = ax.get_legend_handles_labels()
-        handles, labels = handles + found[0], labels + found[1]
-    fig.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    look.title(fig, "Joint effect by condition")
-    paired = "Below the line: differences of effects, question by question."
-    return look.caption(fig, look.count(table["n"]), look.CI, paired)
+    look.rows_by_group(ax, part, "way", "set", "value", {**OF_SETS, **dict(spare)})
+    look.guides(ax)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
+    ax.set_xlabel("share of the gap closed, log-odds")
+    look.legend_above(fig, ax, min(3, len(sets)))
+    look.title(fig, title)
+    return look.caption(fig, look.count(part["n"]), "Bars: 95 % CI, the wider.", note)
 
 
-def _effects_and_differences(effects: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Rows row ("sandbag", "sandbag − genuine"), metric, value, low, high, n, unit."""
-    rows = []
-    for metric, part in effects.groupby("metric", sort=False):
-        unit, scale = metrics.unit_of_change(metric)
-        look.once(part, "effects by question", ["question_id", "condition"], "intervention")
-        moved = part.assign(change=part["value"] - part["baseline"])
-        wide = moved.pivot(index="question_id", columns="condition", values="change")
-        order = look.in_order(wide.columns, ORDER)
-        shown = {name: wide[name] for name in order}
-        if "sandbag" in order:
-            others = [name for name in order if name != "sandbag"]
-            shown |= {f"sandbag − {name}": wide["sandbag"] - wide[name] for name in others}
-        for row, values in shown.items():
-            both = values.to_numpy(), np.zeros(len(values))
-            estimate = statistics.paired_effect(*both, unit=unit, scale=scale, seed=seed)
-            rows.append({"row": row, "metric": metric} | estimate.as_dict())
-    return pd.DataFrame(rows)
+def by_place_and_path(places: pd.DataFrame, paths: pd.DataFrame, told: str) -> Figure:
+    """The share of the gap that closes with the heads zeroed at one place of the prompts, and with
+    the part `told` hidden from them there: tables as `shares_by_way` takes them.
+    """
+    zeroed = places.assign(way="zeroed: " + places["way"])
+    hidden = paths.assign(way=f"{told} hidden: " + paths["way"])
+    both = pd.concat([zeroed, hidden], ignore_index=True)
+    return shares_by_way(both, "Where the heads act, and what they read")
+
+
+def by_replacement(table: pd.DataFrame) -> Figure:
+    """The share of the gap that closes by what stands in for the heads: as `shares_by_way`."""
+    note = "At all tokens but the first."
+    return shares_by_way(table, "What stands in for the heads", note)
 
 
 @look.styled
-def subsets(table: pd.DataFrame, metric: str = "p_full") -> Figure:
-    """Effect in pp of every subset of the chosen heads, its members as dots below.
+def members(table: pd.DataFrame) -> Figure:
+    """What each chosen head closes of the gap by itself, and what is lost when it alone stays in.
 
-    Columns heads ("L5H4+L12H2"), effect, low, high, n, and where known metric.
+    Rows head, quantity ("alone", "lost without it"), value, low, high, n, as `08_circuit/parts.csv`
+    has them.
     """
-    look.need(table, "subsets", "heads", "effect", "low", "high", "n")
-    part = table[table["metric"] == metric] if "metric" in table else table
-    sets = [_members(text) for text in part["heads"]]
-    part = part.assign(size=[len(s) for s in sets], members=sets)
-    part = part.sort_values(["size", "effect"])
-    heads = sorted({head for s in sets for head in s}, key=_numbers)
-    size, ratio = (look.WIDTH, 3.0 + 0.2 * len(heads)), [3, 0.25 * len(heads) + 0.2]
-    fig, (top, low) = plt.subplots(2, 1, figsize=size, sharex=True, height_ratios=ratio)
-    place = np.arange(len(part))
-    look.line_at_zero(top, across=True)
-    look.interval(top, part, "effect", place, (look.INK, "o"), along="y")
-    top.set_ylabel(look.change(metric))
-    for x, row in zip(place, part["members"], strict=True):
-        low.plot([x] * len(heads), range(len(heads)), ".", color="#DDDDDD")
-        low.plot([x] * len(row), [heads.index(h) for h in row], "o", color=look.INK)
-    low.set_yticks(range(len(heads)), heads)
-    low.set_xticks([])
-    low.set(xlabel="subset (by size, then effect)", ylabel="head zeroed")
-    low.set_ylim(len(heads) - 0.5, -0.5)
-    look.title(fig, "Every subset of the chosen heads")
-    return look.caption(fig, look.count(part["n"]), look.CI, f"{len(part)} subsets.")
-
-
-def _members(heads: object) -> list[str]:
-    return re.findall(r"L\d+H\d+", "" if pd.isna(heads) else str(heads))
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(int(x) for x in re.findall(r"\d+", name))
+    look.need(table, "parts", "head", "quantity", "value", "low", "high", "n")
+    looks = {"alone": (look.SKY, "o"), "lost without it": (look.VERMILION, "D")}
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.3 + 0.34 * table["head"].nunique()))
+    look.rows_by_group(ax, table, "head", "quantity", "value", looks)
+    look.guides(ax)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
+    ax.set_xlabel("share of the gap, log-odds")
+    look.legend_above(fig, ax, 2)
+    look.title(fig, "Each head alone, and what the others lack without it")
+    return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.")
 
 
 @look.styled

@@ -19,6 +19,8 @@ FILTERS = {
     "count": lambda x: f"{int(x):,}",
     "listed": lambda items, none="none": ", ".join(map(str, items)) or none,
     "ci": lambda e: f"{e:ci}",  # an Estimate without its n
+    "share": lambda e: f"{e:ci .0%}",  # a share with its interval in percent
+    "capitalised": lambda text: text[:1].upper() + text[1:],
     "shared": lambda items, others: len(set(items) & set(others)),
     "counted": lambda n, one, more: f"{n} {one if n == 1 else more}",
     # behind a closed gate every verdict says so
