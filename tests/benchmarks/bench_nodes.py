@@ -27,6 +27,7 @@ from sandbagging.models.packing import Encoded
 from sandbagging.nodes import Mlp, Node, ranking, sweep
 
 TIMED = nodes.parse("L2H3 L15H1 L27H6 L2MLP L15MLP L27MLP")
+PEERS = ["lens", "careful"]
 
 
 class LensOfNodes(TransformerLens):
@@ -159,20 +160,23 @@ def check_timed(effects: sweep.Effects, ours: Tensor) -> None:
 
 
 @torch.no_grad()
-def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
+def main(n_questions: int, repeats: int, layers: Sequence[int], of: Sequence[str]) -> None:
     from transformers import AutoModelForCausalLM
 
     model = models.load(models.EMBEDDED, device="cpu")
-    plain, bridged = (
-        AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
-        for _ in range(2)
-    )
     asked = questions.subset(questions.load("default", "train"), n_questions, 0)
     items = [metrics.encode(model, q, "sandbag", FRAMING)[1] for q in asked]
     pack = packing.pack(items)
     mlps = nodes.all_mlps(model, layers)
     heads = [node for node in nodes.all_nodes(model, layers) if node not in mlps]
-    peers = [LensOfNodes(bridged, model.tokenizer, items, 16), FromItsLayer(plain, items, 80)]
+    peers = []
+    for peer in of:
+        plain = AutoModelForCausalLM.from_pretrained(files.cache_folder() / models.EMBEDDED).eval()
+        peers.append(
+            LensOfNodes(plain, model.tokenizer, items, 16)
+            if peer == "lens"
+            else FromItsLayer(plain, items, 80)
+        )
     ours = our_logprobs(model, pack)
     took = {"heads": [], "mlps": [], **{peer.name: [] for peer in peers}}
     differ = dict.fromkeys((peer.name for peer in peers), 0.0)
@@ -202,11 +206,11 @@ def main(n_questions: int, repeats: int, layers: Sequence[int]) -> None:
     median = {name: statistics.median(spent) for name, spent in took.items()}
     whole = statistics.median(map(sum, zip(took["heads"], took["mlps"], strict=True)))
     name = f"sweep of {len(heads)} heads and {len(mlps)} MLPs, {n_questions} questions x 4 options"
+    share = median["mlps"] / median["heads"]
     rows = []
     for peer in peers:
         row = timing.row(name, peer.name, whole, median[peer.name], differ[peer.name], True)
         row["versions"]["transformer-lens"] = version("transformer-lens")
-        share = median["mlps"] / median["heads"]
         rows.append(
             row
             | {
@@ -231,5 +235,12 @@ if __name__ == "__main__":
         default=[],
         help="sweep the nodes of these layers alone (default: all)",
     )
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        default=PEERS,
+        help="time beside these alone (TransformerLens takes minutes a repeat)",
+    )
     given = parser.parse_args()
-    main(given.questions, given.repeats, given.layers)
+    main(given.questions, given.repeats, given.layers, given.peers)
