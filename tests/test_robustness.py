@@ -238,6 +238,19 @@ def test_without_a_table_nothing_was_run(tmp_path, monkeypatch):
     assert held.count(found, "heads_carry") is None
 
 
+@pytest.mark.skipif(robustness.read() is None, reason="make robustness was not run")
+def test_the_committed_table_is_whole_and_its_summary_is_of_it():
+    found = robustness.read()
+    assert list(found) == held.COLUMNS
+    assert set(found["says"]) <= {HOLDS, DOES_NOT, UNKNOWN, NOT_RUN}
+    axes = found.groupby("claim")["axis"].agg(set)
+    assert {claim: axes[claim] for claim in axes.index} == {
+        claim: set(robustness.axes_of(claim)) for claim in robustness.CLAIMS
+    }
+    stored = files.read_csv(runs.run_folder(held.RUN) / held.SUMMARY)
+    pd.testing.assert_frame_equal(stored, robustness.summary(), check_dtype=False)
+
+
 # Runs on the disk ---------------------------------------------------------------------------------
 
 

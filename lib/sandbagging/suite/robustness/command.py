@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from sandbagging.suite import runner
-from sandbagging.suite.robustness import plan, spelling, table
+from sandbagging.suite.robustness import held, plan, spelling, table
 
 
 def make(
     names: Sequence[str] = (),
-    run: str = plan.RUN,
+    run: str = held.RUN,
     set_name: str = plan.SET,
     jobs: int | None = None,
 ) -> pd.DataFrame:

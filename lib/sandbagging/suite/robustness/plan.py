@@ -14,7 +14,7 @@ from sandbagging.suite import runner, runs
 from sandbagging.suite.robustness.claims import FRAMING, SAE_SEED, SPELLING, SPLIT, WORDING
 from sandbagging.wordings import KEPT_OUT
 
-RUN = SET = "robustness"
+SET = "robustness"
 BASE = "base"  # nothing is changed
 ANSWERS = "answers"  # notebook 00 alone, with free answers to train questions: how the model spells
 QUESTIONS = "questions"  # the folder of question files
