@@ -277,14 +277,12 @@ def asked(split: str, n: int) -> list[Question]:
     return questions.subset(questions.load("default", split), n, 0)
 
 
-def effects(ids, sets: dict[tuple, np.ndarray]) -> Effects:
-    """Effects of sets of heads on log-odds and p_full, the same on both but for the scale."""
-    zero = np.zeros(len(ids))
-    value = np.array([*sets.values()])
-    return Effects(
-        [*sets], tuple(ids), {"logodds": zero, "p_full": zero},
-        {"logodds": value, "p_full": value / 20},
-    )  # fmt: skip
+def effects(ids, sets: dict[tuple, np.ndarray], clean: float = 0.0) -> Effects:
+    """Effects of sets of heads in nats, a twentieth of them on p_full, beside a score `clean`."""
+    scale = {"logodds": 1.0, "p_full": 0.05}
+    before = {name: np.full(len(ids), clean * x) for name, x in scale.items()}
+    after = {name: (clean + np.array([*sets.values()])) * x for name, x in scale.items()}
+    return Effects([*sets], tuple(ids), before, after)
 
 
 CHOSEN, RIVAL = (Head(2, 0), Head(9, 1)), (Head(3, 1), Head(11, 0))
@@ -334,25 +332,19 @@ def test_what_holds_without_a_category(base):
 
 def circuit(base: str, rival: float) -> None:
     """Add notebook 08 to the base: the chosen close 4 nats, the rival `rival`, draws none."""
-    ids = [q.id for q in asked("test", 56)]
-    rng = np.random.default_rng(1)
-    names = {"joint": CHOSEN, "rival:genuine": RIVAL}
-    names |= {f"draw:uniform-{i}": heads for i, heads in enumerate(DRAWN)}
-    mean, rows = {"joint": 4.0, "rival:genuine": rival}, []
-    for name in names:
-        closed = mean.get(name, 0.1) + rng.normal(0, 0.3, 56)
-        for metric, scale in [("logodds", 1.0), ("p_full", 0.05)][: 1 + (name in mean)]:
-            for condition, clean in (("genuine", 5.0), ("sandbag", 0.0)):
-                change = closed if condition == "sandbag" else np.zeros(56)
-                table = {"question_id": ids, "condition": condition, "intervention": name}
-                table |= {"metric": metric, "baseline": scale * clean}
-                rows.append(pd.DataFrame({**table, "value": scale * (clean + change)}))
+    ids, rng = [q.id for q in asked("test", 56)], np.random.default_rng(1)
+    mean = {CHOSEN: 4.0, RIVAL: rival, **dict.fromkeys(DRAWN, 0.1)}
+    closes = {heads: value + rng.normal(0, 0.3, 56) for heads, value in mean.items()}
+    on = {
+        "sandbag": effects(ids, closes, clean=0.0),
+        "genuine": effects(ids, {heads: np.zeros(56) for heads in closes}, clean=5.0),
+    }
+    rows = estimates.all_by_question(on, CHOSEN, ("logodds", "p_full"))
     theirs = {"chosen_on": "genuine", "heads": join(RIVAL), "quantity": "margin"}
-    theirs |= {"metric": "logodds", "value": 0.1, "low": -0.1, "high": 0.3, "n": 56}
     drawn = {"kind": "uniform", "index": range(20), "heads": [join(s) for s in DRAWN]}
     done(base, "08_circuit", summary__json={"heads": CHOSEN}, rivals__csv=pd.DataFrame([theirs]),
          draws__csv=pd.DataFrame({**drawn, "metric": "logodds"}),
-         effects_by_question__csv__gz=pd.concat(rows))  # fmt: skip
+         effects_by_question__csv__gz=rows)  # fmt: skip
 
 
 @pytest.mark.parametrize(("rival", "says"), [(1.0, HOLDS), (4.0, UNKNOWN), (4.9, DOES_NOT)])
@@ -366,11 +358,9 @@ def test_rivals_are_judged_without_a_category(base, rival, says):
 def test_effects_are_read_back_as_they_were_written():
     of = effects(["a", "b"], {CHOSEN: np.array([1.0, 2.0]), (Head(1, 1),): np.array([3.0, 4.0])})
     rows = estimates.by_question(of, "sandbag", CHOSEN, ["logodds", "p_full"])
-    shuffled = rows.sample(frac=1, random_state=0)
-    back = leaving_out.effects_of(shuffled, {"joint": CHOSEN})
+    back = leaving_out.effects_of(rows.sample(frac=1, random_state=0), CHOSEN)
     assert back.of(CHOSEN, "logodds").tolist() == [1, 2] and back.question_ids == ("a", "b")
-    singles = leaving_out.effects_of(shuffled)
-    assert singles.sets == [((1, 1),)] and singles.of([(1, 1)], "logodds").tolist() == [3, 4]
+    assert back.of([(1, 1)], "p_full").tolist() == pytest.approx([0.15, 0.2])
 
 
 def test_a_run_on_the_disk(base):
@@ -382,11 +372,9 @@ def test_a_run_on_the_disk(base):
     summary = {
         "survives": {"value": rivals.SURVIVES, "reason": ""}, "share_closed": closed,
         "specific": {"verdict": specificity.SPECIFIC, "differences": against},
-        "random_uniform": {"rank_p": 0.02}, "random_same_layer": {"rank_p": 0.02},
+        "random_uniform": {"rank_p": 0.02}, "random_same_layer": {"rank_p": 0.02}, "margins": {},
     }  # fmt: skip
-    columns = ["chosen_on", "metric", "quantity", "value", "low", "high", "n"]
-    none = pd.DataFrame(columns=columns)
-    done(other, "08_circuit", summary__json=summary, rivals__csv=none)
+    done(other, "08_circuit", summary__json=summary)
     found = evidence.of_run(other, base)
     assert {claim: cell.says for claim, cell in found.items()} == {
         "answers_wrongly": DOES_NOT,  # five points fewer, and at most ten

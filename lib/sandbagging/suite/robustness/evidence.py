@@ -223,18 +223,13 @@ def layers_of(run: str) -> int:
 def survival_of(run: str) -> Survival:
     """Return what notebook 08 of a run says of its heads, with the numbers that it rests on."""
     summary = nested.read_json(run, "08_circuit")
-    rows = nested.read_table(run, "08_circuit", "rivals.csv")
-    margins = rows[(rows["quantity"] == "margin") & (rows["metric"] == "logodds")]
-    closed = summary["share_closed"]
+    closed, margins = summary["share_closed"], summary["margins"]
     return Survival(
         grade=summary["survives"]["value"],
         reason=summary["survives"]["reason"],
         share=Estimate.from_dict(closed["logodds"]),
         share_p_full=Estimate.from_dict(closed["p_full"]),
-        margins={
-            row["chosen_on"]: Estimate(row["value"], row["low"], row["high"], int(row["n"]))
-            for row in margins.to_dict("records")
-        },
+        margins={name: Estimate.from_dict(fields) for name, fields in margins.items()},
         rank_p={kind: summary[f"random_{kind}"]["rank_p"] for kind in ("uniform", "same_layer")},
         smallest_share=float("nan"),
         coincided=0,

@@ -86,17 +86,11 @@ def _heads(run: str, kept: Mapping[str, str], gate: Gate) -> Swept:
 
 def _of_circuit(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:
     joint = tuple(sorted(parse(nested.read_json(run, "08_circuit")["heads"])))
-    others, draws = _rivals(run), _draws(run)
-    named = {"joint": joint, **{f"rival:{rival.chosen_on}": rival.heads for rival in others}}
-    named |= {f"draw:{kind}-{i}": s for kind, sets in draws.items() for i, s in enumerate(sets)}
-    on = {
-        condition: effects_of(_rows(run, "08_circuit", kept, condition), named)
-        for condition in ("genuine", "sandbag")
-    }
+    on = {c: effects_of(_rows(run, "08_circuit", kept, c), joint) for c in ("genuine", "sandbag")}
     found = specificity.specific(on, joint, kept)
     against = found.differences["genuine"][DECIDES]
     yield "heads_specific", evidence.specific(found.says, against, gate.grade)
-    survival = rivals.judge(on, joint, others, draws, gate, kept)
+    survival = rivals.judge(on, joint, _rivals(run), _draws(run), gate, kept)
     for claim, rule in evidence.OF_SURVIVAL.items():
         yield claim, rule(survival)
 
@@ -125,23 +119,21 @@ def _rows(run: str, artefact: str, kept: Collection[str], condition: str) -> pd.
     return _kept(table[table["condition"] == condition], kept)
 
 
-def effects_of(rows: pd.DataFrame, named: Mapping[str, Heads] | None = None) -> Effects:
-    """Return the effects that `estimates.by_question` laid out as rows of one condition: those of
-    `named` {intervention: heads}, or of all single heads. What a set has on log-odds alone is NaN
-    on p_full.
+def effects_of(rows: pd.DataFrame, joint: Heads = ()) -> Effects:
+    """Return the effects that `estimates.by_question` laid out as rows of one condition, on
+    log-odds and p_full; `joint` is the set that it calls so.
     """
-    if named is None:
-        singles = [n for n in rows["intervention"].unique() if n.startswith("single:")]
-        named = {name: tuple(parse(name.partition(":")[2])) for name in singles}
+    names = list(rows["intervention"].unique())
     ids = sorted(rows["question_id"].unique())
     baseline_of, value_of = {}, {}
     for metric in (DECIDES, BESIDE):
         own = rows[rows["metric"] == metric]
         wide = own.pivot(index="intervention", columns="question_id", values="value")
-        value_of[metric] = wide.reindex(index=[*named], columns=ids).to_numpy()
+        value_of[metric] = wide.loc[names, ids].to_numpy()
         first = own.drop_duplicates("question_id").set_index("question_id")["baseline"]
         baseline_of[metric] = first.loc[ids].to_numpy()
-    return Effects([*named.values()], tuple(ids), baseline_of, value_of)
+    sets = [joint if n == "joint" else tuple(sorted(parse(n.partition(":")[2]))) for n in names]
+    return Effects(sets, tuple(ids), baseline_of, value_of)
 
 
 # Swaps --------------------------------------------------------------------------------------------
