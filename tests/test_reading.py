@@ -144,7 +144,7 @@ def by_target(rng, same, others, answer, layers=3):
 @pytest.mark.parametrize(
     "apart, words",
     [
-        ((3, 0, 0), "the wording that it was trained on, and neither others"),
+        ((3, 0, 0), "the wording that it was trained on, and not all others, and not which"),
         ((3, 3, 0), "the demand in other words too, and not which answer"),
         ((3, 3, 3), "it reads which answer will be given"),
         ((3, 3, None), "could not be tried"),
@@ -154,6 +154,14 @@ def by_target(rng, same, others, answer, layers=3):
 def test_reading_the_prompt_is_not_reading_the_intent(apart, words):
     table = by_target(np.random.default_rng(1), *apart)
     assert words in detection.reading_of(detection.probes_by_layer(table))
+
+
+def test_one_of_two_wordings_is_not_the_demand():
+    rng = np.random.default_rng(1)
+    table = pd.concat(
+        [by_target(rng, 3, 3, 0), by_target(rng, None, -1, None).assign(wording="must")]
+    )
+    assert "not all others" in detection.reading_of(detection.probes_by_layer(table))
 
 
 def test_from_where_on_a_target_is_read_and_where_it_is_read_backwards():

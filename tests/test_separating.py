@@ -53,7 +53,7 @@ def test_only_models_and_framings_that_have_wordings_are_asked_in_them(tiny_llam
 
 def test_what_a_probe_reads_is_a_row_a_wording_and_the_answer_last():
     e = lambda value: Estimate(value, 0.0, 1.0, 30, "AUROC", "")  # noqa: E731
-    what = [("condition", "same"), ("condition", "lie"), ("answer", "same")]
+    what = [("condition", "same"), ("answer", "same"), ("condition", "lie")]
     probes = pd.DataFrame(
         [
             {"target": t, "wording": w, "layer": n, "auroc": e(n / 10), "recall": e(0.25)}

@@ -355,6 +355,37 @@ def test_reference_saes_lose_more_on_questions_that_they_have_not_seen():
     # less than half is missed.
     mixed = quality[quality["condition"] == "mixed"]
     assert len(mixed) == 6 and (mixed["fvu_last"] < 0.5).all()
+    # But at layer 7 it is the cue that is explained: within either condition, most is missed.
+    within = read_json(REFERENCE / "02_saes" / "summary.json")["fvu_last_within"]
+    early = mixed.loc[mixed["layer"] == 7, "tag"]
+    assert all(of[tag]["low"] > 0.5 for of in within.values() for tag in early)
+
+
+@reference
+def test_reference_decides_the_answer_in_the_second_half_of_the_model():
+    """Where the oracle does nothing no SAE can be blamed; the page reads one such layer (7) and two
+    at which there is something to find.
+    """
+    found = read_json(REFERENCE / "01_activations" / "summary.json")
+    assert found["first_layer"] == 15 and found["layers"] == [7, 15, 22]
+    ceiling = files.read_csv(REFERENCE / "01_activations" / "ceiling.csv").set_index("layer")
+    assert abs(ceiling.loc[7, "value"]) < found["floor_nats"] < ceiling.loc[22, "low"]
+
+
+@reference
+def test_reference_reads_the_prompt_early_its_demand_late_and_the_answer_hardly():
+    """A probe trained on one wording is nearly perfect on it from the first layers on, and takes
+    another wording for its opposite until the layers at which the oracle begins to work. Which
+    answer will be given is read far worse than the prompt.
+    """
+    found = read_json(REFERENCE / "03_separation" / "summary.json")
+    decided = read_json(REFERENCE / "01_activations" / "summary.json")["first_layer"]
+    assert found["same_from"] <= 2 and abs(found["other_from"] - decided) <= 2
+    assert found["answer_best"]["high"] < 0.95
+    probes = files.read_csv(REFERENCE / "03_separation" / "probes.csv")
+    other = rows_where(probes, probe="logistic", target="condition", wording="mistake")
+    early = other.set_index("layer").loc[5:10]
+    assert (early["auroc_high"] < 0.5).all()
 
 
 @reference

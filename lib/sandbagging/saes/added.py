@@ -59,7 +59,8 @@ def signs(beside: pd.DataFrame) -> pd.DataFrame:
             "no SAE leads": int((part["sign"] == "raw").sum()),
             "neither": int((part["sign"] == "").sum()),
         }
-        for target, part in beside.groupby("target", sort=False)
+        for target in TARGETS
+        if len(part := beside[beside["target"] == target])
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("what is read")
 

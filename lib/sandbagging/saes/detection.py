@@ -142,26 +142,30 @@ def backwards(by_layer: pd.DataFrame) -> pd.DataFrame:
 
 def reading_of(by_layer: pd.DataFrame, probe: str = "logistic") -> str:
     """Return in words what one probe reads, from `probes_by_layer`: the prompt's words, the demand
-    behind them, or which answer will be given.
+    behind them (every wording at one layer), or which answer will be given.
     """
     rows = by_layer[by_layer["probe"] == probe]
-    read = {
-        name: bool(part["reads"].any())
-        for name, part in {
-            "same": rows[(rows["target"] == "condition") & (rows["wording"] == "same")],
-            "others": rows[(rows["target"] == "condition") & (rows["wording"] != "same")],
-            "answer": rows[rows["target"] == "answer"],
-        }.items()
-    }
-    if not read["same"]:
+    of_prompt = rows["target"] == "condition"
+    same, others = (rows[of_prompt & there] for there in _same_and_others(rows))
+    answer = rows[~of_prompt]
+    if not same["reads"].any():
         return "it does not even tell the two conditions apart"
-    if read["answer"]:
+    if answer["reads"].any():
         return "it reads which answer will be given"
-    if rows[rows["target"] == "answer"].empty:
-        return "which answer will be given could not be tried: too few train prompts of one kind"
-    if read["others"]:
-        return "it reads the demand in other words too, and not which answer will be given"
-    return "it reads the wording that it was trained on, and neither others nor the answer"
+    if others.empty:
+        read = "it reads the wording that it was trained on, and was tried on no other"
+    elif others.groupby("layer")["reads"].all().any():
+        read = "it reads the demand in other words too"
+    else:
+        read = "it reads the wording that it was trained on, and not all others"
+    if answer.empty:
+        untried = "which answer will be given could not be tried, for want of train prompts"
+        return f"{read}; {untried}"
+    return f"{read}, and not which answer will be given"
+
+
+def _same_and_others(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    return rows["wording"] == "same", rows["wording"] != "same"
 
 
 # Detectors by latents -----------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def read_at(probes: pd.DataFrame, layers: Sequence[int]) -> pd.DataFrame:
     last.
     """
     rows = probes[probes["layer"].isin(list(layers))]
+    rows = rows.sort_values("target", key=lambda target: target == ANSWER, kind="stable")
     read = [
         f"{a.value:.2f} / {r.value:.0%}" for a, r in zip(rows["auroc"], rows["recall"], strict=True)
     ]

@@ -1,10 +1,11 @@
 """How notebook 02 tells of training: counts, sizes, and figures by architecture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from sandbagging import saes
+from sandbagging.statistics import Estimate
 
 
 def token_counts(tokens: pd.DataFrame, recipes: Sequence[saes.Recipe]) -> pd.DataFrame:
@@ -53,3 +54,11 @@ def by_place(fvu: pd.DataFrame) -> pd.DataFrame:
     wide = fvu.pivot(index=["tokens", "split", "n"], columns="sae", values="fvu")
     table = wide.rename_axis(columns=None).reset_index("n")
     return table.reindex([("last", "train"), ("last", "test"), ("all", "test")])
+
+
+def fvu_columns(within: Mapping[str, Mapping[str, Estimate]]) -> dict[str, pd.Series]:
+    """Return {column: FVU by tag} for a table, a column a condition, of `estimates.fvu_within`."""
+    return {
+        f"within {condition}": pd.Series({tag: e.value for tag, e in of.items()})
+        for condition, of in within.items()
+    }

@@ -80,6 +80,6 @@ def oracle_by_layer(by_layer: pd.DataFrame, floor: float, chosen: Sequence[int])
     ax.set_xlabel("layer at which the last token is replaced")
     ax.set_ylabel("restored log-odds (nats)")
     look.legend_above(fig, ax, 4)
-    look.title(fig, "The most that any edit can restore")
-    what = "Sandbag prompts of train questions, each with its genuine twin's residual stream."
+    look.title(fig, "What the oracle restores, layer by layer")
+    what = "Sandbag prompts of train questions."
     return look.caption(fig, look.count(by_layer["n"]), what, look.CI)

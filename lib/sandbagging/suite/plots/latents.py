@@ -46,7 +46,7 @@ def probes_by_depth(probes: pd.DataFrame) -> Figure:
     Columns said (the target), probe, wording, layer, auroc (Estimates).
     """
     look.need(probes, "table of probes", "said", "probe", "wording", "layer", "auroc")
-    fig, axes = _panels(probes["said"], 3.3, sharex=True)
+    fig, axes = _panels(probes["said"], 3.5, sharex=True)
     for target, ax in axes.items():
         ax.axhline(CHANCE, color=look.GREY, linewidth=0.8, linestyle=":")
         for (probe, _), line in probes[probes["said"] == target].groupby(["probe", "wording"]):
@@ -56,7 +56,7 @@ def probes_by_depth(probes: pd.DataFrame) -> Figure:
             ax.fill_between(line["layer"], *ends[1:], color=colour, alpha=0.15, linewidth=0)
             ax.plot(line["layer"], ends[0], dash, color=colour, linewidth=1.3, label=label)
         ax.set_xlabel("layer")
-        ax.set_ylim(min(0.4, ax.get_ylim()[0]), 1.02)
+        ax.set_ylim(0, 1.03)
     first = next(iter(axes.values()))
     first.set_ylabel("AUROC (0.5: guessing)")
     look.legend_of_all(fig, np.array(list(axes.values())))
@@ -78,7 +78,7 @@ def lens_by_depth(by_layer: pd.DataFrame, genuine: pd.DataFrame, from_layer: int
     fig, ax = plt.subplots(figsize=(look.WIDTH, 3.2))
     if from_layer is not None:
         marked = {"color": look.GREY, "linewidth": 1, "linestyle": ":"}
-        ax.axvline(from_layer, label="it leads from here on", **marked)
+        ax.axvline(from_layer, label="the answer given leads from here on", **marked)
     lines = {
         "sandbag: the answer given": (by_layer, "p_given", *look.CONDITIONS["sandbag"], "-"),
         "sandbag: the right answer": (by_layer, "p_right", look.SKY, "s", "-"),
@@ -89,7 +89,7 @@ def lens_by_depth(by_layer: pd.DataFrame, genuine: pd.DataFrame, from_layer: int
         ax.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
         marks = {"marker": marker, "markersize": 3.5, "linestyle": dash}
         ax.plot(x, table[name], color=colour, label=label, **marks)
-    ax.set(xlabel="layer", ylabel="of its first token (mean probability)")
+    ax.set(xlabel="layer", ylabel="mean p of its first token\n(probability)")
     ax.set_ylim(bottom=0)
     ax.legend(loc="upper left")
     look.title(fig, "What each layer would answer")
