@@ -31,7 +31,7 @@ def beside_card(judged: pd.DataFrame, model: str) -> pd.DataFrame:
                     "card (§24, §26, §31)": f"gap < {MARGIN_PP} pp",
                     "this suite, at that depth": "; ".join(map(_measured, cells_here)) or "not run",
                     "why they differ": "; ".join(
-                        [_model_differs(card_model, model), *map(_why_other, cells_here)]
+                        [_model_differs(card_model, model), *(row["reason"] for row in cells_here)]
                     ),
                 }
             )
@@ -39,8 +39,8 @@ def beside_card(judged: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def _measured(row: Mapping) -> str:
-    e1, e4 = (f"{row[gap]:short}" for gap in ("gap_e1", "gap_e4"))
-    return f"L{row['layer']} at {row['position']}: E6 − E1 {e1}, E6 − E4 {e4}: {row['verdict']}"
+    e1, e4 = (f"{row[gap]:short}" for gap in ("gap_e1_pp", "gap_e4_pp"))
+    return f"L{row['layer']}: E6 − E1 {e1}, E6 − E4 {e4} pp: {row['verdict']}"
 
 
 def _model_differs(card_model: str, model: str) -> str:
@@ -49,16 +49,3 @@ def _model_differs(card_model: str, model: str) -> str:
     if model.lower().startswith(card_model.lower()):
         return "the card's model before it was tuned on instructions; ours is restored from 4 bits"
     return "another model at the same share of its depth, so no test of this cell"
-
-
-def _why_other(row: Mapping) -> str:
-    """Return how a cell can look as the card says, or else, in words."""
-    where = f"at {row['position']}"
-    if row["verdict"] == "degenerate":
-        return f"{where} {row['reason']}: a gap near 0 by construction, whatever the model does"
-    if row["verdict"] == "specific":
-        return (
-            f"{where} the median codes differ between conditions, "
-            "so E6, E1 and E4 are three interventions"
-        )
-    return f"{where} {row['reason']}"

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from sandbagging import gate
 from sandbagging.statistics import Estimate
-from sandbagging.swaps.decision import Decision, basis_of, decide_cell
+from sandbagging.swaps.decision import CARRIES, basis_of, decide_cell
 from sandbagging.swaps.evidence import FOUR, MARGINS, RIVALS, Evidence
 
 HALF = 0.2  # nats, half of every interval; half as much where so little is to be seen
@@ -22,26 +22,40 @@ class Example(NamedTuple):
     half: float = HALF
     grade: str = gate.ANSWERS_WRONGLY
     void: str = ""
+    shows: str = ""  # in a few words
 
 
 EXAMPLES = (
-    Example(2.4, 1.8, 0.9, 0.0, 0.9, grade=gate.NO),
-    Example(2.4, 1.2, 1.2, 1.2, 0.9, void="both median codes are all zero"),
-    Example(0.02, 0.01, 0.0, -0.01, 0.01, half=0.05),
-    Example(2.4, -1.6, -1.7, -1.8, 1.5, noise=-1.2),
+    Example(2.4, 1.8, 0.9, 0.0, 0.9, grade=gate.NO, shows="the model's grade is no"),
+    Example(
+        2.4, 1.2, 1.2, 1.2, 0.9, void="both codes are all zero", shows="three times one edit"
+    ),
+    Example(0.02, 0.01, 0.0, -0.01, 0.01, half=0.05, shows="not even by the oracle"),
+    Example(2.4, -1.6, -1.7, -1.8, 1.5, noise=-1.2, shows="the edit itself does harm"),
     Example(2.4, 1.8, 0.9, 0.0, 0.9),
     Example(2.4, 1.8, 0.9, 0.0, 1.8),
-    Example(2.4, 0.6, 0.6, 0.6, 1.5, half=0.05),
-    Example(2.4, 0.5, 0.35, 0.2, 1.5),
+    Example(2.4, 0.6, 0.6, 0.6, 1.5, half=0.05, shows="the labels do not matter"),
+    Example(2.4, 0.5, 0.35, 0.2, 1.5, shows="too few questions"),
 )
 
 
-def decided(example: Example) -> Decision:
-    """Return the verdict of the real rule; for *carries the difference* the reason is its basis."""
+class Decided(NamedTuple):
+    """What the real rule says of an example, and the example's point in a few words."""
+
+    effects: dict[str, float]  # nats, see `Example`
+    verdict: str
+    shows: str
+
+
+def decided(example: Example) -> Decided:
+    """Return the verdict of the real rule; where the difference is carried, what it owes to the SAE
+    is the point.
+    """
     evidence = evidence_of(example)
-    found = decide_cell(evidence, evidence.four_p, example.grade)
-    basis = basis_of(evidence, evidence.rivals_p)
-    return found._replace(reason=basis) if found.verdict == "carries the difference" else found
+    verdict = decide_cell(evidence, evidence.four_p, example.grade).verdict
+    basis = basis_of(evidence, evidence.rivals_p) if verdict == CARRIES else ""
+    names = ("oracle", "e6", "e1", "e4", "noise", "rivals", "half")
+    return Decided({n: getattr(example, n) for n in names}, verdict, basis or example.shows)
 
 
 def evidence_of(example: Example) -> Evidence:

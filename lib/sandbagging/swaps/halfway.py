@@ -4,9 +4,8 @@ import pandas as pd
 
 from sandbagging import statistics
 from sandbagging.swaps.estimates import by_question, by_question_and_seed, cells, has, sd
-from sandbagging.swaps.evidence import DECIDES, nothing_to_restore
+from sandbagging.swaps.evidence import ALPHA, DECIDES, FLOOR, nothing_to_restore
 
-ALPHA = 0.05
 NEAR = 0.1  # of the way: a shuffle's code this close to an end passes for it
 
 
@@ -26,14 +25,16 @@ def between(cell: pd.DataFrame) -> dict:
     """Return where E1's effect on log-odds lies between E4's and E6's in one cell (error kept).
 
     E4, E1, E6: means in nats. way = (E1 - E4) / (E6 - E4): 0 at E4, 1 at E6; E6 - E1 is then 1 -
-    way of E6 - E4. seed_sd: over E1's seeds; above: seeds that reach E6's effect.
+    way of E6 - E4. seed_sd: over E1's seeds; above: seeds that reach E6's effect. apart: E6 - E4
+    is more than nothing, so that there is a way.
     """
     e6, e4 = (float(by_question(cell, name, "kept", DECIDES).mean()) for name in ("E6", "E4"))
     seeds = by_question_and_seed(cell, "E1", "kept", DECIDES).mean(axis=0).to_numpy()
     way = (seeds.mean() - e4) / (e6 - e4) if e6 != e4 else float("nan")
     counted = {"seeds": len(seeds), "above": int((seeds >= e6).sum())}
     means = {"E4": e4, "E1": float(seeds.mean()), "E6": e6}
-    return {**means, "way": way, "seed_sd": sd(seeds), **counted}
+    apart = abs(e6 - e4) > FLOOR
+    return {**means, "way": way, "seed_sd": sd(seeds), **counted, "apart": apart}
 
 
 def between_all(table: pd.DataFrame) -> pd.DataFrame:

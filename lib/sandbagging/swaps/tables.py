@@ -29,11 +29,13 @@ def signs(rows: pd.DataFrame) -> str:
 
 def as_text(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     """Return columns {name: heading} of a table with a column `tag` for reading, a row per SAE,
-    estimates as "+1.20 [+0.30, +2.10]".
+    effects as "+1.20 [+0.30, +2.10]" and other estimates without a sign.
     """
 
     def text(value: object) -> object:
-        return f"{value:short +.2f}" if isinstance(value, Estimate) else value
+        if not isinstance(value, Estimate):
+            return value
+        return f"{value:short +.2f}" if value.unit in ("nats", "pp") else f"{value:short .2f}"
 
     told = table[[*columns]].map(text).rename(columns=columns)
     told.index = pd.Index(table["tag"].map(short_tag), name="SAE")

@@ -34,17 +34,25 @@ WORDS = {
 }
 
 
+# From what most can be expected of to what nothing can be expected of.
+ORDER = (
+    "oracle", "diff_means", "E6", "delta+", "E6_frozen_decoder", "E6_near_decoder",
+    "E6_frozen_encoder", "E4", "delta-", "delta_E1", "delta_span", "diff_means_shuffled", "noise",
+    "identity", "mean_ablation",
+)  # fmt: skip
+
+
 @look.styled
 def rivals(summary: pd.DataFrame, tags: Sequence[str], metric: str = "logodds") -> Figure:
     """E6 and everything that stands beside it, a panel an SAE (one a layer).
 
     summary: `swaps.estimates.by_metric`; of two error terms the kept one is drawn, and what needs
-    no SAE in every panel of its layer.
+    no SAE in every panel of its layer. E1 has a figure of its own, `halfway`.
     """
     rows = look.pick(summary, "summary", metric=metric)
     rows = rows[(rows["error_term"] != "dropped") | (rows["intervention"] == "identity")]
     parts = [_of_tag(rows, tag) for tag in tags]
-    names = look.in_order(pd.concat(parts)["intervention"], look.INTERVENTIONS)
+    names = [name for name in ORDER if name in set(pd.concat(parts)["intervention"])]
     size = (look.WIDTH, 1.5 + 0.24 * len(names))
     fig, axes = plt.subplots(1, len(tags), figsize=size, sharex=True, sharey=True, squeeze=False)
     for ax, tag, part in zip(axes[0], tags, parts, strict=True):

@@ -24,36 +24,40 @@ VERDICTS = {
     "equivalent": "#F3D08A",
     "cannot be said": "#F7F7F7",
 }
-SHOWN = {"oracle": "oracle", "e6": "E6", "e1": "E1", "e4": "E4", "noise": "noise"}
+SHOWN = {
+    "oracle": ("oracle", look.INTERVENTIONS["oracle"]),
+    "e6": ("E6", look.INTERVENTIONS["E6"]),
+    "e1": ("E1", look.INTERVENTIONS["E1"]),
+    "e4": ("E4", look.INTERVENTIONS["E4"]),
+    "noise": ("noise", look.INTERVENTIONS["noise"]),
+    "rivals": ("rivals", look.INTERVENTIONS["diff_means"]),
+}
 
 
 @look.styled
 def verdict_examples(examples: Sequence[tuple[Mapping[str, float], str, str]]) -> Figure:
-    """Made-up cells and what the decision table says of them: (effects in nats, verdict, reason).
-
-    Effects: oracle, e6, e1, e4, rivals, noise, and half, half of every interval.
+    """Made-up cells and what the decision table says of them, `swaps.examples.decided` each:
+    effects in nats, the verdict, the point of the example.
     """
     fig, ax = plt.subplots(figsize=(look.WIDTH, 1.2 + 0.42 * len(examples)))
     look.line_at_zero(ax)
-    for place, (cell, verdict, reason) in enumerate(reversed(examples)):
-        last = place == len(examples) - 1
-        for name, word in {**SHOWN, "rivals": "rivals without a trained SAE"}.items():
-            value, half = cell[name], cell["half"]
-            row = pd.DataFrame([{"value": value, "low": value - half, "high": value + half}])
-            mark = look.INTERVENTIONS.get(SHOWN.get(name, "diff_means"))
-            shift = 0.24 - 0.48 * list([*SHOWN, "rivals"]).index(name) / len(SHOWN)
-            look.interval(ax, row, "value", [place + shift], mark, label=word if last else None)
-        words = textwrap.fill(f"{verdict}: {reason}" if reason else verdict, 34)
-        at = {"xy": (1.02, place), "xycoords": ("axes fraction", "data")}
-        ax.annotate(words, **at, fontsize=8, va="center")
+    for place, (effects, verdict, shows) in enumerate(reversed(examples)):
+        for i, (name, (word, mark)) in enumerate(SHOWN.items()):
+            ends = [effects[name] + side * effects["half"] for side in (0, -1, 1)]
+            row = pd.DataFrame([ends], columns=["value", "low", "high"])
+            label = word if place == len(examples) - 1 else None
+            look.interval(ax, row, "value", [place + 0.3 - 0.12 * i], mark, label=label)
+        at = {"xy": (1.02, place), "xycoords": ("axes fraction", "data"), "va": "center"}
+        ax.annotate(f"{verdict}\n({shows})", **at, fontsize=8)
+        ax.axhline(place + 0.5, color=look.PALE, linewidth=0.6)
     ax.set_yticks([])
     ax.set_ylim(-0.6, len(examples) - 0.4)
-    for line in range(1, len(examples)):
-        ax.axhline(line - 0.5, color=look.PALE, linewidth=0.6)
-    ax.set_xlabel(look.change("logodds"))
+    ax.set(xlabel=look.change("logodds"), ylabel="a made-up cell each")
     look.legend_above(fig, ax, 6)
-    look.title(fig, "What each verdict looks like")
-    return look.caption(fig, "Set by hand; the words at the right are those of the real rule.")
+    look.title(fig, "Each verdict, by example")
+    what = "Set by hand; the verdicts are those of the real rule. Bars: 95 % CI."
+    rivals = "Rivals: the difference of means and E6 through untrained SAEs."
+    return look.caption(fig, what, rivals)
 
 
 @look.styled
@@ -66,7 +70,7 @@ def verdict_map(judged: pd.DataFrame) -> Figure:
     names = {tag: named(tag) for tag in dict.fromkeys(judged["tag"])}
     rows = list(dict.fromkeys((n.architecture, n.trained_on) for n in names.values()))
     layers = sorted(dict.fromkeys(judged["layer"]))
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.4 + 0.5 * len(rows)))
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.6 + 0.5 * len(rows)))
     for cell in judged.to_dict("records"):
         name = names[cell["tag"]]
         x = layers.index(cell["layer"])
@@ -83,7 +87,7 @@ def verdict_map(judged: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
-    ax.set(xlabel="layer that is edited", ylabel="SAE, and the prompts it was trained on")
+    ax.set(xlabel="layer that is edited", ylabel="SAE, trained on")
     look.title(fig, "Where the cells fall")
     n = pd.Series([e.n for e in judged["e6"]])
     return look.caption(fig, look.count(n), "E6: its effect on the log-odds, in nats.")
