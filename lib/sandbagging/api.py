@@ -19,7 +19,7 @@ from sandbagging.saes import folders
 from sandbagging.statistics import Estimate
 from sandbagging.swaps import estimates as swap_estimates
 from sandbagging.swaps import interventions as swaps
-from sandbagging.swaps import medians, sites
+from sandbagging.swaps import medians, outcomes
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -176,10 +176,10 @@ def swap(
     controls: E6 (the genuine median code), E1 (shuffled labels), E4 (the sandbag median code),
     noise of E6's length.
 
-    The codes come from the train questions, the effects from the test questions. Columns: layer,
-    tag, position, error_term, intervention, metric, effect_pp, low, high, n (CI95 over questions).
-    `layer` None reads it from the SAE. Raises UserError for an SAE of another width, and where
-    train and test share a question.
+    The codes come from the train questions, the effects from the test questions. Columns:
+    condition, layer, tag, position, error_term, intervention, metric, value, low, high (CI95 over
+    questions), n, unit (nats for log-odds, pp for p_full). `layer` None reads it from the SAE.
+    Raises UserError for an SAE of another width, and where train and test share a question.
     """
     _check_model(lm)
     for asked in (train, test):
@@ -196,11 +196,12 @@ def swap(
         lm, {"train": train}, ("genuine", "sandbag"), framing, [layer]
     )
     codes = medians.train_codes(resid[layer], tokens)
-    (site,) = sites.find_sites(lm, test, framing, [layer])
-    new = swaps.e6_and_e4(site.x, sae, codes)
-    new |= swaps.e1(site.x, sae, codes, range(seeds))
-    new |= swaps.noise(site.x, new["E6", "kept", 0], range(min(seeds, 4)))
-    return swap_estimates.summarise(sites.effects_at(lm, site, new, tag="sae"), seed)
+    (place,) = outcomes.find_places(lm, test, "sandbag", framing, [layer])
+    new = swaps.e6_and_e4(place.x, sae, codes)
+    new |= swaps.e1(place.x, sae, codes, range(seeds))
+    new |= swaps.noise(place.x, new["E6", "kept", 0], range(min(seeds, 4)))
+    effects = outcomes.effects_at(lm, place, "sandbag", new, tag="sae")
+    return swap_estimates.by_metric(effects, seed)
 
 
 def _layer_of(sae: "SAE") -> int:

@@ -14,17 +14,6 @@ from sandbagging import gate, statistics
 from sandbagging.errors import UserError
 from sandbagging.gaps import NEGLIGIBLE
 from sandbagging.statistics import Estimate
-
-# The verdict by p_full alone, which pages 04 to 06 and the planted models still call.
-from sandbagging.swaps.by_p_full import (  # noqa: F401
-    DECISIONS,
-    both_gaps_near_zero,
-    decide,
-    first_verdicts,
-    judge,
-    judge_all,
-    with_guards,
-)
 from sandbagging.swaps.estimates import CELL, MARGIN_PP, cells, has
 from sandbagging.swaps.evidence import (
     ALPHA,
@@ -37,7 +26,6 @@ from sandbagging.swaps.evidence import (
     evidence_of,
 )
 from sandbagging.swaps.guards import Guards
-from sandbagging.swaps.soundness import degenerate, with_degenerate  # noqa: F401
 
 NO_GATE, VOID, NOTHING, DESTRUCTIVE, CARRIES, EQUIVALENT, UNKNOWN = (
     "no sandbagging to explain",

@@ -47,13 +47,6 @@ def by_question(
     return by_question_and_seed(table, intervention, error_term, metric).mean(axis=1).to_numpy()
 
 
-def by_seed(table: pd.DataFrame, intervention: str = "E1") -> np.ndarray:
-    """Return an intervention's mean effect in pp per seed (error kept): its spread is what a CI
-    over questions does not contain.
-    """
-    return by_question_and_seed(table, intervention, "kept").mean(axis=0).to_numpy()
-
-
 def over_seeds(change: np.ndarray, unit: str = "pp", seed: int = 0) -> Estimate:
     """Return the mean of change [question seed] with a CI over questions and seeds; without an
     interval where there is one seed.
@@ -66,21 +59,6 @@ def over_seeds(change: np.ndarray, unit: str = "pp", seed: int = 0) -> Estimate:
 
 def sd(seeds: np.ndarray) -> float:
     return float(seeds.std(ddof=1)) if len(seeds) > 1 else float("nan")
-
-
-def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return mean effects in pp with CI95 over questions, a row per layer, tag, position,
-    error_term, intervention and metric.
-    """
-    keys = [*CELL, "error_term", "intervention", "metric"]
-    change = table.assign(effect_pp=100 * (table["value"] - table["baseline"]))
-    wide = change.pivot_table(
-        index=keys, columns="question_id", values="effect_pp", aggfunc="mean", sort=False
-    ).sort_index(axis=1)
-    mean, low, high = statistics.column_cis(wide.to_numpy().T, seed=seed)
-    return wide.index.to_frame(index=False).assign(
-        effect_pp=mean, low=low, high=high, n=wide.shape[1]
-    )
 
 
 # What tells effects apart besides the question, as far as a table has it.
@@ -131,6 +109,15 @@ def gap_closed(
     return statistics.ratio_ci((before - after).to_numpy(), before.to_numpy(), unit="share of gap")
 
 
+def gaps_closed(table: pd.DataFrame, intervention: str) -> pd.DataFrame:
+    """Return `gap_closed` on log-odds of every cell: layer, tag, closed (Estimate)."""
+    rows = [
+        {"layer": layer, "tag": tag, "closed": gap_closed(cell, intervention)}
+        for (layer, tag, _), cell in cells(table)
+    ]
+    return pd.DataFrame(rows)
+
+
 def cells(table: pd.DataFrame) -> Iterator[tuple[tuple[int, str, str], pd.DataFrame]]:
     """Yield ((layer, tag, position), rows) for each SAE and place; the rivals that need no SAE are
     among every cell's rows.
@@ -172,12 +159,3 @@ def stored_effects(*tables: pd.DataFrame) -> pd.DataFrame:
     is made empty again.
     """
     return pd.concat(tables, ignore_index=True).fillna({"tag": "", "error_term": ""})
-
-
-def as_estimates(rows: pd.DataFrame) -> list[Estimate]:
-    """Return the effects of a summary's rows, in pp with their CI95."""
-    method = f"percentile bootstrap over questions, {statistics.N_RESAMPLES} resamples"
-    return [
-        Estimate(r["effect_pp"], r["low"], r["high"], int(r["n"]), "pp", method)
-        for r in rows.to_dict("records")
-    ]
