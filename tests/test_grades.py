@@ -15,7 +15,7 @@ from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 from sandbagging.suite import baseline, runs
 from sandbagging.suite.runs import cells, readings
-from sandbagging.suite.swaps_of_run import Battery
+from sandbagging.suite.swaps_of_run import Given
 
 LATER = [n for n in runs.NOTEBOOKS if n.reads]
 # On notebook 09, which compares runs, the grade stands in each run's row.
@@ -109,8 +109,11 @@ def names_of(artefact: str) -> tuple[str, dict]:
     """Return a part of the reading that says what an effect does, and its other names: in each an
     effect is clear of 0 and more than its rivals'.
     """
-    kept = pd.DataFrame({"position": "last", "verdict": ["specific", "equivalent"]})
-    swaps = {"above": 3, "e6": [1, 2, 3], "direction": 1}
+    rows = pd.DataFrame({"layer": [15], "value": [2.0], "low": [1.0], "high": [3.0]})
+    told = SimpleNamespace(of=lambda *_: rows, signs=lambda _: "above 0")
+    same = dict.fromkeys(("there", "e6", "full", "short", "over", "lead"), rows)
+    swaps = {**same, "told": told, "names": ["E4"]}
+    carried = {"carrying": [1], "share": pd.Series([0.5]), "by_layer": {}, "by_verdict": {}}
     found = {
         "passing": pd.DataFrame({"effect_pp": [6.0]}), "verdicts": [1] * 40, "train": [1] * 40,
         "floor": 1.0, "found": ["L1H4"], "n_heads": 5, "chosen": ["L1H4"],
@@ -123,7 +126,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
     said = SimpleNamespace(untestable=[], own={}, other={}, circuit="survives", swaps={}, nulls={})
     return {
         "04_swap": ("noise of its own size", swaps),
-        "06_specificity": ("With the error term kept", {"kept": kept}),
+        "06_specificity": ("Where it carries the difference", {**carried, "judged": [1]}),
         "07_heads": ("max-T passes", found),
         "08_circuit": ("The circuit", judged),
         "10_ledger": ("By this run's own rule", {"said": said, "findings": []}),
@@ -269,4 +272,4 @@ def test_a_planted_model_is_asked_in_its_own_words_alone(tiny_llama):
 
 
 def test_the_pages_on_swaps_take_the_gate_as_it_is():
-    assert Battery.__annotations__["gate"] is gate.Gate
+    assert Given.__annotations__["gate"] is gate.Gate

@@ -4,10 +4,10 @@ import ast
 import re
 import runpy
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import jinja2
 import jinja2.meta
-import pandas as pd
 import pytest
 
 from sandbagging.suite import runs
@@ -189,7 +189,7 @@ import numpy as np
 step = runs.begin("03_separation", globals())
 gate = step.read_json("00_baseline", "summary.json")["gate"]
 found = step.measure(module.function, lm, step.setting("seed"))
-verdicts.grid(judged, position=step.setting("positions")[0])
+verdicts.grid(judged, position=step.setting("strengths")[0])
 a, b = (step.setting("seed"),
         step.setting("model"))
 """
@@ -225,8 +225,9 @@ def test_the_swap_by_hand_holds_on_every_architecture(tiny, tiny_questions, tmp_
         "lm": tiny,
         "asked": {"train": tiny_questions, "test": tiny_questions},
         "framing": "instr_contrast",
-        "guards": pd.DataFrame({"layer": [1, 2]}),
-        "tags": ["v4_tiny_topk_k8_L1_mixed"],
+        "test": tiny_questions,
+        "main": {1: "v4_tiny_topk_k8_L1_mixed"},
+        "given": SimpleNamespace(tags=["v4_tiny_topk_k8_L1_mixed"]),
     }
     script = tmp_path / "by_hand.py"  # nnsight reads the source of a trace from its file
     script.write_text(code_of(page)[0] + "\n" + section(page, "by hand"))

@@ -16,6 +16,7 @@ from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
 from sandbagging.suite import baseline, plots
 from sandbagging.suite.plots import saes
+from sandbagging.swaps.examples import EXAMPLES, decided
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)
@@ -211,13 +212,12 @@ def grid():
 
 
 def shuffles():
-    kinds = [(k, s) for k in ("balanced", "plain") for s in range(20)]
     rows = [
-        {"SAE": f"L7 {a} mixed", "kind": k, "effect_pp": RNG.normal(2, 0.2), "E6": 4.0, "E4": 0.5}
+        {"layer": 7, "tag": f"v4_tiny_{a}_L7_mixed", "seed": s, "effect": RNG.normal(2, 0.2)}
         for a in ("topk", "jumprelu")
-        for k, _ in kinds
+        for s in range(20)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(E4=0.5, E6=4.0)
 
 
 def by_depth():
@@ -278,44 +278,39 @@ def quality():
 
 
 def swap_summary():
-    rows = []
-    verdicts = {
-        "topk_L15_mixed": "degenerate",
-        "jumprelu_L15_mixed": "specific",
-        "jumprelu_L15_genuine_only": "cannot be said at this n",
-    }
-    for tag, verdict in verdicts.items():
-        for name in plots.INTERVENTIONS:
-            if name not in ("oracle", "noise", "diff_means"):
-                rows.append(
-                    {"tag": tag, "intervention": name, "verdict": verdict if name == "E6" else None}
-                )
-    rows += [{"tag": None, "intervention": name} for name in ("oracle", "noise", "diff_means")]
-    table = with_ci([{**r, "effect_pp": RNG.normal(0, 5)} for r in rows])
-    guards = {
-        "nnz_genuine": 412,
-        "nnz_sandbag": 398,
-        "norm_delta": 3.14,
-        "norm_change": 21.7,
-        "fvu": 0.123,
-    }
-    return table.assign(layer=15, position="last", error_term=True, metric="p_full", **guards)
+    """Two SAEs at layer 15, one at 22, and what needs no SAE at both."""
+    tags = ["v4_tiny_topk_L15_mixed", "v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
+    own = [n for n in plots.INTERVENTIONS if n not in ("oracle", "diff_means", "E1_mean")]
+    rows = [{"tag": tag, "layer": int(tag[-8:-6]), "intervention": n} for tag in tags for n in own]
+    shared = [(layer, n) for layer in (15, 22) for n in ("oracle", "diff_means")]
+    rows += [{"tag": "", "layer": layer, "intervention": n} for layer, n in shared]
+    table = pd.DataFrame(rows).assign(value=RNG.normal(0, 1, len(rows)), metric="logodds", n=100)
+    table["error_term"] = np.where(table["intervention"] == "identity", "dropped", "kept")
+    return table.assign(low=table["value"] - 0.2, high=table["value"] + 0.2)
 
 
-def specificity_rows():
-    cells = [
-        (layer, f"{a}_L{layer}_mixed", gap)
-        for layer in (7, 15, 22)
-        for a in ("topk", "jumprelu")
-        for gap in ("E6-E1", "E6-E4")
+def dosed():
+    rows = [
+        {"layer": layer, "tag": tag, "condition": c, "intervention": name, "strength": s}
+        for layer in (15, 22)
+        for name, tag in (("diff_means", ""), ("latents", f"v4_tiny_topk_L{layer}_mixed"))
+        for c in ("sandbag", "genuine")
+        for s in (-1.0, 1.0)
     ]
-    return with_ci(
-        [
-            {"layer": x, "tag": t, "intervention": g, "metric": "p_full", "effect_pp": RNG.normal()}
-            for x, t, g in cells
-        ],
-        half=0.5,
-    )
+    effects = [Estimate(10 * row["strength"], -2.0, 12.0, 100, "pp") for row in rows]
+    return pd.DataFrame(rows).assign(right=effects)
+
+
+def judged_cells():
+    rows = [
+        (7, "topk", "nothing here yet", ""),
+        (7, "jumprelu", "nothing here yet", ""),
+        (15, "topk", "carries the difference", "as does any basis"),
+        (15, "jumprelu", "cannot be said", ""),
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "made", "verdict", "basis"])
+    tags = [f"v4_tiny_{made}_L{layer}_mixed" for layer, made, *_ in rows]
+    return table.assign(tag=tags, e6=[Estimate(1.5, 1.0, 2.0, 100, "nats")] * len(rows))
 
 
 def head_effects(layers=30, heads=9):
@@ -385,6 +380,7 @@ def claims():
     )
 
 
+SHOWN = ["v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
 JOINT = Estimate(6.2, 4.1, 8.4, 160, "pp", "")
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
@@ -397,7 +393,7 @@ FIGURES = {
     "probes_by_depth": lambda: plots.probes_by_depth(probes()),
     "lens_by_depth": lambda: plots.lens_by_depth(lens_rows(), lens_rows(), 3),
     "latents_beside_raw": lambda: plots.latents_beside_raw(readers()),
-    "battery_others": lambda: plots.battery_others(swap_summary(), 15),
+    "dose_response": lambda: plots.dose_response(dosed()),
     "attention": lambda: plots.attention(looks()),
     "logits": lambda: plots.logits(pushes()),
     "agreement": lambda: plots.agreement(routes(), HEADS),
@@ -414,10 +410,11 @@ FIGURES = {
     "seen_and_held_out": lambda: plots.seen_and_held_out(
         quality().assign(fvu_train=0.01, fvu_same=0.05), 84, 168
     ),
-    "battery": lambda: plots.battery(swap_summary(), 15, position="last"),
-    "shuffles": lambda: plots.shuffles(shuffles()),
+    "rivals": lambda: plots.rivals(swap_summary(), SHOWN),
+    "halfway": lambda: plots.halfway(shuffles()),
+    "verdict_examples": lambda: plots.verdict_examples([*map(decided, EXAMPLES)]),
+    "verdict_map": lambda: plots.verdict_map(judged_cells()),
     "verdicts_by_depth": lambda: plots.verdicts_by_depth(by_depth()),
-    "specificity": lambda: plots.specificity(specificity_rows()),
     "head_map": lambda: plots.head_map(head_effects(), HEADS),
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),
     "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
@@ -434,8 +431,8 @@ WITHOUT_LEGEND = {
     "yardstick",
     "head_map",
     "head_map_llama",
-    "battery",
-    "battery_others",
+    "rivals",
+    "verdict_map",
     "subsets",
     "sweep_cells",
 }
@@ -539,40 +536,31 @@ def test_draws_print_z_and_rank_p():
     assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
-def test_battery_shows_one_sae_its_guards_and_its_verdict_in_the_title():
-    fig = plots.battery(swap_summary(), 15)
-    assert fig.get_suptitle() == "L15 JumpReLU mixed: specific"
-    assert "m_G 412, m_S 398" in fig.axes[0].get_title("left") and "FVU 0.123" in fig.axes[
-        0
-    ].get_title("left")
-    assert [len(ax.containers) for ax in fig.axes] == [
-        17
-    ]  # fourteen interventions of its own and three rivals without an SAE
-    assert (
-        plots.battery(swap_summary(), 15, "topk_L15_mixed").get_suptitle()
-        == "L15 TopK mixed: degenerate"
-    )
-
-
-def test_battery_others_are_all_but_the_one_drawn_large():
-    fig = plots.battery_others(swap_summary(), 15)
-    titles = " ".join(" ".join(ax.get_title("left") for ax in fig.axes).split())
-    assert titles == "L15 TopK mixed: degenerate L15 JumpReLU genuine: cannot be said at this n"
+def test_rivals_that_need_no_sae_stand_in_every_panel_of_their_layer():
     table = swap_summary()
-    assert (
-        plots.battery_others(table[table["tag"].isna() | (table["tag"] == "topk_L15_mixed")], 15)
-        is None
-    )
+    fig = plots.rivals(table, SHOWN)
+    assert [ax.get_title("left") for ax in fig.axes] == ["L15 JumpReLU mixed", "L22 TopK mixed"]
+    names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert names[-2:] == ["difference of means", "oracle, own genuine stream"]
+    assert not any("E1, code" in name for name in names)
+    at = len(names) - 1
+    for ax, layer in zip(fig.axes, (15, 22), strict=True):
+        points = [c[0].get_xydata()[0] for c in ax.containers]
+        (oracle,) = [x for x, y in points if y == at]
+        row = table[(table["layer"] == layer) & (table["intervention"] == "oracle")]
+        assert oracle == pytest.approx(row["value"].item())
 
 
-def test_gaps_that_are_zero_by_construction_are_counted_not_drawn():
-    table = specificity_rows()
-    zero = (table["layer"] == 22) & (table["tag"].str.contains("topk"))
-    table.loc[zero, ["effect_pp", "low", "high"]] = 0.0
-    fig = plots.specificity(table)
-    names = [t.get_text() for t in fig.axes[0].get_yticklabels()]
-    assert len(names) == 5 and "L22 TopK mixed" not in names and "L22 JumpReLU mixed" in names
-    assert "1 of 6 cells" in " ".join(t.get_text() for t in fig.findobj(Text)).replace("\n", " ")
+def test_the_map_of_verdicts_names_each_cell_and_what_it_owes_to_its_sae():
+    ax = plots.verdict_map(judged_cells()).axes[0]
+    said = {text.get_text() for text in ax.texts}
+    assert "carries the difference\nE6 +1.50; as does any basis" in said
+    assert "nothing here yet\nE6 +1.50" in said and len(ax.patches) == 4
+
+
+def test_a_dose_of_nothing_changes_nothing():
+    for ax in plots.dose_response(dosed()).axes:
+        assert all([0.0, 0.0] in c[0].get_xydata().tolist() for c in ax.containers)
 
 
 def test_conditions_are_compared_question_by_question():
@@ -650,7 +638,7 @@ def test_subsets_take_the_empty_set_from_a_csv_file():
             lambda: plots.head_map(pd.concat([head_effects(), head_effects()])),
             "select one condition",
         ),
-        (lambda: plots.battery(swap_summary(), 7), "there are 15"),
+        (lambda: plots.rivals(swap_summary(), ["v4_tiny_topk_L7_mixed"]), "there are"),
         (lambda: plots.draws(random_draws(), 1.0, "logodds"), "empty"),
     ],
 )
@@ -658,15 +646,3 @@ def test_a_wrong_table_is_one_sentence(call, part):
     with pytest.raises(UserError, match=part):
         call()
     assert plt.get_fignums() == []
-
-
-def test_every_kind_of_shuffle_is_named_in_the_legend_whichever_row_has_it():
-    table = shuffles()
-    later = table[(table["kind"] == "balanced") | (table["SAE"] != table["SAE"].iloc[0])]
-    fig = plots.shuffles(later)
-    assert {text.get_text() for text in fig.legends[0].get_texts()} == {
-        "E4",
-        "E6",
-        "E1, balanced shuffles",
-        "E1, plain shuffles",
-    }

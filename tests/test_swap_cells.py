@@ -15,7 +15,6 @@ from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 from sandbagging.questions import Question
 from sandbagging.swaps import (
-    battery,
     ceiling,
     cells,
     decision,
@@ -28,6 +27,7 @@ from sandbagging.swaps import (
     interventions,
     medians,
     outcomes,
+    sites,
     writing,
 )
 from sandbagging.swaps.medians import TrainCodes
@@ -61,20 +61,6 @@ def test_an_edit_at_the_last_token_equals_a_whole_edited_pass(tiny, tiny_questio
 def test_too_few_questions_are_refused(tiny_llama, tiny_questions):
     with pytest.raises(UserError, match="at least 10"):
         outcomes.find_places(tiny_llama, tiny_questions[:9], "genuine", FRAMING, [1])
-
-
-def test_the_ceiling_at_a_layer_is_the_oracle_of_the_battery(trained_run):
-    model, asked, stored, tags = trained_run
-    by_layer = ceiling.oracle_by_layer(model, asked, FRAMING)
-    assert sorted(by_layer["layer"].unique()) == [*range(model.n_layers)]
-    old = battery.swaps(model, asked, FRAMING, stored, stored, tags, noise_seeds=1).effects
-    for layer in (1, 2):
-        ours, theirs = (
-            t[(t["layer"] == layer) & (t["metric"] == "p_full") & (t["intervention"] == "oracle")]
-            for t in (by_layer, old)
-        )
-        np.testing.assert_allclose(ours["value"], theirs["value"], atol=1e-5)
-    assert (by_layer["value"] != by_layer["baseline"]).any()
 
 
 # --- directions of one length ---------------------------------------------------------------------
@@ -148,24 +134,42 @@ def measured(trained_run):
     )
 
 
-def test_cells_hold_what_the_battery_measured_and_log_odds_beside(trained_run, measured):
+def test_cells_hold_what_their_parts_give_one_by_one(trained_run, measured):
+    """Another route: p_full by `sites`, each new x built from the stored activations anew."""
     model, asked, stored, tags = trained_run
-    old = battery.swaps(model, asked, FRAMING, stored, stored, tags, noise_seeds=2)
-    shuffled = battery.shuffles(model, asked, FRAMING, stored, stored, tags, n_shuffles=2)
-    both = pd.concat([old.effects, shuffled.effects])
-    keys = ["layer", "tag", "intervention", "error_term", "seed", "question_id"]
-    full = [t[t["metric"] == "p_full"].set_index(keys)["value"] for t in (measured.effects, both)]
-    shared = full[0].index.intersection(full[1].index)
-    shared = shared[shared.get_level_values("intervention") != "delta_E1"]  # now scaled
-    names = set(shared.get_level_values("intervention"))
-    assert {"E6", "E4", "E1", "delta+", "identity", "noise", "oracle", "diff_means"} <= names
-    np.testing.assert_allclose(full[0][shared], full[1][shared], atol=1e-5)
+    layer, tag = 1, next(t for t in tags if "_L1_" in t)
+    (site,) = sites.find_sites(model, asked, FRAMING, [layer])
+    rows = files.read_csv(stored / "tokens.csv.gz")
+    train = medians.train_codes(activations.load(stored, layer), rows)
+    sae = saes.load_tags(stored, [tag], model)[layer][tag]
+    new = interventions.e6_and_e4(site.x, sae, train)
+    new |= interventions.e1(site.x, sae, train, range(2))
+    new |= interventions.noise(site.x, new["E6", "kept", 0], range(2))
+    parts = sites.effects_at(model, site, new, tag=tag)
+    keys = ["intervention", "error_term", "seed", "question_id"]
+    own = measured.effects[measured.effects["tag"] == tag]
+    full = [t[t["metric"] == "p_full"].set_index(keys)["value"] for t in (own, parts)]
+    np.testing.assert_allclose(full[0][full[1].index], full[1], atol=1e-5)
     assert set(measured.effects["metric"]) == {"logodds", "p_full"}
-    pd.testing.assert_frame_equal(measured.guards, old.guards, rtol=1e-4)
+    shared = measured.effects[measured.effects["tag"] == ""]
+    assert {"oracle", "diff_means", "mean_ablation"} <= set(shared["intervention"])
     assert (measured.drift["share"] < 1e-4).all()
     assert set(measured.fits["condition"]) == {"genuine", "sandbag"}
     with pytest.raises(UserError, match="2 or more"):
         cells.measure_cells(model, asked, FRAMING, stored, stored, tags, noise_seeds=1)
+
+
+def test_the_ceiling_at_a_layer_is_the_oracle_of_its_cells(trained_run, measured):
+    model, asked = trained_run[:2]
+    by_layer = ceiling.oracle_by_layer(model, asked, FRAMING)
+    assert sorted(by_layer["layer"].unique()) == [*range(model.n_layers)]
+    keys = ["layer", "metric", "question_id"]
+    ours, theirs = (
+        t[t["intervention"] == "oracle"].set_index(keys)["value"]
+        for t in (by_layer, measured.effects)
+    )
+    np.testing.assert_allclose(ours[theirs.index], theirs, atol=1e-5)
+    assert (by_layer["value"] != by_layer["baseline"]).any()
 
 
 def test_untrained_saes_stand_beside_every_cell_and_all_is_judged(trained_run, measured):

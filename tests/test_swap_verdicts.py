@@ -9,7 +9,7 @@ import torch
 
 from sandbagging.errors import UserError
 from sandbagging.statistics import Estimate
-from sandbagging.swaps import by_p_full, decision, depth, estimates, fits, soundness
+from sandbagging.swaps import decision, depth, estimates, fits, soundness
 from sandbagging.swaps.evidence import Evidence
 from sandbagging.swaps.guards import Guards
 
@@ -181,15 +181,6 @@ def test_cells_get_the_verdict_that_their_truth_asks_for(judged):
     }
     assert judged.loc[[1, 2], "basis"].to_list() == [decision.NEEDS, decision.ANY]
     assert (judged.loc[3:, "basis"] == "").all() and "opposite" in judged.loc[5, "reason"]
-
-
-def test_the_table_by_p_full_alone_called_it_specific_where_a_direction_does_as_well(cells):
-    """Before: the same effects, judged on p_full, without rivals and without the ceiling."""
-    old = {
-        layer: by_p_full.judge(cells[cells["layer"] == layer], FINE, gate_open=True)["verdict"]
-        for layer in (2, 3)
-    }
-    assert old == {2: "specific", 3: "equivalent"}
 
 
 def test_p_is_corrected_over_the_cells_that_make_a_claim(judged):

@@ -55,7 +55,7 @@ def verdict_examples(examples: Sequence[tuple[Mapping[str, float], str, str]]) -
     ax.set(xlabel=look.change("logodds"), ylabel="a made-up cell each")
     look.legend_above(fig, ax, 6)
     look.title(fig, "Each verdict, by example")
-    what = "Set by hand; the verdicts are those of the real rule. Bars: 95 % CI."
+    what = "Set by hand, as if n = 100; the verdicts are those of the real rule. Bars: 95 % CI."
     rivals = "Rivals: the difference of means and E6 through untrained SAEs."
     return look.caption(fig, what, rivals)
 
@@ -87,10 +87,10 @@ def verdict_map(judged: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
-    ax.set(xlabel="layer that is edited", ylabel="SAE, trained on")
+    ax.set(xlabel="layer that is edited (E6: effect in nats)", ylabel="SAE, trained on")
     look.title(fig, "Where the cells fall")
     n = pd.Series([e.n for e in judged["e6"]])
-    return look.caption(fig, look.count(n), "E6: its effect on the log-odds, in nats.")
+    return look.caption(fig, look.count(n), "E6: its effect on log-odds.")
 
 
 @look.styled
