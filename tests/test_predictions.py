@@ -25,3 +25,9 @@ def test_an_expectation_cannot_be_dropped_or_added_by_the_page_alone(names):
 def test_what_failed_is_neither_what_held_nor_what_could_not_be_said():
     told = [{"said": str(held), "held": held, "told": ""} for held in (True, False, None)]
     assert [found["said"] for found in predictions.failed(told)] == ["False"]
+
+
+def test_what_is_expected_of_cells_is_expected_of_all_of_them():
+    assert predictions.in_all([True, True]) == (True, "2 of 2 cells")
+    assert predictions.in_all([True, False]) == (False, "1 of 2 cells")
+    assert predictions.in_all([]) == (None, "0 of 0 cells")

@@ -66,6 +66,14 @@ def record(
     ]
 
 
+def in_all(cells: Sequence[bool]) -> tuple[bool | None, str]:
+    """Return an outcome for `record`: whether it held in all cells (None without a cell), and in
+    how many.
+    """
+    held = [bool(cell) for cell in cells]
+    return (all(held) if held else None), f"{sum(held)} of {len(held)} cells"
+
+
 def _flag(held: bool | np.bool_ | None) -> bool | None:
     return None if held is None else bool(held)
 
