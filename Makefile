@@ -16,7 +16,7 @@ NEED_MB := $(if $(TORCH_INDEX),4000,$(if $(filter Linux,$(shell uname -s)),10000
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup findings test test-slow bench site refresh robustness
+.PHONY: help setup findings test test-slow bench site refresh robustness calibrate
 
 help:
 	@echo 'make findings    set up, run every notebook, print what was found   (SET=quick: a few minutes)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench       time this library beside its peers'
 	@echo 'make site        build the pages from the committed reference run, executing nothing: build/site/index.html'
 	@echo 'make refresh     compute the committed reference run again, as far as it is behind (all of it: about an hour)'
+	@echo 'make calibrate   measure how often every rule is wrong, where the truth is known (goes on where it stopped; about 75 minutes)'
 	@echo 'make robustness  try the headline claims under other words, framings, seeds and spellings (goes on where it stopped; about 80 minutes)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''
@@ -55,7 +56,11 @@ site: $(INSTALLED)
 refresh: $(INSTALLED)
 	@$(PY) -m sandbagging refresh
 
-# No part of refresh: its runs are many, and only their table is committed.
+# How often every rule is wrong, where the truth is known; no part of refresh, as is the next.
+calibrate: $(INSTALLED)
+	@$(PY) -m sandbagging calibrate --jobs 2
+
+# Its runs are many, and only their table is committed.
 robustness: $(INSTALLED)
 	@$(PY) -m sandbagging robustness
 

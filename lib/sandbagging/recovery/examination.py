@@ -86,8 +86,8 @@ def without_writers(
     writers = _writers(planted)
 
     def p_full(model: models.Model) -> pd.Series:
-        scored = metrics.score(model, planted.test, "sandbag", framing)
-        return scored.set_index("question_id")["p_full"]
+        found = metrics.score(model, planted.test, "sandbag", framing)
+        return found.set_index("question_id")["p_full"]
 
     with of_heads.zeroed_weights(planted.model, writers):
         without = p_full(planted.model)

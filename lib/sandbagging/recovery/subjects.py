@@ -3,7 +3,10 @@ strength, and random weights.
 """
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import filelock
 
 from sandbagging import models, questions
 from sandbagging.errors import UserError
@@ -18,7 +21,7 @@ from sandbagging.questions import Question
 FRAMING = "instr_pref"  # of planted models
 PLANTED = re.compile(rf"organism-(?P<variant>{'|'.join(planting.VARIANTS)})-(?P<seed>\d+)")
 RANDOM = re.compile(r"random-(?P<seed>\d+)")  # the embedded model's shape
-N_TRAIN, N_TEST = 40, 100  # questions that a real model is asked
+N_TRAIN, N_TEST = 24, 100  # questions that a real model is asked
 
 
 class Subject(NamedTuple):
@@ -39,7 +42,7 @@ def load(
     was planted; raises UserError for a dose outside 0 to 1.
     """
     _check_dose(dose)
-    folder = planting.ensure(variant, seed, progress)
+    folder = _made(variant, seed, progress)
     truth = planting.truth(folder)
     asked = (questions.load(folder / f"questions_{split}.jsonl") for split in ("train", "test"))
     model = models.load(str(folder), device="cpu")
@@ -47,6 +50,14 @@ def load(
         _scale(model, [Head(*head) for head in truth["writers"]], dose)
     name = f"organism-{variant}-{seed}" + (f"@{dose:g}" if dose != 1 else "")
     return Subject(name, model, truth, *asked, FRAMING)
+
+
+def _made(variant: str, seed: int, progress: Progress | None) -> Path:
+    """Return a planted model's folder; processes that want the same seed train its base once."""
+    home = planting.home()
+    home.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(home / f".seed-{seed}.lock"):
+        return planting.ensure(variant, seed, progress)
 
 
 def subject(name: str, progress: Progress | None = None) -> Subject:

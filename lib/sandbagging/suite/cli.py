@@ -91,6 +91,15 @@ def _robustness(arguments: argparse.Namespace) -> None:
     print("\n" + reports.aligned(lines))
 
 
+def _calibrate(arguments: argparse.Namespace) -> None:
+    from sandbagging.suite import calibration
+
+    table = calibration.calibrate(arguments.only, arguments.jobs or 1)
+    print(table.round(3).to_string(index=False, na_rep="-"))
+    print("".join(f"{sentence}\n" for sentence in calibration.told_in_bold(table)), end="")
+    print(f"The tables lie in {calibration.folder()}")
+
+
 def _status(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import reports, stale
 
@@ -277,7 +286,7 @@ COMMANDS = {
     "run": _run, "refresh": _refresh, "robustness": _robustness, "status": _status,
     "compare": _compare, "models": _models, "fetch": _fetch, "train": _train, "audit": _audit,
     "release": _release, "export-ablated": _export_ablated, "exercise": _exercise,
-    "sweep": _sweep, "teach": _teach, "taught": _taught,
+    "sweep": _sweep, "calibrate": _calibrate, "teach": _teach, "taught": _taught,
 }  # fmt: skip
 
 

@@ -92,6 +92,16 @@ def _running(commands: argparse._SubParsersAction) -> None:
         help="parameter set (default: robustness)",
     )  # fmt: skip
     _side_by_side(robustness)
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure how often every rule is wrong, on models whose truth is known "
+        "(make calibrate)",
+    )
+    _option(
+        calibrate, "--only", nargs="+", default=[], metavar="RULE",
+        help="some rules alone, such as 'less sure' or survives (default: all)",
+    )  # fmt: skip
+    _option(calibrate, "--jobs", type=int, default=1, metavar="N", help="models at a time")
     sweep = commands.add_parser("sweep", help="run every cell of a grid of parameters")
     _option(sweep, "grid", metavar="GRID.yaml")
     _option(
