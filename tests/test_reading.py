@@ -292,7 +292,7 @@ def test_layers_that_cannot_be_matched_are_one_sentence():
     table = detectors(dict.fromkeys(TAGS, 1.0))
     both = pd.concat([table, table[table["layer"] == 22].assign(at_l0="matched", l0=23.0)])
     said = detection.not_matched(both)
-    assert said.startswith("At L7 no two") and "L7 jumprelu mixed has 2.7" in said
+    assert said.startswith("At layer 7 no two") and "the sparsest SAE has 2.7" in said
     assert detection.not_matched(both[both["layer"] == 22]) == ""
 
 

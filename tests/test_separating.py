@@ -62,8 +62,9 @@ def test_what_a_probe_reads_is_a_row_a_wording_and_the_answer_last():
         ]
     )
     found = separating.read_at(probes, [5, 9])
-    assert found.index.tolist() == ["as trained", "lie", "the answer to come"]
-    assert found.loc["lie"].to_dict() == {"layer 5": "0.50 / 25%", "layer 9": "0.90 / 25%"}
+    line = "Tell a lie whenever you are asked."
+    assert found.index.tolist() == ["as trained", line, "(the answer to come)"]
+    assert found.loc[line].to_dict() == {"layer 5": "0.50 / 25%", "layer 9": "0.90 / 25%"}
     columns = separating.as_columns(probes)
     assert columns.loc[0, ["auroc", "auroc_low", "auroc_high"]].to_list() == [0.5, 0, 1]
 

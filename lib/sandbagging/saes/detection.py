@@ -11,7 +11,7 @@ import scipy.stats
 
 from sandbagging import statistics
 from sandbagging.errors import UserError
-from sandbagging.saes.recipes import DEFAULT_K, parse_tag, short_tag
+from sandbagging.saes.recipes import DEFAULT_K, parse_tag
 from sandbagging.statistics import Estimate
 
 N_RESAMPLES = 2_000
@@ -216,10 +216,10 @@ def not_matched(scores: pd.DataFrame) -> str:
     lacking = sorted(set(scores["layer"].unique()) - set(there))
     if not lacking:
         return ""
-    names = ", ".join(f"L{layer}" for layer in lacking)
+    names = ", ".join(map(str, lacking))
     own = scores[(scores["at_l0"] == "own") & scores["layer"].isin(lacking)]
-    lowest = own.groupby("tag")["l0"].first().sort_values()
+    where = f"layer{'s' * (len(lacking) > 1)} {names}"
     return (
-        f"At {names} no two architectures have 16 or more active latents at the last token "
-        f"({short_tag(lowest.index[0])} has {lowest.iloc[0]:.1f}), so none are compared at one L0."
+        f"At {where} no two architectures have 16 or more active latents at the last token (the "
+        f"sparsest SAE has {own['l0'].min():.1f}), so none are compared there at one L0."
     )

@@ -12,7 +12,7 @@ from sandbagging.saes import turning
 from sandbagging.saes.raw_probes import ANSWER, SAME
 from sandbagging.statistics import Estimate
 from sandbagging.suite import baseline
-from sandbagging.wordings import KEPT_OUT
+from sandbagging.wordings import KEPT_OUT, WORDINGS
 
 PAIRS = (("genuine", "sandbag"), ("genuine", "placebo"))
 
@@ -45,24 +45,24 @@ def answered_wrongly(answers: pd.DataFrame, framing: str) -> set[str]:
     return set(given.loc[there, "question_id"])
 
 
+def line_of(wording: str) -> str:
+    """Return the sandbag instruction of a wording, or in words that it is the one of training."""
+    return "as trained" if wording == SAME else WORDINGS[wording].sandbag
+
+
 def read_at(probes: pd.DataFrame, layers: Sequence[int]) -> pd.DataFrame:
     """Return for reading what one kind of probe reaches at some layers, from
-    `detection.probes_by_layer`: AUROC / recall at 1 % false alarms, a row a wording, and the answer
-    last.
+    `detection.probes_by_layer`: AUROC / recall at 1 % false alarms, a row an instruction, and the
+    answer last.
     """
     rows = probes[probes["layer"].isin(list(layers))]
-    rows = rows.sort_values("target", key=lambda target: target == ANSWER, kind="stable")
-    read = [
-        f"{a.value:.2f} / {r.value:.0%}" for a, r in zip(rows["auroc"], rows["recall"], strict=True)
-    ]
-    names = (
-        rows["wording"]
-        .replace(SAME, "as trained")
-        .where(rows["target"] != ANSWER, "the answer to come")
-    )
-    rows = rows.assign(read=read, what=names)
-    wide = rows.pivot(index="what", columns="layer", values="read")
-    return wide.loc[names.unique()].add_prefix("layer ").rename_axis(columns=None)
+    of_answer = rows["target"] == ANSWER
+    what = rows["wording"].map(line_of).where(~of_answer, "(the answer to come)")
+    both = zip(rows["auroc"], rows["recall"], strict=True)
+    read = [f"{auroc.value:.2f} / {recall.value:.0%}" for auroc, recall in both]
+    wide = rows.assign(read=read, told=what).pivot(index="told", columns="layer", values="read")
+    order = [*what[~of_answer].unique(), *what[of_answer].unique()]
+    return wide.loc[order].add_prefix("layer ").rename_axis(index="told to", columns=None)
 
 
 def lens_by_layer(table: pd.DataFrame, wrongly: Collection[str], seed: int = 0) -> pd.DataFrame:

@@ -25,6 +25,7 @@ OTHER_ROUTES = 3  # all nodes by their means, patched, and the best of them toge
 SWAPS = 7
 DRAWN = 3  # noise, random and shuffled directions
 LAST = 0.3  # of a prompt's tokens, what a swap at the last one runs again
+PROBED = 650  # probes and the lens at one layer, beside one exchange of pairs for one SAE
 UNTRAINED = 17  # what a step of three untrained SAEs costs beside one question's pass
 
 
@@ -111,7 +112,8 @@ def _swapped(s: Settings, shape: Shape) -> list[str]:
 
 
 def _separation(s: Settings, shape: Shape) -> float:
-    return len(_tags(s, shape, s["tags"])) * (s["n_test"] + s["n_train"]) * (100 + s["n_flips"])
+    of_saes = len(_tags(s, shape, s["tags"])) * (100 + s["n_flips"])
+    return (s["n_test"] + s["n_train"]) * (of_saes + PROBED * shape.n_layers)
 
 
 def _swap(s: Settings, shape: Shape) -> float:
