@@ -115,8 +115,10 @@ def names_of(artefact: str) -> tuple[str, dict]:
     swaps = {**same, "told": told, "names": ["E4"]}
     carried = {"carrying": [1], "share": pd.Series([0.5]), "by_layer": {}, "by_verdict": {}}
     found = {
-        "passing": pd.DataFrame({"effect_pp": [6.0]}), "verdicts": [1] * 40, "train": [1] * 40,
-        "floor": 1.0, "found": ["L1H4"], "n_heads": 5, "chosen": ["L1H4"],
+        "judged": SimpleNamespace(
+            n_pass_max_t=1, n_above_floor=1, floor_nats=0.3, smallest_nats=0.4,
+            nodes_found=["L1H4"], heads_found=["L1H4"], found_as_if_open=[]),
+        "verdicts": [1] * 40, "train": [1] * 40, "n_heads": 5, "chosen": ["L1H4"],
     }  # fmt: skip
     judged = {
         "survives": True, "why": "made up", "above_floor": EFFECT, "test": [1] * 100,

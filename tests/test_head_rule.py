@@ -117,11 +117,11 @@ def test_a_sweep_without_log_odds_is_refused():
 
 def test_heads_are_ranked_on_the_metric_that_is_named():
     sweep = swept([steady(0.1), steady(0.6)], [steady(0.05), steady(0.01)])
-    assert selection.top(sweep, 1, metric="logodds") == ((0, 1),)
-    assert selection.top(sweep, 1) == ((0, 0),)
-    assert selection.winners_curse(sweep, [5], 1, 20, metric="logodds")["in_sample"][
-        0
-    ] == pytest.approx(0.6, abs=0.02)
+    assert selection.top(sweep, 1) == ((0, 1),)  # on log-odds
+    assert selection.top(sweep, 1, metric="p_full") == ((0, 0),)
+    assert selection.rule(1, "zero").startswith("the 1 largest mean effects on log-odds")
+    curse = selection.winners_curse(sweep, [5], 1, 20)
+    assert curse["in_sample"][0] == pytest.approx(0.6, abs=0.02)
 
 
 # Agreement over questions and wordings ------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Rankings of nodes judged: areas on a hand-made curve, truth against chance, planted truth."""
 
+import games
 import numpy as np
 import pandas as pd
 import pytest
@@ -203,3 +204,41 @@ def test_the_league_over_models_has_an_auroc_only_where_true_nodes_are_known():
 def test_a_model_that_does_not_sandbag_has_no_nodes_to_rank(planted_bases):
     with pytest.raises(UserError, match="does not sandbag"):
         recovery.score_nodes("organism-null-0")
+
+
+# What the rule and the routes say of heads among nodes -------------------------------------------
+
+
+def test_the_best_heads_of_a_ranking_leave_mlps_out():
+    ranking_of = {Mlp(0): 9.0, **SCORES, Head(1, 0): 5.0}
+    assert nodes.best_heads(ranking_of, 2) == (Head(1, 0), A)
+    table = nodes.heads_by_route({"zero": SCORES, "mean": SCORES, "random 1": SCORES})
+    assert list(table) == ["layer", "head", "zero", "mean"]
+    assert table[["layer", "head"]].to_numpy().tolist() == [[0, 0], [0, 1]]
+
+
+def swept(means, n=40):
+    """Effects on log-odds and p_full of nodes around these means, steady over questions."""
+    noise = np.tile([-0.02, 0.02], n // 2)
+    value = {
+        "logodds": np.array([m + noise for m in means]),
+        "p_full": np.array([m / 20 + noise / 20 for m in means]),
+    }
+    zero = {name: np.zeros(n) for name in value}
+    return Effects([(node,) for node in EVERY], tuple(f"q{i}" for i in range(n)), zero, value)
+
+
+def test_heads_and_mlps_stand_under_one_rule_and_a_null_is_tried_as_if_open():
+    """D is an MLP that is found; B lies below the floor; behind a closed gate nothing is."""
+    effects = swept([1.0, 0.05, 0.0, 2.0])
+    gate = games.gate_of()
+    open_, closed = (
+        nodes.judged(nodes.find(effects, g), g) for g in (gate, gate._replace(grade="no"))
+    )
+    assert open_.nodes_found == [D, A] and open_.heads_found == [A]
+    assert open_.n_pass_max_t >= open_.n_above_floor == 2
+    assert closed.nodes_found == [] and closed.found_as_if_open == [D, A]
+    table = nodes.mlps_table({"sandbag": effects}, nodes.find(effects, gate))
+    odds = table[(table["metric"] == "logodds") & (table["layer"] == 1)]
+    assert odds["effect"].item() == pytest.approx(2) and odds["unit"].item() == "nats"
+    assert bool(odds["found"].item()) and set(table["layer"]) == {0, 1}

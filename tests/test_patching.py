@@ -3,12 +3,14 @@ against finite differences.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from sandbagging import metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.heads import agreement, interventions, patching, sweep
+from sandbagging.heads.head import Head
 from sandbagging.models import hook_points
 from sandbagging.models.hook_points import HookPoint
 
@@ -150,15 +152,12 @@ def test_agreement_counts_ranks_and_the_top():
     assert table["shared_top"].tolist() == [2, 0, 2]
 
 
-def test_routes_that_were_not_run_agree_with_nothing():
-    zeroing = np.array([3.0, 2.0, 1.0, 0.0, -1.0])
-    done = patching.Routes({patching.PATCH: zeroing * 2, patching.PATCH_SLOPE: -zeroing}, {}, "")
-    left_out = patching.Routes(
-        {patching.ZERO_SLOPE: zeroing}, {patching.ZERO_SLOPE: 3.0}, "no match"
-    )
-    assert agreement.slope_with_patching(done, 2)["spearman"].tolist() == pytest.approx([-1])
-    assert agreement.slope_with_patching(left_out).empty
-    assert agreement.with_zeroing(left_out, zeroing)["passes"].tolist() == [3]
-    assert agreement.related(agreement.with_zeroing(done, zeroing))
-    assert not agreement.related(agreement.with_zeroing(done, -zeroing))
-    assert not agreement.related(agreement.with_zeroing(left_out, zeroing))
+def test_routes_agree_with_zeroing_and_may_name_other_heads():
+    zero = np.array([3.0, 2.0, 1.0, 0.0, -1.0])
+    by_route = pd.DataFrame({"layer": 0, "head": range(5), "zero": zero, "patching": -zero})
+    (row,) = agreement.of_routes(by_route, 2).itertuples()
+    assert (row.method, row.shared_top) == ("patching", 0) and row.spearman == pytest.approx(-1)
+    ours = [Head(0, h) for h in range(5)]
+    others = [Head(9, h) for h in range(5)]
+    assert agreement.names_others(ours, [*ours[:2], *others[:3]])  # 2 of 5 are the same
+    assert not agreement.names_others(ours, [*ours[:3], *others[:2]])

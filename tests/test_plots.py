@@ -149,7 +149,7 @@ def routes():
     table = pd.DataFrame([{"layer": x, "head": h} for x in range(25) for h in range(9)])
     zeroing = RNG.normal(0, 1, len(table))
     reversed_order = {"attribution to zero": zeroing**3, "activation patching": -zeroing}
-    return table.assign(zeroing=zeroing, **reversed_order)
+    return table.assign(zero=zeroing, **reversed_order)
 
 
 def yardstick():
@@ -327,6 +327,13 @@ def head_effects(layers=30, heads=9):
     return table
 
 
+def node_effects():
+    heads = head_effects(6, 4)
+    heads = heads.assign(node=[f"L{r.layer}H{r.head}" for r in heads.itertuples()], kind="head")
+    mlps = heads[heads["head"] == 0].assign(node=[f"L{x}MLP" for x in range(6)], kind="MLP")
+    return pd.concat([heads, mlps], ignore_index=True)
+
+
 def random_draws():
     return pd.DataFrame(
         [
@@ -423,6 +430,10 @@ FIGURES = {
     "draws": lambda: plots.draws(random_draws(), JOINT),
     "circuit_conditions": lambda: plots.circuit_conditions(joint_by_question()),
     "subsets": lambda: plots.subsets(all_subsets()),
+    "heads_by_condition": lambda: plots.heads_by_condition(
+        routes().rename(columns={"zero": "sandbag"}), HEADS
+    ),
+    "nodes_ranked": lambda: plots.nodes_ranked(node_effects(), ["L2H0", "L4MLP"]),
     "winners_curse": lambda: plots.winners_curse(curse()),
     "ledger": lambda: plots.ledger(claims()),
 }
@@ -602,6 +613,16 @@ def test_headline_keeps_one_order_and_counts_draws_in_whole_numbers():
     mean = table[table["metric"] == "p_full"].groupby("condition")["value"].mean()
     widths = [bar.get_width() for bar in fig.axes[0].containers[1]]
     assert np.allclose(widths, mean[["sandbag", "genuine", "neutral"]])
+
+
+def test_nodes_that_were_found_are_filled_and_mlps_look_otherwise():
+    fig = plots.nodes_ranked(node_effects(), ["L4MLP"], top=30)
+    names = fig.legends[0].get_texts()
+    assert {text.get_text() for text in names} == {
+        "head, not found",
+        "MLP, found",
+        "MLP, not found",
+    }
 
 
 def test_agreement_writes_rho_and_marks_the_chosen_heads():

@@ -46,6 +46,41 @@ def test_rivals_are_chosen_by_the_same_rule_elsewhere():
     assert overlapping[1] == Rival("neutral", (A, B), False, 1)
 
 
+def test_rivals_and_chosen_heads_stand_side_by_side_one_by_one():
+    def worth(heads):
+        (head,) = heads
+        return {A: (0.1, 3), B: (0.2, 2), C: (2, 1), D: (1, 0)}.get(head, (0, 0))
+
+    both = on_both(worth, [(h,) for h in (A, B, C, D)], noise=0.01)
+    table = rivals.singles_table(both, (A, B), rivals.choose(both, (A, B)))
+    assert table[["chosen_on", "heads", "shared"]].to_numpy().tolist() == [
+        ["sandbag", "L0H0 L0H1", 2],
+        ["genuine", "L0H2 L0H3", 0],
+    ]
+    assert [e.value for e in table["on_sandbag"]] == pytest.approx([2.5, 0.5], abs=0.02)
+    assert [e.value for e in table["there"]] == pytest.approx([2.5, 1.5], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("framing", "wanted", "asked"),
+    [
+        ("instr", ["genuine", "neutral", "placebo"], ["genuine", "neutral", "placebo"]),
+        ("instr", [], ["genuine"]),
+        ("contrast", ["placebo"], ["genuine", "placebo_second"]),
+    ],
+)
+def test_rivals_are_sought_on_prompts_that_ask_for_nothing_wrong(
+    tiny_llama, framing, wanted, asked
+):
+    assert rivals.conditions(tiny_llama, framing, wanted) == asked
+
+
+@pytest.mark.parametrize("wanted", ["sandbag", "placebos"])
+def test_a_condition_that_rivals_cannot_be_sought_on_is_one_sentence(tiny_llama, wanted):
+    with pytest.raises(UserError, match=f"on {wanted} prompts; choose among genuine, neutral"):
+        rivals.conditions(tiny_llama, "instr", [wanted])
+
+
 def test_where_a_rival_is_the_chosen_set_its_next_distinct_one_is_judged():
     def worth(heads):
         (head,) = heads

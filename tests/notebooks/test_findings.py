@@ -132,9 +132,11 @@ def test_the_planted_heads_are_found_and_no_other(story):
     assert chosen == planted and len(planted) == 3
     # The rule's floor is 10 % of a gap of about 50 pp; every other head stays a hundred times below
     # what the planted ones do.
-    rows = rows_where(table, condition="sandbag", metric="p_full")
-    effects = rows.set_index(["layer", "head"])["effect"]
-    assert effects.loc[sorted(planted)].min() > 5 and effects.drop(sorted(planted)).max() < 1
+    for metric, least, most in (("p_full", 5, 1), ("logodds", 0.3, 0.1)):
+        rows = rows_where(table, condition="sandbag", metric=metric)
+        effects = rows.set_index(["layer", "head"])["effect"]
+        assert effects.loc[sorted(planted)].min() > least
+        assert effects.drop(sorted(planted)).max() < most
 
 
 def test_zeroing_the_planted_heads_closes_the_gap(story):
@@ -427,16 +429,17 @@ def test_reference_verdicts_carry_their_guards():
 
 @reference
 def test_reference_patching_and_zeroing_rank_heads_otherwise_and_tangents_follow_each():
-    """What a head hands on under the other instruction is not what its loss does: patching names
-    other heads than zeroing, and each has a tangent that foretells its ranks.
+    """What a head hands on under the other instruction is not what its loss does: patching may name
+    other heads than zeroing, which the run records, and its tangent foretells its ranks.
     """
     routes = files.read_csv(REFERENCE / "07_heads" / "other_routes.csv")
     assert len(routes) == 270
     rho = routes.corr(method="spearman")
-    assert rho.loc["attribution to zero", "zeroing"] > 0.5
-    assert rho.loc["attribution patching", "activation patching"] > 0.9
-    # Of 270 ranks without any relation, |rho| stays below 0.2 in 999 of 1000 tries.
-    assert abs(rho.loc["activation patching", "zeroing"]) < 0.2
+    assert rho.loc["attribution patching", "patching"] > 0.8
+    found = read_json(REFERENCE / "07_heads" / "heads.json")
+    chosen, patched = ({tuple(h) for h in found[key]} for key in ("heads", "heads_by_patching"))
+    said = read_json(REFERENCE / "07_heads" / "summary.json")["patching_names_others"]
+    assert said is (2 * len(chosen & patched) < len(chosen))
 
 
 @reference

@@ -1,7 +1,7 @@
 """How far several sweeps, or other routes to the heads, agree on which heads matter."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from scipy import stats
 from sandbagging.errors import UserError
 from sandbagging.heads import selection
 from sandbagging.heads.head import Head
-from sandbagging.heads.patching import PATCH, PATCH_SLOPE, Routes
 from sandbagging.heads.shares import DECIDES
 from sandbagging.heads.sweep import Effects
 
@@ -38,29 +37,19 @@ def compare(by_method: Mapping[str, np.ndarray], exact: np.ndarray, n_top: int =
     return pd.DataFrame(rows)
 
 
-def with_zeroing(routes: Routes, zeroing: np.ndarray, n_top: int = 5) -> pd.DataFrame:
-    """Return how well each route agrees with the effects of zeroing [head], and what it costs.
-
-    Rows as in `compare`, with the column passes: runs of all tokens through all layers.
+def of_routes(by_route: pd.DataFrame, n_top: int = 5) -> pd.DataFrame:
+    """Return how well each route agrees with zeroing: rows as in `compare`; by_route: columns
+    layer, head, zero, and one a route, as `other_routes.csv`.
     """
-    table = compare(routes.effects, zeroing, n_top)
-    return table.assign(passes=table["method"].map(routes.passes))
+    others = by_route.drop(columns=["layer", "head", "zero"])
+    by_method = {name: others[name].to_numpy() for name in others}
+    return compare(by_method, by_route["zero"].to_numpy(), n_top)
 
 
-def slope_with_patching(routes: Routes, n_top: int = 5) -> pd.DataFrame:
-    """Return how well attribution patching agrees with patching; no row where neither was done."""
-    if PATCH not in routes.effects:
-        return pd.DataFrame(columns=["method", "spearman", "p", "shared_top"])
-    return compare({PATCH_SLOPE: routes.effects[PATCH_SLOPE]}, routes.effects[PATCH], n_top)
-
-
-def related(table: pd.DataFrame, method: str = PATCH) -> bool:
-    """Return whether a method ranks heads as zeroing does, more than chance would (p <= 0.05)."""
-    row = table[table["method"] == method]
-    return bool(((row["p"] <= 0.05) & (row["spearman"] > 0)).any())
-
-
-# Sweeps under other questions and other words -----------------------------------------------------
+def names_others(heads: Iterable[Head], by_another_route: Iterable[Head]) -> bool:
+    """Return whether two routes name other heads: they share fewer than half of the first's."""
+    heads = set(heads)
+    return 2 * len(heads & set(by_another_route)) < len(heads)
 
 
 def between(swept: Mapping[str, Effects], n_top: int = 5, metric: str = DECIDES) -> pd.DataFrame:

@@ -12,24 +12,6 @@ from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
 
 
-def difference(effects: Effects, other: Effects) -> Effects:
-    """Return one effect minus another (sandbag minus genuine), set by set and question by question,
-    over a baseline of 0.
-    """
-    if (effects.sets, effects.question_ids) != (other.sets, other.question_ids):
-        raise ValueError(
-            "effects are subtracted question by question and set by set: "
-            "both need the same ones, in the same order"
-        )
-    change = {name: effects.effect(name) - other.effect(name) for name in effects.value}
-    return Effects(
-        effects.sets,
-        effects.question_ids,
-        {name: np.zeros(len(effects.question_ids)) for name in change},
-        change,
-    )
-
-
 def only(effects: Effects, sets: Sequence[Heads]) -> Effects:
     """Return the effects of some of the sets that were run, in the order in which they are
     named.
@@ -220,21 +202,13 @@ def single_rows(alone: Mapping[Head, Estimate]) -> pd.DataFrame:
     )
 
 
-def routes_table(effects: Effects, routes: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return each head's mean effect on p_full in pp, by zeroing it and by other routes {method:
-    [head]}.
-
-    Columns layer, head, zeroing and one a method; `effects` are those of sets of one head.
+def by_head(effects: Mapping[str, Effects], metric: str = shares.DECIDES) -> pd.DataFrame:
+    """Return each head's mean effect in every condition: columns layer, head, and one a condition;
+    in nats, or pp but for logodds. The effects are those of sets of one head.
     """
-    alone = [heads[0] for heads in effects.sets]
-    return pd.DataFrame(
-        {
-            "layer": [head[0] for head in alone],
-            "head": [head[1] for head in alone],
-            "zeroing": 100 * effects.effect().mean(1),
-            **routes,
-        }
-    )
+    alone = [heads[0] for heads in next(iter(effects.values())).sets]
+    table = pd.DataFrame([tuple(head) for head in alone], columns=["layer", "head"])
+    return table.assign(**{c: scaled(of, metric).mean(1) for c, of in effects.items()})
 
 
 def condition_rows(

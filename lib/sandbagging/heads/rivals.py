@@ -243,6 +243,28 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
 # Tables -------------------------------------------------------------------------------------------
 
 
+def singles_table(
+    swept: Mapping[str, Effects], chosen: Sequence[Head], rivals: Sequence[Rival], seed: int = 0
+) -> pd.DataFrame:
+    """Return how the chosen heads and the rivals do one by one where all were chosen: rows
+    chosen_on, heads, shared (with the chosen), there and on_sandbag (the mean effect of one of them
+    on log-odds, an Estimate in nats).
+    """
+    sets = [("sandbag", tuple(chosen)), *((r.chosen_on, r.heads) for r in rivals)]
+    return pd.DataFrame(
+        [
+            {
+                "chosen_on": condition,
+                "heads": join(heads, " "),
+                "shared": len(set(heads) & set(chosen)),
+                "there": estimates.mean_single(swept[condition], heads, seed, DECIDES),
+                "on_sandbag": estimates.mean_single(swept["sandbag"], heads, seed, DECIDES),
+            }
+            for condition, heads in sets
+        ]
+    )
+
+
 def table(
     on: Mapping[str, Effects],
     chosen: Sequence[Head],

@@ -28,9 +28,6 @@ FOUND, NOTHING = "found", "nothing"
 P_FULL_ALONE = "effect on p_full alone"
 OPPOSITE = "opposite signs"
 CLOSED = "no sandbagging to explain"
-# choice_len within 1 pp of its baseline counts as unchanged: an effect on p_full is then one of
-# format
-FORMAT_MARGIN_PP = 1.0
 
 
 def check_how_many(n: int, heads: Sequence) -> None:
@@ -41,9 +38,7 @@ def check_how_many(n: int, heads: Sequence) -> None:
         )
 
 
-def ranked(
-    effects: Effects, minus: Effects | None = None, metric: str = metrics.CARD
-) -> list[Head]:
+def ranked(effects: Effects, minus: Effects | None = None, metric: str = DECIDES) -> list[Head]:
     """Return all heads of a sweep, the largest mean effect (or effect minus that in `minus`) first.
 
     Raises UserError for a metric that was not swept.
@@ -69,7 +64,7 @@ def top(
     effects: Effects,
     n: int = 5,
     minus: Effects | None = None,
-    metric: str = metrics.CARD,
+    metric: str = DECIDES,
 ) -> Heads:
     """Return the n heads with the largest mean effect, or effect minus that in `minus` (the genuine
     condition).
@@ -81,7 +76,7 @@ def top(
 
 
 def by_other_rules(
-    swept: Mapping[str, Effects], n: int = 5, metric: str = metrics.CARD
+    swept: Mapping[str, Effects], n: int = 5, metric: str = DECIDES
 ) -> dict[str, Heads]:
     """Return {name in `heads.json`: the n heads} by the effect on sandbag prompts minus that on
     genuine ones, and minus that on neutral ones (empty where these were not swept).
@@ -95,7 +90,9 @@ def by_other_rules(
 
 
 class Elsewhere(NamedTuple):
-    """Heads chosen on other questions, and their mean single effect in pp (nats for logodds)."""
+    """Heads chosen on other questions, and their mean single effect: nats, or pp but for
+    logodds.
+    """
 
     heads: Heads
     there: Estimate  # on the questions that chose them
@@ -103,7 +100,7 @@ class Elsewhere(NamedTuple):
 
 
 def chosen_elsewhere(
-    there: Effects, here: Effects, n: int = 5, seed: int = 0, metric: str = metrics.CARD
+    there: Effects, here: Effects, n: int = 5, seed: int = 0, metric: str = DECIDES
 ) -> Elsewhere:
     """Return the n strongest heads of one sweep, judged on its own questions and on another's."""
     heads = top(there, n, metric=metric)
@@ -170,91 +167,10 @@ def smallest_found(odds: np.ndarray, least: float, seed: int = 0) -> np.ndarray:
     return threshold + stats.norm.ppf(POWER) * error
 
 
-# The rule before this one, for page 07 and `recovery.judgement` until they are written anew
-# --------
-
-
-def floor_pp(gap: Estimate) -> float:
-    """Return the effect, in pp, below which no head counts as found by `find_on_p_full`."""
-    return max(FLOOR_PP, FLOOR_SHARE * gap.value)
-
-
-def find_on_p_full(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
-    """Return each head's effect_pp, its max-T p over all heads, and whether it is found: p <= 0.05,
-    the floor, and an open gate.
-    """
-    p = statistics.max_t(effects.effect().T, seed=seed)
-    mean = 100 * effects.effect().mean(1)
-    passes = (p <= ALPHA) & (mean >= floor_pp(gate.gap_p_full)) & gate.open
-    heads = [s[0] for s in effects.sets]
-    return pd.DataFrame(
-        {
-            "layer": [h[0] for h in heads],
-            "head": [h[1] for h in heads],
-            "effect_pp": mean,
-            "p_max_t": p,
-            "found": passes,
-        }
-    )
-
-
 def heads_found(verdicts: pd.DataFrame) -> list[Head]:
     """Return the heads that `find` found, in the order of the model."""
     rows = verdicts[verdicts["found"]]
     return [Head(int(r.layer), int(r.head)) for r in rows.itertuples()]
-
-
-def kinds_of_effect(
-    sandbag: Effects,
-    genuine: Effects,
-    heads: Sequence[Head],
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return, per head: its effects in pp on sandbag prompts (p_full and choice_len, as text with
-    CI95), on genuine ones, and its kind.
-
-    `kind` is "format" where p_full moves while choice_len is equivalent to zero within
-    FORMAT_MARGIN_PP, "choice" where the CI95 of choice_len leaves out zero, else "cannot be said".
-    """
-    rows = []
-    for head in heads:
-        in_sandbag = {
-            name: estimates.estimate(sandbag.of([head], name), name, seed)
-            for name in metrics.JUDGED
-        }
-        in_genuine = estimates.estimate(genuine.of([head]), seed=seed)
-        rows.append(
-            {
-                "head": str(Head(*head)),
-                "p_full, sandbag": f"{in_sandbag[metrics.CARD]:short}",
-                "choice_len, sandbag": f"{in_sandbag[metrics.CHOICE]:short}",
-                "p_full, genuine": f"{in_genuine:short}",
-                "kind": kind_of_set(sandbag, [head], seed),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def kind_of_set(
-    effects: Effects,
-    heads: Sequence[Head],
-    seed: int = 0,
-) -> str:
-    """Return whether replacing a set of heads moves the format, the choice, or cannot be said."""
-    full, choice = (
-        estimates.estimate(effects.of(heads, m), m, seed) for m in (metrics.CARD, metrics.CHOICE)
-    )
-    still = statistics.equivalence(100 * effects.of(heads, metrics.CHOICE), FORMAT_MARGIN_PP)
-    return kind_of_effect(full, choice, still.equivalent)
-
-
-def kind_of_effect(full: Estimate, choice: Estimate, still: bool) -> str:
-    """Return "format", "choice" or "cannot be said" for effects on p_full and choice_len; `still`:
-    the latter is equivalent to zero.
-    """
-    if still and not full.low <= 0 <= full.high:
-        return "format"
-    return "choice" if not choice.low <= 0 <= choice.high else "cannot be said"
 
 
 def sizes_that_fit(n: int, sizes: Sequence[int] = (1, 5, 10, 20, 40)) -> list[int]:
@@ -267,7 +183,7 @@ def stability(
     n_chosen: int = 5,
     repeats: int = 200,
     seed: int = 0,
-    metric: str = metrics.CARD,
+    metric: str = DECIDES,
 ) -> np.ndarray:
     """Return, for random splits of the questions into halves, how many heads the top n of both
     halves share, [repeat].
@@ -292,10 +208,10 @@ def winners_curse(
     n_chosen: int = 5,
     repeats: int = 200,
     seed: int = 0,
-    metric: str = metrics.CARD,
+    metric: str = DECIDES,
 ) -> pd.DataFrame:
     """Return, per number of questions selected on, the chosen heads' mean single effect in sample
-    and on the other questions, in pp (nats for logodds).
+    and on the other questions: nats, or pp but for logodds.
 
     Columns n_selected_on, in_sample, out_of_sample and the 2.5 and 97.5 percentiles of both over
     random selections. Without `sizes`, those that fit.
@@ -355,6 +271,7 @@ def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) ->
     return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))
 
 
-def rule(n: int, replacement: str, metric: str = metrics.CARD) -> str:
+def rule(n: int, replacement: str, metric: str = DECIDES) -> str:
     """Return in words by which rule `top` chooses."""
-    return f"the {n} largest mean effects on {metric} of sandbag prompts, {replacement}-ablation"
+    named = "log-odds" if metric == DECIDES else metric
+    return f"the {n} largest mean effects on {named} of sandbag prompts, {replacement}-ablation"

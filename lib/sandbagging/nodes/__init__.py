@@ -23,13 +23,15 @@ from sandbagging.nodes.ranking import (
     together,
 )
 from sandbagging.nodes.rankings import Scored, rankings, score
-from sandbagging.nodes.selection import best_heads, find, heads_by_route
+from sandbagging.nodes.selection import Judged, best_heads, find, heads_by_route, judged
 from sandbagging.nodes.sweep import patch_sets, replace_sets, sweep_conditions
+from sandbagging.nodes.tables import effects_table, mlps_table
 from sandbagging.nodes.truth import Known, of_planted, of_taught
 
 __all__ = [
     "Gaps",
     "Integrated",
+    "Judged",
     "Known",
     "Mlp",
     "Node",
@@ -51,12 +53,15 @@ __all__ = [
     "cmd",
     "cpr",
     "curve",
+    "effects_table",
     "faithfulness",
     "find",
     "heads_by_route",
     "integrated",
     "join",
+    "judged",
     "league",
+    "mlps_table",
     "of_effects",
     "of_planted",
     "of_taught",

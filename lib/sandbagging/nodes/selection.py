@@ -3,6 +3,7 @@ nodes say of the heads among them.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from sandbagging.heads import selection
 from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.nodes import ranking
-from sandbagging.nodes.node import Mlp
+from sandbagging.nodes.node import Mlp, Node, parse
 from sandbagging.nodes.ranking import RANDOM, Ranking
 
 
@@ -32,6 +33,35 @@ def find(effects: Effects, gate: Gate, seed: int = 0) -> pd.DataFrame:
     )
     table = pd.concat([names, says], axis=1)
     return table.sort_values("effect_nats", ascending=False, kind="stable", ignore_index=True)
+
+
+class Judged(NamedTuple):
+    """What the rule says of all nodes of a model."""
+
+    floor_nats: float
+    smallest_nats: float  # what the usual node needs to be found in 80 % of tries
+    n_pass_max_t: int
+    n_above_floor: int  # of these
+    nodes_found: list[Node]  # best first
+    heads_found: list[Head]  # of these
+    found_as_if_open: list[Node]  # also where there is no sandbagging to explain
+
+
+def judged(verdicts: pd.DataFrame, gate: Gate) -> Judged:
+    """Return in short what `find` says."""
+    floor = selection.floor(gate.gap_logodds)
+    passing = verdicts[verdicts["p_max_t"] <= selection.ALPHA]
+    found = parse(verdicts.loc[verdicts["found"], "node"])
+    as_if_open = verdicts["says"].isin((selection.FOUND, selection.CLOSED))
+    return Judged(
+        floor,
+        float(verdicts["smallest_nats"].median()),
+        len(passing),
+        int((passing["effect_nats"] >= floor).sum()),
+        found,
+        [node for node in found if isinstance(node, Head)],
+        parse(verdicts.loc[as_if_open, "node"]),
+    )
 
 
 def best_heads(of: Ranking, n: int) -> Heads:

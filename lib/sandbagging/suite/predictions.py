@@ -29,7 +29,14 @@ SAID: dict[str, dict[str, str]] = {
         "any_basis": "Where the swap carries the difference, any basis does as well.",
         "overwrites": "At the deepest layer the swap harms under any labels.",
     },
-    "07_heads": {},
+    "07_heads": {
+        "found": "Some head is found.",
+        "early": "At least four in five of the strongest heads lie in the first quarter of depth.",
+        "own": "The same search on other prompts picks other heads.",
+        "halves": "Two halves of the questions choose more than half of the same heads.",
+        "routes": "Patching and zeroing name the same heads.",
+        "league": "Every ranking of nodes keeps more of the gap than nodes at random.",
+    },
     "08_circuit": {
         "beats": "The chosen heads close more of the gap than every rival and all random sets.",
         "specific": "What zeroing the heads does is larger on sandbag than on genuine prompts.",

@@ -28,7 +28,9 @@ from sandbagging.suite.plots.heads import (
     agreement,
     effects_by_depth,
     head_map,
+    heads_by_condition,
     heads_ranked,
+    nodes_ranked,
     winners_curse,
 )
 from sandbagging.suite.plots.latents import latents_beside_raw, lens_by_depth, probes_by_depth
@@ -59,6 +61,7 @@ __all__ = [
     "halfway",
     "head_map",
     "headline_figure",
+    "heads_by_condition",
     "heads_ranked",
     "last_token_distance",
     "latents_beside_raw",
@@ -67,6 +70,7 @@ __all__ = [
     "logits",
     "members",
     "metric_by_condition",
+    "nodes_ranked",
     "norm_by_position",
     "oracle_by_layer",
     "other_models",

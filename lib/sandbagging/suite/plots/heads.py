@@ -90,6 +90,44 @@ def heads_ranked(
 
 
 @look.styled
+def nodes_ranked(
+    effects: pd.DataFrame, found: Iterable = (), top: int = 20, metric: str = "logodds"
+) -> Figure:
+    """The heads and MLPs of largest effect with CI95, those that were found filled.
+
+    Columns node, kind (head or MLP), effect, low, high, n; found: nodes, or their names.
+    """
+    look.need(effects, "node effects", "node", "kind", "effect", "low", "high", "n")
+    best = effects.nlargest(top, "effect")
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.19 * len(best)))
+    look.line_at_zero(ax)
+    place = np.arange(len(best))[::-1]
+    is_mlp, is_found = (
+        (best["kind"] == "MLP").to_numpy(),
+        best["node"].isin(list(map(str, found))).to_numpy(),
+    )
+    marks = {"head": (look.BLUE, "o"), "MLP": (look.ORANGE, "s")}
+    for kind, mask in (("head", ~is_mlp), ("MLP", is_mlp)):
+        for state, here, face in (
+            ("found", mask & is_found, None),
+            ("not found", mask & ~is_found, "white"),
+        ):
+            if here.any():
+                words = f"{kind}, {state}"
+                look.interval(
+                    ax, best[here], "effect", place[here], marks[kind], label=words, mfc=face
+                )
+    ax.set_yticks(place, best["node"])
+    ax.set_ylim(-0.8, len(best) - 0.2)
+    look.guides(ax)
+    ax.set(xlabel=f"{look.change(metric)} of zeroing the node", ylabel="node")
+    look.legend_above(fig, ax, 4)
+    look.title(fig, f"The {len(best)} nodes of largest effect out of {len(effects)}")
+    words = "The intervals are not corrected for the choice of the largest."
+    return look.caption(fig, look.count(best["n"]), look.CI, words)
+
+
+@look.styled
 def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
     """Effect of ablating each head against its layer, with the layer's mean.
 
@@ -110,8 +148,8 @@ def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
 
 
 @look.styled
-def winners_curse(table: pd.DataFrame) -> Figure:
-    """Mean single effect in pp of selected heads, in and out of sample, by questions selected on.
+def winners_curse(table: pd.DataFrame, metric: str = "logodds") -> Figure:
+    """Mean single effect of selected heads, in and out of sample, by questions selected on.
 
     Columns n_selected_on, in_sample, out_of_sample, and where known in_sample_low, in_sample_high,
     out_of_sample_low, out_of_sample_high: percentiles over random selections.
@@ -134,7 +172,7 @@ def winners_curse(table: pd.DataFrame) -> Figure:
         )
     ax.set_xticks(place, table["n_selected_on"])
     ax.set_xlabel("n, questions on which the heads were chosen")
-    ax.set_ylabel("mean effect of one\nchosen head on p_full (pp)")
+    ax.set_ylabel(f"mean {look.change(metric)}\nof one chosen head")
     look.legend_above(fig, ax, 2)
     look.title(fig, "The winner's curse")
     points = "Points: means over random choices of the questions."
@@ -144,35 +182,61 @@ def winners_curse(table: pd.DataFrame) -> Figure:
 
 @look.styled
 def agreement(
-    table: pd.DataFrame, chosen: Iterable[Head] = (), exact: str = "zeroing", unit: str = "pp"
+    table: pd.DataFrame, chosen: Iterable[Head] = (), exact: str = "zero", unit: str = "nats"
 ) -> Figure:
-    """Each method's effect per head against the exact one, with Spearman's rho over heads.
+    """Each route's effect per head against the exact one, with Spearman's rho over heads.
 
-    Columns layer, head, `exact` and one per method, as `07_heads/other_routes.csv`.
+    Columns layer, head, `exact` and one per route, as `07_heads/other_routes.csv`.
     """
-    look.need(table, "table of other routes", "layer", "head", exact)
-    methods = [c for c in table if c not in ("layer", "head", exact)]
-    look.need(table, "table of other routes", *methods[:1] or ["a method's effects"])
-    chosen = {tuple(head) for head in chosen}
-    picked = np.array([(r.layer, r.head) in chosen for r in table.itertuples()])
-    columns = min(len(methods), 2)
-    rows = ceil(len(methods) / columns)
-    size = (look.WIDTH, 1.0 + 2.5 * rows)
-    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True)
-    for ax in axes.ravel()[len(methods) :]:
-        ax.remove()
-    for ax, method in zip(axes.ravel(), methods, strict=False):
-        _against(ax, table[exact], table[method], picked)
-        rho = stats.spearmanr(table[exact], table[method]).statistic
-        ax.set_title(f"{method}: ρ = {rho:+.2f}".replace("-", "−"))
+    fig, axes = _panels(table, chosen, exact, "table of other routes")
+    for ax in axes:
         ax.set_ylabel(f"effect by this route ({unit})")
-    for ax in axes[-1]:
-        ax.set_xlabel(f"effect of {exact} the head ({unit})")
-    if picked.any():
-        look.legend_above(fig, axes[0][0], 2)
+        ax.set_xlabel(f"effect of {exact}-ablation ({unit})")
     look.title(fig, "Other routes to the same heads")
     words = "ρ: Spearman's rank correlation over heads. Vertical axes differ."
     return look.caption(fig, f"n = {len(table)} heads.", words)
+
+
+@look.styled
+def heads_by_condition(
+    table: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "logodds"
+) -> Figure:
+    """Each head's effect on sandbag prompts against its effect on other prompts.
+
+    Columns layer, head, sandbag, and one per other condition.
+    """
+    fig, axes = _panels(table, chosen, "sandbag", "table of conditions")
+    for ax in axes:
+        ax.set_xlabel("on sandbag prompts")
+        ax.set_ylabel(look.change(metric))
+    look.title(fig, "Each head alone, on sandbag prompts and on others")
+    words = "ρ: Spearman's rank correlation over heads. Vertical axes differ."
+    return look.caption(fig, f"n = {len(table)} heads.", words)
+
+
+def _panels(
+    table: pd.DataFrame, chosen: Iterable[Head], exact: str, name: str
+) -> tuple[Figure, list[Axes]]:
+    """Return a panel for each column but `exact`, drawn against it, with rho in its title."""
+    look.need(table, name, "layer", "head", exact)
+    others = [c for c in table if c not in ("layer", "head", exact)]
+    look.need(table, name, *others[:1] or ["a column to compare with"])
+    chosen = {tuple(head) for head in chosen}
+    picked = np.array([(r.layer, r.head) in chosen for r in table.itertuples()])
+    columns = 3 if len(others) == 3 else min(len(others), 2)
+    rows = ceil(len(others) / columns)
+    size = (look.WIDTH, 1.0 + 2.5 * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True)
+    for ax in axes.ravel()[len(others) :]:
+        ax.remove()
+    drawn = list(axes.ravel()[: len(others)])
+    for ax, other in zip(drawn, others, strict=True):
+        _against(ax, table[exact], table[other], picked)
+        rho = stats.spearmanr(table[exact], table[other]).statistic
+        ax.set_title(f"{other}: ρ = {rho:+.2f}".replace("-", "−"))
+    if picked.any():
+        look.legend_above(fig, axes[0][0], 2)
+    return fig, drawn
 
 
 def _against(ax: Axes, exact: pd.Series, other: pd.Series, picked: np.ndarray) -> None:
