@@ -208,7 +208,8 @@ def by_head(effects: Mapping[str, Effects], metric: str = shares.DECIDES) -> pd.
     """
     alone = [heads[0] for heads in next(iter(effects.values())).sets]
     table = pd.DataFrame([tuple(head) for head in alone], columns=["layer", "head"])
-    return table.assign(**{c: scaled(of, metric).mean(1) for c, of in effects.items()})
+    scale = metrics.unit_of_change(metric)[1]
+    return table.assign(**{c: scale * of.effect(metric).mean(1) for c, of in effects.items()})
 
 
 def condition_rows(
