@@ -31,3 +31,7 @@ def test_what_is_expected_of_cells_is_expected_of_all_of_them():
     assert predictions.in_all([True, True]) == (True, "2 of 2 cells")
     assert predictions.in_all([True, False]) == (False, "1 of 2 cells")
     assert predictions.in_all([]) == (None, "0 of 0 cells")
+    tags = ["v4_tiny_topk_L7_mixed", "v4_tiny_topk_L9_mixed"]
+    where = "1 of 2 cells, not in L9 topk mixed"
+    assert predictions.in_all([True, False], tags) == (False, where)
+    assert predictions.in_all([False, False], tags) == (False, "0 of 2 cells")

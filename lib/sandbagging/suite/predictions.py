@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sandbagging.saes import short_tag
+
 # One sentence per expectation, by the artefact whose page states it. It may be a prediction about
 # the model, or that two routes to the same thing agree.
 SAID: dict[str, dict[str, str]] = {
@@ -73,12 +75,14 @@ def record(
     ]
 
 
-def in_all(cells: Sequence[bool]) -> tuple[bool | None, str]:
-    """Return an outcome for `record`: whether it held in all cells (None without a cell), and in
-    how many.
+def in_all(cells: Sequence[bool], tags: Sequence[str] = ()) -> tuple[bool | None, str]:
+    """Return an outcome for `record`: whether it held in all cells (None without a cell), in how
+    many, and in which SAE's it did not.
     """
     held = [bool(cell) for cell in cells]
-    return (all(held) if held else None), f"{sum(held)} of {len(held)} cells"
+    without = [short_tag(tag) for tag, one in zip(tags, held, strict=False) if not one]
+    where = f", not in {', '.join(without)}" if without and any(held) else ""
+    return (all(held) if held else None), f"{sum(held)} of {len(held)} cells{where}"
 
 
 def _flag(held: bool | np.bool_ | None) -> bool | None:

@@ -27,7 +27,7 @@ WORDS = {
     "E6_frozen_encoder": "E6, encoder frozen at random",
     "oracle": "oracle, own genuine stream",
     "diff_means": "difference of means",
-    "diff_means_shuffled": "the same, shuffled labels",
+    "diff_means_shuffled": "means of shuffled labels",
     "mean_ablation": "mean over all prompts",
     "identity": "identity, D(f(x))",
     "noise": "noise of E6's size",
