@@ -280,7 +280,7 @@ def quality():
 def swap_summary():
     """Two SAEs at layer 15, one at 22, and what needs no SAE at both."""
     tags = ["v4_tiny_topk_L15_mixed", "v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
-    own = [n for n in plots.INTERVENTIONS if n not in ("oracle", "diff_means", "E1_mean")]
+    own = [n for n in plots.INTERVENTIONS if n not in ("oracle", "diff_means")]
     rows = [{"tag": tag, "layer": int(tag[-8:-6]), "intervention": n} for tag in tags for n in own]
     shared = [(layer, n) for layer in (15, 22) for n in ("oracle", "diff_means")]
     rows += [{"tag": "", "layer": layer, "intervention": n} for layer, n in shared]

@@ -221,6 +221,17 @@ def test_what_lies_above_zero_and_how_cells_are_counted():
     assert shown.loc["L7 topk mixed"].tolist() == ["+2.00 [+1.80, +2.20]", decision.CARRIES]
 
 
+def test_answers_and_guards_as_rows():
+    changed = pd.DataFrame([{"tag": TAG, "right": Estimate(5.0, 1.0, 9.0, 40, "pp"), "p": 0.02}])
+    row = tables.answer_rows(changed).iloc[0]
+    assert row[["right", "low", "high", "n", "p"]].tolist() == [5.0, 1.0, 9.0, 40, 0.02]
+    fits = pd.DataFrame([{"layer": 7, "tag": TAG, "within": Estimate(0.9, 0.8, 1.0, 40)}])
+    guarded = guards.guard_table({(7, TAG, "last"): FINE})
+    shown = tables.guard_rows(guarded, fits.assign(pooled=fits["within"]))
+    assert shown.loc["L7 topk mixed", "FVU within"] == "0.90 [0.80, 1.00]"
+    assert shown.loc["L7 topk mixed", "on in m_G"] == 20
+
+
 def test_the_cards_nine_cells_stand_beside_what_was_measured():
     ours = judged().assign(tag=[TAG.replace("topk", "jumprelu")] * 2)[:1]
     beside = card.beside_card(ours, "smollm2-135m-instruct").set_index("card's cell")

@@ -51,7 +51,6 @@ INTERVENTIONS: dict[str, Look] = {
     "E6": (BLUE, "o"),
     "E4": (VERMILION, "v"),
     "E1": (GREY, "s"),
-    "E1_mean": (GREY, "P"),
     "delta+": (BLUE, "^"),
     "delta-": (VERMILION, "<"),
     "delta_E1": (GREY, "D"),

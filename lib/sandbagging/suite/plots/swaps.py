@@ -16,8 +16,6 @@ from sandbagging.suite.plots.saes import named
 WORDS = {
     "E6": "E6, median genuine code",
     "E4": "E4, median sandbag code",
-    "E1": "E1, code of shuffled labels",
-    "E1_mean": "E1, mean for median",
     "delta+": "delta+, x + D(m_G) − D(m_S)",
     "delta-": "delta−, x − D(m_G) + D(m_S)",
     "delta_E1": "delta_E1, shuffled labels",
