@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from games import on_both
 from made_up import graded
 
 from sandbagging import generation, grading, metrics, prompts
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.gate import gate as gate_rule
-from sandbagging.heads import circuits, estimates, interventions, selection, sweep
+from sandbagging.heads import circuits, estimates, interventions, rivals, selection, sweep
 from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import hook_points
@@ -134,16 +135,10 @@ def test_replacements_are_compared_on_the_same_heads(tiny_llama, tiny_questions)
     effects = sweep.compare_replacements(
         tiny_llama, tiny_questions, ((1, 1), (2, 0)), FRAMING, tiny_questions, ["sandbag"]
     )
-    rows = estimates.replacement_rows(effects)
     bank = interventions.z_bank(tiny_llama, [pack], [1, 2])
     mean = sweep.ablate_sets(tiny_llama, pack, [((1, 1), (2, 0))], replacement="mean", bank=bank)
     assert np.array_equal(effects["mean sandbag"].value["p_full"], mean.value["p_full"])
-    assert [tuple(r) for r in rows[["replacement", "tokens"]].drop_duplicates().to_numpy()] == [
-        ("zero", ""),
-        ("mean", "sandbag"),
-        ("resample", "sandbag"),
-    ]
-    assert rows["effect"].nunique() == len(rows)
+    assert list(effects) == ["zero", "mean sandbag", "resample sandbag"]
 
 
 # The sign -----------------------------------------------------------------------------------------
@@ -372,23 +367,14 @@ def test_tables_name_sets_and_metrics_as_the_run_folder_promises():
     assert list(rows) == ["condition", "metric", "unit", "effect", "low", "high", "n"] and rows[
         "effect"
     ].tolist() == pytest.approx([1.0] * 4 + [0.01] * 2)  # pp twice, then nats
-    assert list(estimates.subsets_table(effects)) == [
-        "heads",
-        "metric",
-        "unit",
-        "effect",
-        "low",
-        "high",
-        "n",
-    ]
-    assert list(estimates.draws_table(effects, "uniform")) == [
-        "kind",
-        "index",
-        "heads",
-        "metric",
-        "unit",
-        "effect",
-    ]
+
+
+def test_some_of_the_sets_that_were_run():
+    effects = made_up(np.array([[0.01, 0.03], [0.0, -0.02], [0.5, 0.7]]))
+    first, last = effects.sets[0], effects.sets[2]
+    some = estimates.only(effects, [last, first])
+    assert some.sets == [last, first] and some.baseline is effects.baseline
+    assert np.allclose(some.effect(), [[0.5, 0.7], [0.01, 0.03]])
 
 
 # The share of the gap that is closed --------------------------------------------------------------
@@ -464,31 +450,36 @@ def test_a_blank_question_keeps_its_options(tiny_questions):
     ]
 
 
-# The rule for a circuit ---------------------------------------------------------------------------
+def test_members_are_each_alone_all_and_all_but_each():
+    a, b, c = Head(0, 1), Head(1, 0), Head(2, 3)
+    found = circuits.members([c, a, b])
+    assert found == [(c,), (a,), (b,), (a, b, c), (b, c), (a, c), (a, b)]
+    assert circuits.members([a, b]) == [(a,), (b,), (a, b)] and circuits.members([a]) == [(a,)]
+    assert circuits.distinct([(b, a)], [(a, b), (c,)]) == [(a, b), (c,)]
 
 
-def joint_of(value, low, high) -> Estimate:
-    return Estimate(value, low, high, 100, "pp")
-
-
-def test_a_true_circuit_survives():
-    survives, reason = circuits.survives(joint_of(6, 4, 8), 0.01, gate_of(12))
-    assert survives is True and "clears 0.5 pp" in reason
+def test_draws_stand_with_what_they_close():
+    """Zeroing lifts sandbag prompts by 3 and genuine ones by 1, of a gap of 5: 40 %."""
+    heads = (Head(0, 1),)
+    on = on_both(lambda _: (1.0, 3.0), [heads], noise=0.0)
+    on = {c: of._replace(baseline=of.baseline | {"choice_len": of.baseline["p_full"]},
+                         value=of.value | {"choice_len": of.value["p_full"]})
+          for c, of in on.items()}  # fmt: skip
+    table = circuits.draws_table(on, {"uniform": [heads]}).set_index("metric")
+    odds = table.loc["logodds", ["effect", "effect_on_genuine", "share_closed"]]
+    assert odds.tolist() == pytest.approx([3, 1, 0.4]) and table["unit"]["p_full"] == "pp"
+    assert table.loc["p_full", "effect"] == pytest.approx(100 * 0.05 * 3)
 
 
 @pytest.mark.parametrize(
-    ("joint", "rank_p", "gate", "why"),
-    [
-        # a null model, however large the effect
-        (joint_of(6, 4, 8), 0.01, gate_of(12, "no"), "no sandbagging to explain"),
-        (joint_of(2, 0.4, 4), 0.01, gate_of(12), "does not clear"),
-        (joint_of(-6, -8, -4), 0.99, gate_of(12), "does not clear"),
-        (joint_of(6, 4, 8), 0.2, gate_of(12), "random sets"),
-    ],
+    ("framing", "place"),
+    [("instr", "instruction"), ("instr:lie", "instruction"), ("contrast", "cue")],
 )
-def test_a_fake_circuit_does_not_survive(joint, rank_p, gate, why):
-    survives, reason = circuits.survives(joint, rank_p, gate)
-    assert survives is False and why in reason
+def test_where_a_prompt_says_how_to_answer(framing, place):
+    assert circuits.told_in(framing) == place
+
+
+# A circuit of random weights ----------------------------------------------------------------------
 
 
 def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
@@ -505,13 +496,14 @@ def test_random_weights_do_not_survive(tiny_llama, tiny_questions):
     swept = sweep.ablate_sets(
         tiny_llama, pack_of(tiny_llama, tiny_questions[:6]), sweep.all_heads(tiny_llama)
     )
-    chosen, judge = selection.top(swept, 3), pack_of(tiny_llama, tiny_questions[6:])
-    joint = sweep.ablate_sets(tiny_llama, judge, [chosen]).of(chosen)
-    draws = sweep.ablate_sets(
-        tiny_llama, judge, circuits.random_sets(tiny_llama, chosen, 19, "uniform")
-    )
-    random = circuits.against_random(joint, draws.effect())
-    assert circuits.survives(estimates.estimate(joint), random["rank_p"], gate)[0] is False
+    chosen = selection.top(swept, 3)
+    draws = {"uniform": circuits.random_sets(tiny_llama, chosen, 19, "uniform")}
+    on = sweep.sweep_conditions(
+        tiny_llama, tiny_questions[6:], ["genuine", "sandbag"], FRAMING,
+        circuits.distinct([chosen], draws["uniform"]),
+    )  # fmt: skip
+    assert rivals.judge(on, chosen, [], draws, gate).grade == rivals.NOTHING
+    assert not rivals.judge(on, chosen, [], draws, gate.as_if_open()).survives
     assert not selection.find(swept, gate)["found"].any()
 
 
@@ -548,8 +540,6 @@ def test_the_specific_portion_is_paired_by_question():
     first = [effects["sandbag"].sets[0][0]]
     portion = estimates.specific_portion(effects, first, "neutral")
     assert portion.value == pytest.approx(2) and portion.high - portion.low < 1e-9
-    table = estimates.portions_table(effects, first, ["neutral"])
-    assert table["sandbag - neutral"].tolist()[0] == str(portion)
 
 
 def test_the_first_quarter_holds_what_lies_below_it():

@@ -7,6 +7,7 @@ from games import gate_of, on_both
 from sandbagging.heads import estimates, parts, shares, specificity
 from sandbagging.heads.head import Head
 from sandbagging.statistics import Estimate
+from sandbagging.suite import tables
 
 A, B, C = (Head(0, h) for h in range(3))
 
@@ -142,6 +143,48 @@ def test_an_exchange_of_all_that_differs_is_worth_the_whole_gap():
 def test_a_share_is_the_same_by_both_of_its_formulas():
     """1 - gap after / gap before, and the difference of the two effects / gap before."""
     on = on_both(lambda heads: (1.0, 3.0), [(A,)])
-    after = [estimates.scores_without(on[c], (A,), "logodds").mean() for c in on]
+    after = [on[c].value["logodds"][0].mean() for c in on]
     share = estimates.share_closed(on, (A,), "logodds")
     assert share.value == pytest.approx(1 - (after[0] - after[1]) / shares.gap(on).mean())
+
+
+def test_tables_of_several_sets_name_them():
+    """A closes 3 of 5 and B nothing, in one way; the page reads the shares off by way."""
+    on = on_both(lambda heads: (0.0, 3.0 * (A in heads)), [(A,), (B,)], noise=0.01)
+    table = parts.of_each({"zero": on}, {"joint": (A,), "random": (B,)})
+    assert list(table)[:3] == ["set", "heads", "way"] and len(table) == 2 * 2 * 3
+    assert parts.shares_by_way(table) == {"zero": pytest.approx(0.6, abs=0.01)}
+    assert parts.shares_by_way(table, "random")["zero"] == pytest.approx(0, abs=0.01)
+
+
+def test_a_head_alone_and_what_is_lost_without_it():
+    """Either of the two heads closes 2 of 5, both together 2: neither is missed."""
+    on = on_both(lambda heads: (0.0, 2.0), [(A,), (B,), (A, B)], noise=0.01)
+    minimal = parts.minimality(on, (A, B))
+    table = parts.alone_and_lost(on, (A, B), minimal).set_index(["quantity", "head"])["value"]
+    assert table["alone"].tolist() == pytest.approx([0.4, 0.4], abs=0.01)
+    assert table["lost without it"].tolist() == pytest.approx([0, 0], abs=0.01)
+
+
+def test_an_exchange_is_told_by_direction():
+    on = on_both(lambda heads: (-5.0, 2.5), [(A,)], noise=0.0)
+    table = parts.exchange_table(on, {"joint": (A,)}).set_index(["metric", "quantity"])["value"]
+    assert table["logodds", "into genuine"] == pytest.approx(-5)
+    assert table["logodds", "into sandbag"] == pytest.approx(2.5)
+    assert table["logodds", "share_exchanged"] == pytest.approx(0.75)
+
+
+def test_headline_numbers_have_both_intervals():
+    on = on_both(lambda heads: (1.0, 3.0), [(A,)])
+    areas = {f"q{i}": "abcd"[i % 4] for i in range(40)}
+    found = shares.headline(on, (A,), areas)
+    assert list(found)[:3] == [
+        "effect, log-odds", "share closed, log-odds", "sandbag minus genuine, log-odds",
+    ]  # fmt: skip
+    share = found["share closed, log-odds"]
+    assert share.estimate.value == pytest.approx(0.4, abs=0.02) and len(share.without) == 4
+    told = tables.wide(found)
+    assert told["value"]["share closed, log-odds"] == f"{share.estimate.value:.0%}"
+    assert list(told) == [
+        "value", "95 % over questions", "over categories", "without one category",
+    ]  # fmt: skip

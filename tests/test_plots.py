@@ -1,7 +1,6 @@
 """Every figure is drawn from a small made-up table: no warnings, units on the axes, n in sight."""
 
 import warnings
-from itertools import combinations
 
 import made_up
 import matplotlib
@@ -344,16 +343,25 @@ def random_draws():
     )
 
 
-def all_subsets():
-    names = [f"L{x}H{h}" for x, h in HEADS]
-    chosen = ["+".join(c) for size in range(6) for c in combinations(names, size)]
-    return with_ci(
-        [
-            {"heads": c, "metric": "p_full", "effect": 1.5 * c.count("L") + RNG.normal(0, 0.5)}
-            for c in chosen
-        ],
-        "effect",
-    )
+SETS = ("joint", "rival:genuine", "patching")
+
+
+def shares_of_sets(ways=("zero",)):
+    quantities = ("effect", "effect on genuine", "share_closed")
+    cells = [(s, w, q) for s in SETS for w in ways for q in quantities]
+    named = [{"set": s, "way": w, "metric": "logodds", "quantity": q} for s, w, q in cells]
+    return with_ci([row | {"value": 0.3 + 0.1 * i} for i, row in enumerate(named)], "value", 0.1)
+
+
+def draws_with_shares():
+    draws = random_draws().assign(metric="logodds", effect_on_genuine=0.2)
+    return draws.assign(share_closed=draws["effect"] / 10)
+
+
+def parts_of_set():
+    cells = [(f"L{x}H{h}", q) for x, h in HEADS for q in ("alone", "lost without it")]
+    rows = [{"head": h, "quantity": q, "value": 0.2} for h, q in cells]
+    return with_ci(rows, "value", 0.1)
 
 
 def curse():
@@ -388,7 +396,6 @@ def claims():
 
 
 SHOWN = ["v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
-JOINT = Estimate(6.2, 4.1, 8.4, 160, "pp", "")
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
     "yardstick": lambda: plots.yardstick(yardstick()),
@@ -427,9 +434,12 @@ FIGURES = {
     "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
     "effects_by_depth": lambda: plots.effects_by_depth(head_effects()),
     "faithfulness": lambda: plots.faithfulness(curves()),
-    "draws": lambda: plots.draws(random_draws(), JOINT),
-    "circuit_conditions": lambda: plots.circuit_conditions(joint_by_question()),
-    "subsets": lambda: plots.subsets(all_subsets()),
+    "beside_rivals": lambda: plots.beside_rivals(shares_of_sets(), draws_with_shares()),
+    "by_place_and_path": lambda: plots.by_place_and_path(
+        shares_of_sets(("cue", "last token")), shares_of_sets(("within it",)), "instruction"
+    ),
+    "by_replacement": lambda: plots.by_replacement(shares_of_sets(("zero", "mean genuine"))),
+    "members": lambda: plots.members(parts_of_set()),
     "heads_by_condition": lambda: plots.heads_by_condition(
         routes().rename(columns={"zero": "sandbag"}), HEADS
     ),
@@ -444,7 +454,6 @@ WITHOUT_LEGEND = {
     "head_map_llama",
     "rivals",
     "verdict_map",
-    "subsets",
     "sweep_cells",
 }
 
@@ -540,13 +549,6 @@ def test_head_map_is_centred_and_puts_each_head_at_its_place():
     assert box.get_xy() == (0.5, -0.5)
 
 
-def test_draws_print_z_and_rank_p():
-    table = pd.DataFrame({"kind": "uniform", "metric": "p_full", "effect": [1.0, 2.0, 3.0]})
-    ax = plots.draws(table, 5.0).axes[0]
-    assert "z = 3.0, rank p = 0.250" in ax.get_title("left")
-    assert all(float(tick).is_integer() for tick in ax.get_yticks())
-
-
 def test_rivals_that_need_no_sae_stand_in_every_panel_of_their_layer():
     table = swap_summary()
     fig = plots.rivals(table, SHOWN)
@@ -581,16 +583,6 @@ def test_conditions_are_compared_question_by_question():
     assert np.isclose(
         right.containers[0][0].get_xdata()[0], 100 * (wide["genuine"] - wide["sandbag"]).mean()
     )
-
-
-def test_joint_effects_and_their_paired_differences_stand_in_rows():
-    table = joint_by_question(("p_full",))
-    ax = plots.circuit_conditions(table).axes[0]
-    rows = [t.get_text() for t in ax.get_yticklabels()]
-    assert rows == ["sandbag", "genuine", "neutral", "sandbag − genuine", "sandbag − neutral"]
-    change = 100 * (table["value"] - table["baseline"]).groupby(table["condition"]).mean()
-    expected = [change[c] for c in rows[:3]] + [change["sandbag"] - change[c] for c in rows[1:3]]
-    assert np.allclose(ax.containers[0][0].get_xdata(), expected)
 
 
 def test_headline_keeps_one_order_and_counts_draws_in_whole_numbers():
@@ -644,12 +636,6 @@ def test_a_tag_is_named_in_short_words():
     assert {tag: str(saes.named(tag)) for tag in words} == words
 
 
-def test_subsets_take_the_empty_set_from_a_csv_file():
-    table = all_subsets()
-    table.loc[0, "heads"] = np.nan
-    assert len(plots.subsets(table).axes) == 2
-
-
 @pytest.mark.parametrize(
     ("call", "part"),
     [
@@ -660,10 +646,35 @@ def test_subsets_take_the_empty_set_from_a_csv_file():
             "select one condition",
         ),
         (lambda: plots.rivals(swap_summary(), ["v4_tiny_topk_L7_mixed"]), "there are"),
-        (lambda: plots.draws(random_draws(), 1.0, "logodds"), "empty"),
+        (lambda: plots.members(parts_of_set().head(0)), "empty"),
+        (lambda: plots.by_replacement(shares_of_sets().drop(columns="set")), "lacks the column"),
     ],
 )
 def test_a_wrong_table_is_one_sentence(call, part):
     with pytest.raises(UserError, match=part):
         call()
     assert plt.get_fignums() == []
+
+
+def test_sets_stand_in_rows_with_their_effects_left_and_their_share_right():
+    left, right = plots.beside_rivals(shares_of_sets(), draws_with_shares()).axes
+    rows = [t.get_text() for t in left.get_yticklabels()][::-1]
+    assert rows == [
+        "chosen heads", "found on genuine prompts", "patching's heads", "random, any layer",
+        "random, same layers",
+    ]  # fmt: skip
+    table = shares_of_sets()
+    closed = table[table["quantity"] == "share_closed"]["value"].tolist()
+    assert right.containers[0][0].get_xdata().tolist() == closed
+    clouds = [line for line in right.lines if len(line.get_xdata()) == 100]
+    assert len(clouds) == 2  # a kind of draws each
+    alone = plots.beside_rivals(shares_of_sets(), draws_with_shares().head(0)).axes[0]
+    assert len(alone.get_yticklabels()) == 3
+
+
+def test_places_and_paths_are_named_in_the_rows():
+    fig = plots.by_place_and_path(
+        shares_of_sets(("cue",)), shares_of_sets(("within it",)), "instruction"
+    )
+    rows = {t.get_text() for t in fig.axes[0].get_yticklabels()}
+    assert rows == {"zeroed: cue", "instruction hidden: within it"}

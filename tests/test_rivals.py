@@ -1,5 +1,7 @@
 """Rivals that were selected as hard: who survives them, who must not, and what is said."""
 
+import json
+
 import games
 import numpy as np
 import pytest
@@ -202,6 +204,14 @@ def test_the_naive_share_is_118_percent_and_the_right_one_42():
     assert "42%" in found.reason and "118" not in found.reason
 
 
+def test_rivals_are_read_back_as_they_were_written(tiny_llama):
+    written = json.loads(json.dumps([RIVAL._asdict()]))
+    assert rivals.read(tiny_llama, written) == [RIVAL]
+    written[0]["heads"] = [[40, 0]]
+    with pytest.raises(UserError, match="L40H0 does not exist"):
+        rivals.read(tiny_llama, written)
+
+
 def test_the_table_keeps_to_its_columns():
     on = on_both(ours(0.0, 3.0), [(A, B), (C, D)])
     table = rivals.table(on, (B, A), [RIVAL], rule="top 2, zero")
@@ -238,10 +248,10 @@ def test_heads_chosen_on_genuine_prompts_win_where_they_were_planted_to(tiny_lla
     assert chosen == CHAIN and found == [Rival("genuine", LOAD, False, 0)]
     verdict = rivals.judge(on, chosen, found, draws, gate_of())
     assert verdict.grade == rivals.CHANCE and verdict.margins["genuine"].high < 0
-    joint = estimates.estimate(on["sandbag"].of(chosen))
+    # What was asked before, and what it does pass: random sets, and an effect on sandbag prompts.
     rank = circuits.against_random(joint=on["sandbag"].of(chosen), draws=np.stack(
         [on["sandbag"].of(s) for s in draws["uniform"]]))["rank_p"]  # fmt: skip
-    assert circuits.survives(joint, rank, gate_of())[0]
+    assert rank <= 0.05 and estimates.estimate(on["sandbag"].of(chosen)).low > 0.5
 
 
 def test_heads_that_hold_every_answer_down_are_no_rival(tiny_llama):

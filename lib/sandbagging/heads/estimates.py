@@ -241,24 +241,6 @@ def _columns(found: Estimate) -> dict:
     }
 
 
-def subsets_table(effects: Effects, seed: int = 0) -> pd.DataFrame:
-    """Return rows heads, metric, unit, effect, low, high, n, one a set and metric (CI95)."""
-    tables = []
-    for name in metrics.JUDGED:
-        unit, scale = metrics.unit_of_change(name)
-        value, low, high = statistics.column_cis(effects.effect(name).T, scale=scale, seed=seed)
-        rows = {
-            "heads": [join(s) for s in effects.sets],
-            "metric": name,
-            "unit": unit,
-            "effect": value,
-            "low": low,
-            "high": high,
-        }
-        tables.append(pd.DataFrame(rows | {"n": len(effects.question_ids)}))
-    return pd.concat(tables, ignore_index=True)
-
-
 def attention_by_region(shares: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return the means of `reading.attention_shares`: head, condition, region, value, low, high, n.
 

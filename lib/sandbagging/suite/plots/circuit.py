@@ -64,7 +64,7 @@ def beside_rivals(
     for share in least:
         right.axvline(share, color=look.GREY, linewidth=0.8, linestyle=":")
     right.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    right.set_xlabel("share of the gap closed")
+    right.set_xlabel("share of the gap closed (log-odds)")
     look.legend_above(fig, left, 2)
     look.title(fig, "Heads zeroed on both kinds of prompts")
     small = "Small marks: one random set each." if kinds else ""
@@ -117,7 +117,7 @@ def shares_by_way(table: pd.DataFrame, title: str, note: str = "") -> Figure:
     look.rows_by_group(ax, part, "way", "set", "value", {**OF_SETS, **dict(spare)})
     look.guides(ax)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    ax.set_xlabel("share of the gap closed, log-odds")
+    ax.set_xlabel("share of the gap closed (log-odds)")
     look.legend_above(fig, ax, min(3, len(sets)))
     look.title(fig, title)
     return look.caption(fig, look.count(part["n"]), "Bars: 95 % CI, the wider.", note)
@@ -152,7 +152,7 @@ def members(table: pd.DataFrame) -> Figure:
     look.rows_by_group(ax, table, "head", "quantity", "value", looks)
     look.guides(ax)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    ax.set_xlabel("share of the gap, log-odds")
+    ax.set_xlabel("share of the gap (log-odds)")
     look.legend_above(fig, ax, 2)
     look.title(fig, "Each head alone, and what the others lack without it")
     return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.")
