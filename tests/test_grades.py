@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from sandbagging import gaps, gate, prompts
+from sandbagging.heads import rivals
+from sandbagging.heads.specificity import SPECIFIC, Specific
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 from sandbagging.suite import baseline, runs
@@ -120,17 +122,22 @@ def names_of(artefact: str) -> tuple[str, dict]:
             nodes_found=["L1H4"], heads_found=["L1H4"], found_as_if_open=[]),
         "verdicts": [1] * 40, "train": [1] * 40, "n_heads": 5, "chosen": ["L1H4"],
     }  # fmt: skip
+    share = Estimate(0.9, 0.8, 0.95, 100)
     judged = {
-        "survives": True, "why": "made up", "above_floor": EFFECT, "test": [1] * 100,
-        "random": {"same_layer": {"rank_p": 0.01}}, "specific": {"neutral": EFFECT},
-        "summary": {"smallest_detectable_pp": 2.0},
+        "verdict": rivals.Survival(
+            rivals.SURVIVES, "made up", share, share, {"genuine": share}, {"uniform": 0.01}, 0.6, 0
+        ),
+        "specific": Specific(
+            SPECIFIC, {c: {"logodds": EFFECT, "p_full": EFFECT} for c in ("genuine", "neutral")}
+        ),
+        "areas": {"q0": "animals", "q1": "plants"}, "draws": 50,
     }  # fmt: skip
     said = SimpleNamespace(untestable=[], own={}, other={}, circuit="survives", swaps={}, nulls={})
     return {
         "04_swap": ("noise of its own size", swaps),
         "06_specificity": ("Where it carries the difference", {**carried, "judged": [1]}),
         "07_heads": ("max-T passes", found),
-        "08_circuit": ("The circuit", judged),
+        "08_circuit": ("of the gap** on log-odds", judged),
         "10_ledger": ("By this run's own rule", {"said": said, "findings": []}),
     }[artefact]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sandbagging import files, models, saes
+from sandbagging.heads import parts, rivals
 from sandbagging.models import hook_points, taught
 from sandbagging.planted import planting as organisms
 
@@ -145,7 +146,10 @@ def test_zeroing_the_planted_heads_closes_the_gap(story):
     # and lies within 0.3 pp of it.
     assert joint_of(story).mean() == pytest.approx(gap, abs=0.5)
     summary = read_json(story / "08_circuit" / "summary.json")
-    assert summary["survives"]["value"] is True
+    assert summary["survives"]["value"] == rivals.SURVIVES
+    assert summary["complete"]["says"] == parts.COMPLETE and all(
+        row["matters"] for row in summary["minimal"]
+    )
     assert joint_of(story).mean() > draws_of(story)["effect"].max()
 
 
@@ -326,23 +330,26 @@ def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chose
 
 
 @reference
-def test_reference_joint_effect_passes_the_rule_that_the_nulls_do_not():
+def test_reference_heads_pass_what_the_nulls_do_not():
     summary = read_json(REFERENCE / "08_circuit" / "summary.json")
-    assert summary["survives"]["value"] is True
-    # The rule's own floor: CI low above 0.5 pp, and at most 1 in 20 random sets as good.
-    assert summary["joint"]["low"] > 0.5 and summary["random_uniform"]["rank_p"] <= 0.05
+    assert summary["survives"]["value"] in (rivals.SURVIVES, rivals.PART, rivals.CHANCE)
+    # The rule's own floor, a tenth of the gap, and at most 1 in 20 random sets as good.
+    assert summary["share_closed"]["logodds"]["low"] > rivals.FLOOR_SHARE
+    assert summary["random_uniform"]["rank_p"] <= rivals.RANK_P
     for null in ("null_model", "placebo"):
         found = read_json(REFERENCE / null / "08_circuit" / "summary.json")
-        assert found["survives"]["value"] is False, null
+        assert found["survives"]["value"] == rivals.NOTHING, null
         assert gate_of(REFERENCE / null)["grade"] == "no", null
 
 
 @reference
-def test_reference_joint_is_above_its_random_draws():
-    draws = draws_of(REFERENCE)
-    # With the card's 20 the rank p cannot fall below 1 in 21.
-    assert draws.groupby("kind").size().min() >= 100
-    assert joint_of(REFERENCE).mean() > draws["effect"].quantile(0.95)
+def test_reference_heads_close_more_than_their_random_draws():
+    table = files.read_csv(REFERENCE / "08_circuit" / "draws.csv")
+    draws = table[table["metric"] == "logodds"]
+    # Of 19 draws of a kind or fewer, none could give a rank p of at most 0.05.
+    assert draws.groupby("kind").size().min() >= 50
+    share = read_json(REFERENCE / "08_circuit" / "summary.json")["share_closed"]["logodds"]
+    assert share["value"] > draws["share_closed"].quantile(0.95)
 
 
 @reference

@@ -23,8 +23,8 @@ CONTRACT = {
     "05_shuffled": ["between.csv", "seeds.csv", "places.csv", "summary.json"],
     "06_specificity": ["verdicts.csv", "beside_card.csv", "summary.json"],
     "07_heads": ["effects.csv", "heads.json", "mlps.csv", "nodes.csv", "other_routes.csv"],
-    "08_circuit": ["effects_by_question.csv.gz", "draws.csv", "subsets.csv", "logits.csv",
-                   "summary.json"],
+    "08_circuit": ["effects_by_question.csv.gz", "shares.csv", "rivals.csv", "draws.csv",
+                   "parts.csv", "positions.csv", "paths.csv", "answers.jsonl", "summary.json"],
     "09_models": ["models.csv", "summary.json"],
     "10_ledger": ["ledger.csv", "headline.json"],
     "11_planted": ["recovery.csv", "summary.json"],
@@ -76,7 +76,7 @@ def test_plain_papermill_works_and_tells_the_parameters(story, runs_folder, tmp_
     said = subprocess.run(
         command, cwd=runs.notebooks_folder(), capture_output=True, text=True
     ).stdout
-    assert "draws: int (default 100)" in said and "random sets of each kind" in said
+    assert "draws: int (default 50)" in said and "random sets of each kind" in said
 
 
 def closed(s):
@@ -138,7 +138,7 @@ def test_side_views_are_left_out_and_the_main_numbers_are_the_same(story, few_vi
     left_out = {
         "07_heads": {"curve.csv", "other_routes.csv"},
         "08_circuit": {
-            "subsets.csv", "subsets_train.csv", "replacements.csv", "attention.csv", "logits.csv"
+            "positions.csv", "paths.csv", "replacements.csv", "attention.csv", "logits.csv"
         },
     }  # fmt: skip
     for artefact, missing in left_out.items():
@@ -150,7 +150,7 @@ def test_side_views_are_left_out_and_the_main_numbers_are_the_same(story, few_vi
     whole, plain = (
         json.loads((run / "08_circuit" / "summary.json").read_text()) for run in (story, few_views)
     )
-    assert set(whole) - set(plain) == {"weights_minus_hook_pp", "shapley", "best_three"}
+    assert set(whole) - set(plain) == {"shapley", "best_three"}
     # Other batches add up in another order: float32 differs in the seventh digit.
     for effect in ("joint", "joint_genuine", "specific_portion"):
         assert plain[effect]["value"] == pytest.approx(whole[effect]["value"], abs=1e-3)
