@@ -132,13 +132,15 @@ def names_of(artefact: str) -> tuple[str, dict]:
         ),
         "areas": {"q0": "animals", "q1": "plants"}, "draws": 50,
     }  # fmt: skip
-    said = SimpleNamespace(untestable=[], own={}, other={}, circuit="survives", swaps={}, nulls={})
     return {
         "04_swap": ("noise of its own size", swaps),
         "06_specificity": ("Where it carries the difference", {**carried, "judged": [1]}),
         "07_heads": ("max-T passes", found),
         "08_circuit": ("of the gap** on log-odds", judged),
-        "10_ledger": ("By this run's own rule", {"said": said, "findings": []}),
+        "10_ledger": (
+            "Each claim with its number",
+            {"claims": [], "stands": {"heads_carry": "stands"}},
+        ),
     }[artefact]
 
 

@@ -1,22 +1,20 @@
 """The rule of the ledger line by line on hand-set numbers, and the ledger on made-up artefacts."""
 
-import json
 from math import nan
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import graded
+from made_up_ledger import N, artefacts, cells, circuit_summary, draws, fields, separation
+from made_up_ledger import gate as made_up_gate
 
 from sandbagging import statistics
-from sandbagging.errors import UserError
-from sandbagging.gate import Gate
-from sandbagging.heads.head import parse
 from sandbagging.statistics import Estimate
-from sandbagging.suite import ledger, plots, runs
+from sandbagging.suite import ledger
 from sandbagging.suite.ledger import (
     CANNOT_BE_SAID,
     NOT_REPLICATED,
+    NOT_RUN,
     NOT_TESTABLE,
     OPPOSITE,
     REPLICATED,
@@ -26,7 +24,7 @@ from sandbagging.suite.ledger.table import number_text
 
 JOINT = Estimate(13.71, 11.28, 16.24, 50, "pp")
 NO_INTERVAL = Estimate(7.72, nan, nan, 50, "pp")
-OF_ANOTHER_MODEL = {SAME_DIRECTION, OPPOSITE, NOT_TESTABLE}
+OF_A_TOOL = {SAME_DIRECTION, OPPOSITE, NOT_TESTABLE}
 OF_THE_SAME_MODEL = {REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID, NOT_TESTABLE}
 
 
@@ -106,7 +104,7 @@ def test_a_number_without_interval_replicates_nothing():
     assert ledger.verdict(JOINT, None, True).verdict == NOT_TESTABLE
 
 
-# --- the rule, another model ----------------------------------------------------------------------
+# --- the rule, a tool on any model ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +117,7 @@ def test_a_number_without_interval_replicates_nothing():
         (pp(0, 0, 0), NOT_TESTABLE),
     ],
 )
-def test_another_model_knows_directions_alone(measured, expected):
+def test_a_tool_is_judged_by_its_direction_alone(measured, expected):
     assert ledger.verdict(JOINT, measured, same_model=False).verdict == expected
 
 
@@ -148,20 +146,18 @@ def test_a_level_has_no_direction():
     )
 
 
-@pytest.mark.parametrize("kind", ["effect", "level", "bound", "at most"])
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "same"),
+    [("effect", True), ("effect", False), ("level", True), ("level", False), ("bound", True),
+     ("at most", True)],
+)  # fmt: skip
 def test_verdicts_stay_in_their_vocabulary(kind, same):
     rng = np.random.default_rng(0)
     for _ in range(200):
         centre, half = rng.normal(0, 10), rng.exponential(5)
-        found = ledger.verdict(
-            JOINT,
-            pp(centre, centre - half, centre + half),
-            same,
-            kind=kind,
-            p_equivalent=rng.random(),
-        )
-        assert found.verdict in (OF_THE_SAME_MODEL if same else OF_ANOTHER_MODEL) and found.why
+        number, p = pp(centre, centre - half, centre + half), rng.random()
+        found = ledger.verdict(JOINT, number, same, kind=kind, p_equivalent=p)
+        assert found.verdict in (OF_THE_SAME_MODEL if same else OF_A_TOOL) and found.why
 
 
 # --- the rule, bounds and words -------------------------------------------------------------------
@@ -169,15 +165,10 @@ def test_verdicts_stay_in_their_vocabulary(kind, same):
 BOUND = Estimate(0.15, nan, nan, 3, "pp")
 
 
-def judged_bound(differences, same: bool):
+def judged_bound(differences):
     measured = statistics.mean_ci(differences, unit="pp")
-    return ledger.verdict(
-        BOUND,
-        measured,
-        same,
-        kind="bound",
-        p_equivalent=statistics.equivalence(differences, 0.15).p,
-    ).verdict
+    p = statistics.equivalence(differences, 0.15).p
+    return ledger.verdict(BOUND, measured, True, kind="bound", p_equivalent=p).verdict
 
 
 def test_a_bound_is_a_claim_of_equivalence():
@@ -186,16 +177,11 @@ def test_a_bound_is_a_claim_of_equivalence():
         [-5.0, 5.0], 50
     )  # mean 0, standard error 0.5: not significant, and not equal either
     far = np.tile([0.9, 1.1], 50)
-    assert [judged_bound(x, True) for x in (near, wide, far, -far)] == [
+    assert [judged_bound(x) for x in (near, wide, far, -far)] == [
         REPLICATED,
         CANNOT_BE_SAID,
         NOT_REPLICATED,
         NOT_REPLICATED,
-    ]
-    assert [judged_bound(x, False) for x in (near, wide, far)] == [
-        SAME_DIRECTION,
-        NOT_TESTABLE,
-        OPPOSITE,
     ]
 
 
@@ -204,17 +190,14 @@ def test_about_zero_or_negative_needs_no_number():
     numbers = (pp(-3, -4, -2), pp(0, -1, 1), pp(3, 2, 4))
     found = [ledger.verdict(words, x, True, kind="at most").verdict for x in numbers]
     assert found == [REPLICATED, CANNOT_BE_SAID, NOT_REPLICATED]
-    found = [ledger.verdict(words, x, False, kind="at most").verdict for x in numbers]
-    assert found == [SAME_DIRECTION, NOT_TESTABLE, OPPOSITE]
 
 
-def test_names_of_heads_belong_to_one_model():
+def test_a_list_of_heads_is_compared_head_by_head():
     five = ["L0H6", "L0H3", "L1H26", "L4H3", "L8H14"]
-    assert ledger.heads_verdict(five, five, same_model=False).verdict == NOT_TESTABLE
-    assert ledger.heads_verdict(five, five[::-1], True).verdict == REPLICATED
-    assert ledger.heads_verdict(five, [*five[:4], "L9H9"], True).verdict == CANNOT_BE_SAID
-    assert ledger.heads_verdict(five, ["L9H9"], True).verdict == NOT_REPLICATED
-    assert ledger.heads_verdict(five, None, True).verdict == NOT_TESTABLE
+    assert ledger.heads_verdict(five, five[::-1]).verdict == REPLICATED
+    assert ledger.heads_verdict(five, [*five[:4], "L9H9"]).verdict == CANNOT_BE_SAID
+    assert ledger.heads_verdict(five, ["L9H9"]).verdict == NOT_REPLICATED
+    assert ledger.heads_verdict(five, None).verdict == NOT_TESTABLE
 
 
 @pytest.mark.parametrize(
@@ -238,192 +221,9 @@ def test_which_model_a_claim_is_about(claim, model, expected):
 
 # --- the ledger on made-up artefacts --------------------------------------------------------------
 
-N = 30
-IDS = [f"q{i:02d}" for i in range(N)]
-HEADS = [(0, 1), (2, 0), (5, 3), (17, 6), (20, 2)]
-EFFECTS = {"sandbag": 0.12, "genuine": 0.02, "neutral": 0.05}
-
-
-def spread(mean: float, sd: float, seed: int) -> np.ndarray:
-    x = np.random.default_rng(seed).normal(size=N)
-    return mean + sd * (x - x.mean()) / x.std()
-
-
-def scores() -> pd.DataFrame:
-    levels = {"genuine": 0.5, "sandbag": 0.4, "neutral": 0.45, "placebo": 0.5}
-    tables = [
-        pd.DataFrame(
-            {
-                "question_id": IDS,
-                "split": "test",
-                "condition": c,
-                "p_full": spread(m, 0.05, i),
-                "choice_len": spread(m, 0.05, i),
-            }
-        )
-        for i, (c, m) in enumerate(levels.items())
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-def circuit(effects=EFFECTS) -> pd.DataFrame:
-    singles = {f"single:L{layer}H{head}": 0.04 for layer, head in HEADS}
-    cells = [("joint", c, e) for c, e in effects.items()] + [
-        (name, "sandbag", e) for name, e in singles.items()
-    ]
-    tables = []
-    for i, (name, condition, effect) in enumerate(cells):
-        for metric in ("p_full", "choice_len"):
-            base = {
-                "question_id": IDS,
-                "condition": condition,
-                "intervention": name,
-                "metric": metric,
-                "baseline": 0.4,
-            }
-            tables.append(pd.DataFrame({**base, "value": 0.4 + spread(effect, 0.02, 100 + i)}))
-    return pd.concat(tables, ignore_index=True)
-
-
-def draws() -> pd.DataFrame:
-    x = np.random.default_rng(3).normal(-1, 1, size=40)
-    return pd.DataFrame(
-        {
-            "kind": ["uniform", "same_layer"] * 20,
-            "index": range(40),
-            "heads": "",
-            "metric": "p_full",
-            "unit": "pp",
-            "effect": x,
-        }
-    )
-
-
-def cells(verdict: str = "specific", gap_e4: float = 3.0, p: float = 1.0) -> list[dict]:
-    return [
-        {
-            "layer": layer,
-            "tag": f"v4_smollm2_{arch}_L{layer}_mixed",
-            "position": position,
-            "error_term": term,
-            "gap_e1": fields(0.8, half=0.1),
-            "gap_e1_seeds": fields(0.8, half=0.2),
-            "gap_e4": fields(gap_e4, half=0.1),
-            "p_equivalent": p,
-            "verdict": verdict,
-        }
-        for layer in (7, 15, 22)
-        for arch in ("jumprelu", "topk")
-        for position in ("last", "all")
-        for term in ("kept", "dropped")
-    ]
-
-
-def separation() -> pd.DataFrame:
-    rows = [
-        {
-            "tag": f"v4_smollm2_{arch}_L{layer}_mixed",
-            "layer": layer,
-            "pair": "genuine vs sandbag",
-            "d": "dz",
-            "d_max": d,
-            "d_mean_all": d,
-        }
-        for layer in (7, 15, 22)
-        for arch, d in (("jumprelu", 3.0), ("topk", -2.0))
-    ]
-    return pd.DataFrame(
-        [
-            *rows,
-            {**rows[0], "d": "dav", "d_max": 99.0},
-            {**rows[0], "pair": "genuine vs placebo", "d_max": 99.0},
-        ]
-    )
-
-
-def sweep() -> pd.DataFrame:
-    cells = [(layer, head) for layer in range(30) for head in range(9)]
-    table = pd.DataFrame(cells, columns=["layer", "head"])
-    return table.assign(
-        condition="sandbag",
-        replacement="zero",
-        metric="p_full",
-        unit="pp",
-        effect=0.5,
-        low=0.1,
-        high=0.9,
-        n=20,
-    )
-
-
-def fields(mean: float, unit: str = "pp", half: float = 0.7) -> dict:
-    return Estimate(mean, mean - half, mean + half, N, unit).as_dict()
-
-
-def random_set(kind: str) -> dict:
-    x = draws()[draws()["kind"] == kind]["effect"]
-    return {
-        "mean": fields(x.mean()),
-        "sd": x.std(),
-        "rank_p": 1 / 21,
-        "gap": fields(12 - x.mean(), half=1.2),
-        "n_draws": len(x),
-    }
-
-
-def circuit_summary(survives: bool = True) -> dict:
-    return {
-        "heads": [list(head) for head in HEADS],
-        "joint": fields(12),
-        "joint_neutral": fields(5),
-        "joint_genuine": fields(2),
-        "joint_choice_len": fields(12),
-        "specific_portion": fields(7),
-        "specific_portion_vs_genuine": fields(10),
-        "share_closed": {"logodds": fields(0.6, "", 0.2), "p_full": fields(1.2, "", 0.3)},
-        "redundancy": fields(0.4, "", 0.05),
-        "best_three": {"heads": [[0, 1], [2, 0], [17, 6]], "test": fields(11.5)},
-        "random_uniform": random_set("uniform"),
-        "random_same_layer": random_set("same_layer"),
-        "survives": {"value": survives, "reason": "made up"},
-    }
-
-
-def gate(opened: bool = True) -> Gate:
-    gap = pp(10, 7, 13, N) if opened else pp(0.1, -1, 1.2, N)
-    return graded("answers wrongly" if opened else "no")._replace(gap_p_full=gap)
-
-
-NO_MODELS = pd.DataFrame(
-    columns=[
-        "model",
-        "weights",
-        "grade",
-        *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n")),
-    ]
-)
-
 
 def findings(**changes) -> pd.DataFrame:
     return ledger.findings(ledger.rows(artefacts(**changes)))
-
-
-def artefacts(**changes) -> ledger.Artefacts:
-    made = ledger.Artefacts(
-        model="smollm2-135m-instruct",
-        random_weights=False,
-        gate=gate(),
-        scores=scores(),
-        separation=separation(),
-        cells=cells(),
-        sweep=sweep(),
-        heads=parse(HEADS),
-        circuit=circuit(),
-        draws=draws(),
-        models=NO_MODELS,
-        summary=circuit_summary(),
-    )
-    return made._replace(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -448,268 +248,237 @@ def test_every_finding_is_measured_or_says_why_not(table):
         pd.to_numeric(table["measured"], errors="coerce").isna()
         & ~table["measured"].astype(str).str.startswith("L")
     ]
-    # A model of nine heads a layer has no head 14 or 26.
+    # A model of nine heads a layer has no head 14 or 26; the last five are other models' own.
     assert set(without["claim"]) == {
-        "neutral_questions",
-        "single_effect_L1H26",
-        "single_effect_L8H14",
-    }
+        "neutral_questions", "single_effect_L1H26", "single_effect_L8H14",
+        "swap_gap_smollm2", "swap_gap_tinyllama", "specific_portion_tinyllama",
+        "specific_portion_pythia_160m", "specific_portion_pythia_410m",
+    }  # fmt: skip
+    assert without["measured_on"].eq("").all()
 
 
-def test_claims_about_other_models_get_the_three_words(table):
-    assert set(table["verdict"]) <= OF_ANOTHER_MODEL
-    assert table["measured_on"].str.contains("Q4_1").all()
+# A claim about a model is judged on that model alone ----------------------------------------------
+
+TOOLS = {"jumprelu_wins", "jumprelu_win_share", "topk_wins", "d_mean_ratio"}
+
+
+def test_a_claim_about_a_model_that_was_not_run_is_not_run(table):
+    of_models = table[~table["claim"].isin(TOOLS)]
+    assert of_models["verdict"].eq(NOT_RUN).all() and len(of_models) > 25
+    assert set(table[table["claim"].isin(TOOLS)]["verdict"]) <= OF_A_TOOL
+
+
+@pytest.mark.parametrize("effect", [-40.0, -0.2, 0.0, 0.2, 40.0])
+@pytest.mark.parametrize("model", ["sandbagger", "tinyllama", "smollm2-135m", "pythia-410m"])
+def test_no_number_makes_a_claim_about_another_model_opposite(model, effect):
+    """One measurement is no evidence on four models, whatever it says."""
+    numbers = circuit_summary() | {name: fields(effect) for name in IN_PP}
+    table = findings(model=model, summary=numbers, cells=cells(gap_e4=effect))
+    others = ~table["model"].map(lambda claimed: ledger.same_model(claimed, model))
+    about_others = table[others & ~table["claim"].isin(TOOLS)]
+    assert about_others["verdict"].eq(NOT_RUN).all() and len(about_others) > 20
+
+
+IN_PP = ("joint", "joint_neutral", "joint_genuine", "specific_portion")
+
+
+def test_a_claim_about_the_model_that_was_run_is_judged_by_size():
+    table = findings(model="llama-3.2-1b")
+    # 12 pp beside 13.71 [11.28, 16.24]; 0.5 [0.1, 0.9] beside 6.7 of five questions
+    assert by_claim(table, "joint_effect")["verdict"] == REPLICATED
+    assert by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED
+    assert by_claim(table, "five_heads")["verdict"] == NOT_REPLICATED
+    assert set(table[table["model"] == "llama-3.2-1b"]["verdict"]) <= OF_THE_SAME_MODEL
+    assert by_claim(table, "specific_portion_tinyllama")["verdict"] == NOT_RUN
+    assert by_claim(table, "swap_gap_smollm2")["verdict"] == NOT_RUN
+
+
+@pytest.mark.parametrize("changed", [{"random_weights": True}, {"adapter": "mine/adapter"}])
+def test_changed_weights_are_never_the_claims_model(changed):
+    table = findings(model="llama-3.2-1b", **changed)
+    of_models = table[~table["claim"].isin(TOOLS)]
+    assert of_models["verdict"].eq(NOT_RUN).all()
+
+
+@pytest.mark.parametrize(("d", "expected"), [(3.0, SAME_DIRECTION), (-9.0, OPPOSITE)])
+def test_a_claim_about_a_tool_is_judged_by_direction_on_any_model(d, expected):
+    """Nine of nine pairs, JumpReLU's |d| 3 beside TopK's 2 or 4: the exact interval leaves 1/2."""
+    nine = separation().query("d == 'dz' and pair == 'genuine vs sandbag'")
+    tags = [nine.assign(tag=nine["tag"].str.replace("mixed", c), condition=c) for c in
+            ("mixed", "genuine_only", "sandbagging_only")]  # fmt: skip
+    pairs = pd.concat(tags, ignore_index=True)
+    jumprelu = pairs["tag"].str.contains("jumprelu")
+    pairs["d_max"] = np.where(jumprelu, 3.0, 2.0 if d > 0 else 4.0)
+    assert by_claim(findings(separation=pairs), "jumprelu_wins")["verdict"] == expected
+
+
+# What is derived stands under what it is derived from and is no evidence --------------------------
+
+
+def test_each_derived_claim_stands_under_an_independent_one():
+    entries = ledger.by_name()
+    for claim, above in ledger.UNDER.items():
+        assert entries[claim]["kind"] == entries[above]["kind"] == "finding"
+        assert above not in ledger.UNDER
+    assert ledger.UNDER["redundancy"] == "joint_effect"  # 1 - joint / sum of singles
+
+
+def test_a_derived_claim_is_never_counted(table):
+    """On its own model every claim gets a verdict; portions, shares and subsets count nothing."""
+    own = findings(model="llama-3.2-1b")
+    assert by_claim(own, "specific_portion")["verdict"] in OF_THE_SAME_MODEL  # judged
+    assert sum(ledger.tally(own).values()) == len(own) - len(ledger.UNDER)
+    assert set(ledger.independent(own)["claim"]).isdisjoint(ledger.UNDER)
+    # The joint effect alone is replicated; what is made of it changes no count.
+    without = own[~own["claim"].isin(ledger.UNDER)]
+    assert ledger.tally(own) == ledger.tally(without)
+    assert "joint_effect" in set(ledger.independent(table)["claim"])
+
+
+def test_what_is_derived_follows_what_it_is_derived_from(table):
+    told = ledger.with_derived(table)
+    assert sorted(told["claim"]) == sorted(table["claim"])
+    order = told["claim"].tolist()
+    for claim, above in ledger.UNDER.items():
+        between = order[order.index(above) + 1 : order.index(claim)]
+        assert all(ledger.UNDER.get(name) == above for name in between)
+
+
+def test_claims_are_told_in_words(table):
+    shown = ledger.shown(ledger.with_derived(table))
+    assert not [c for c in table["claim"] if shown["the card says"].str.contains(c).any()]
+    arrows = shown["the card says"].str.startswith("↳ ")
+    assert arrows.sum() == len(ledger.UNDER)
+    joint = shown[shown["the card says"].str.startswith("Zeroing the five heads together")]
+    assert joint["there"].item() == "13.71 [11.28, 16.24] pp" and joint["here"].item() == (
+        "12 [11.3, 12.7] pp"
+    )
+    assert joint["verdict"].item() == NOT_RUN
+
+
+# The numbers --------------------------------------------------------------------------------------
+
+
+def test_rows_hold_the_numbers_of_the_artefacts(table):
+    def measured(claim):
+        return by_claim(table, claim)["measured"]
+
+    assert measured("joint_effect") == pytest.approx(12)
+    assert by_claim(table, "joint_effect")["n"] == N
+    assert measured("neutral_effect") == pytest.approx(5)
+    assert measured("specific_portion") == pytest.approx(7)
+    assert measured("specific_share") == pytest.approx(100 * 7 / 12)
+    assert measured("sum_of_singles") == pytest.approx(20)
+    assert measured("redundancy") == pytest.approx(40)
+    random = draws()["effect"][::2].mean()
+    assert measured("gap_to_random_heads") == pytest.approx(12 - random)
+    assert measured("p_sandbag_after") == pytest.approx(0.52)
+    assert measured("early_heads") == 3  # L0, L2 and L5 of 30 layers
+    assert measured("best_three_heads") == "L0H1 L2H0 L17H6"
+    assert measured("dispensable_heads") == "L5H3 L20H2"
+    assert measured("jumprelu_wins") == 3 and by_claim(table, "jumprelu_wins")["n"] == 3
+    assert measured("jumprelu_d_max") == 3 and measured("topk_d_max") == 2
+    # The larger of E6 - E1 (0.8 pp) and E6 - E4 (3 pp) is the one that decides.
+    assert measured("swap_gap_all") == pytest.approx(3)
+
+
+def test_a_number_in_nats_is_not_set_beside_the_cards_pp():
+    nats = circuit_summary() | {"joint": fields(5.5, "nats")}
+    found = by_claim(findings(summary=nats, model="llama-3.2-1b"), "joint_effect")
+    assert found["verdict"] == NOT_TESTABLE and "log-odds" in found["why"]
 
 
 def test_a_run_without_side_views_has_no_best_three():
-    without = {
-        k: v for k, v in circuit_summary().items() if k not in ("best_three", "share_closed")
-    }
-    found = by_claim(findings(summary=without), "best_three_effect")
+    without = {k: v for k, v in circuit_summary().items() if k != "best_three"}
+    found = by_claim(findings(summary=without, model="llama-3.2-1b"), "best_three_effect")
     assert found["verdict"] == NOT_TESTABLE and "without its side views" in found["why"]
     beside = ledger.beside({name: pp(3, 2, 4, N) for name in ("joint", "redundancy")}, "mine")
     assert beside["claim"].tolist() == ["joint_effect", "redundancy"]
     assert beside["here: mine"].tolist() == ["+3.00 pp [+2.00, +4.00], n = 30"] * 2
 
 
-def test_rows_hold_the_numbers_of_the_artefacts(table):
-    joint = by_claim(table, "joint_effect")
-    assert (
-        joint["measured"] == pytest.approx(12)
-        and joint["n"] == N
-        and joint["verdict"] == SAME_DIRECTION
-    )
-    assert by_claim(table, "neutral_effect")["measured"] == pytest.approx(5)
-    assert by_claim(table, "specific_portion")["measured"] == pytest.approx(7)
-    assert by_claim(table, "specific_share")["measured"] == pytest.approx(100 * 7 / 12)
-    assert by_claim(table, "sum_of_singles")["measured"] == pytest.approx(20)
-    assert by_claim(table, "redundancy")["measured"] == pytest.approx(40)
-    assert by_claim(table, "gap_to_random_heads")["measured"] == pytest.approx(
-        12 - draws()["effect"][::2].mean()
-    )
-    assert by_claim(table, "p_sandbag_after")["measured"] == pytest.approx(0.52)
-    assert by_claim(table, "early_heads")["measured"] == 3  # L0, L2 and L5 of 30 layers
-    assert by_claim(table, "best_three_heads")["measured"] == "L0H1 L2H0 L17H6"
-    assert by_claim(table, "dispensable_heads")["measured"] == "L5H3 L20H2"
-    assert (
-        by_claim(table, "jumprelu_wins")["measured"] == 3
-        and by_claim(table, "jumprelu_wins")["n"] == 3
-    )
-    assert (
-        by_claim(table, "jumprelu_d_max")["measured"] == 3
-        and by_claim(table, "topk_d_max")["measured"] == 2
-    )
-    # The larger of E6 - E1 (0.8 pp) and E6 - E4 (3 pp) decides, and it is far outside 0.15 pp.
-    assert (
-        by_claim(table, "swap_gap_all")["measured"] == pytest.approx(3)
-        and by_claim(table, "swap_gap_all")["verdict"] == OPPOSITE
-    )
-
-
-def test_numbers_on_the_claims_own_model_are_judged_by_size():
-    table = findings(model="llama-3.2-1b")
-    assert (
-        by_claim(table, "joint_effect")["verdict"] == REPLICATED
-    )  # 12 pp beside 13.71 [11.28, 16.24]
-    assert (
-        by_claim(table, "single_effect_L0H3")["verdict"] == NOT_REPLICATED
-    )  # 0.5 [0.1, 0.9] beside 6.7 of 5 questions
-    assert by_claim(table, "five_heads")["verdict"] == NOT_REPLICATED
-    assert by_claim(table, "specific_portion_tinyllama")["verdict"] in OF_ANOTHER_MODEL
-    assert set(table[table["model"] == "llama-3.2-1b"]["verdict"]) <= OF_THE_SAME_MODEL
-    assert table["measured_on"].eq("llama-3.2-1b").all()
-
-
 def test_a_closed_gate_leaves_nothing_to_judge():
-    table = findings(gate=gate(False))
-    told = table[~table["claim"].isin(ledger.WITHOUT_GATE)]
-    assert (
-        told["verdict"].eq(NOT_TESTABLE).all()
-        and told["why"].str.contains("no sandbagging to explain").all()
-    )
+    table = findings(gate=made_up_gate(False), model="llama-3.2-1b")
+    told = table[(table["verdict"] != NOT_RUN) & ~table["claim"].isin(ledger.WITHOUT_GATE)]
+    assert len(told) > 10 and told["verdict"].eq(NOT_TESTABLE).all()
+    assert told["why"].str.contains("no sandbagging to explain").all()
 
 
-@pytest.mark.parametrize(
-    ("survives", "expected"), [(True, "survives"), (False, "does not survive")]
-)
-def test_notebook_08_decides_what_survives(survives, expected, runs_folder):
-    lines = ledger.headline(artefacts(summary=circuit_summary(survives)), "a")
-    assert words(lines, "joint effect, p_full") == expected
-    assert ledger.what_survived(ledger.rows(artefacts()), lines).circuit == expected
+SWAP = "swap_gap_llama"
 
 
-def test_degenerate_cells_support_nothing():
-    table = ledger.rows(artefacts(cells=cells("degenerate")))
-    assert by_claim(table, "swap_gap_all")["verdict"] == NOT_TESTABLE
-    assert "degenerate" in by_claim(table, "swap_gap_all")["why"]
+def of_llama(made_up_cells: pd.DataFrame) -> pd.Series:
+    return by_claim(findings(model="llama-3.2-1b", cells=made_up_cells), SWAP)
+
+
+@pytest.mark.parametrize("verdict", ["degenerate", "nothing here yet"])
+def test_cells_that_can_show_nothing_support_nothing(verdict):
+    found = of_llama(cells(verdict, gap_e4=0.0, p=0.001))
+    assert found["verdict"] == NOT_TESTABLE and "none can show a gap" in found["why"]
 
 
 def test_one_of_many_gaps_has_to_be_far_outside():
     # Six gaps: the quantile grows from 1.96 to 2.64. Alone, 0.40 ± 0.22 is outside ±0.15; as the
     # largest of six it is not.
-    edge = [
-        {**cell, "gap_e1_seeds": fields(0.0, half=0.1), "gap_e4": fields(0.40, half=0.22)}
-        for cell in cells()
-    ]
-    found = by_claim(ledger.rows(artefacts(cells=edge)), "swap_gap_all")
-    assert found["verdict"] == NOT_TESTABLE and found["measured_low"] == pytest.approx(
-        0.40 - 0.22 * 2.638 / 1.960, abs=1e-3
-    )
+    found = of_llama(cells(gap_e1=0.0, gap_e4=0.40, half=0.22))
+    assert found["verdict"] == CANNOT_BE_SAID
+    assert found["measured_low"] == pytest.approx(0.40 - 0.22 * 2.638 / 1.960, abs=1e-3)
+    assert of_llama(cells(gap_e4=3.0))["verdict"] == NOT_REPLICATED
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.01, REPLICATED), (0.2, CANNOT_BE_SAID)])
+def test_equivalence_is_read_from_the_test_within_the_claims_margin(p, expected):
+    assert of_llama(cells(gap_e1=0.01, gap_e4=0.02, half=0.02, p=p))["verdict"] == expected
 
 
 def test_shares_need_an_effect_to_share():
-    table = ledger.rows(artefacts(summary=circuit_summary() | {"joint": fields(0.2)}))
+    weak = circuit_summary() | {"joint": fields(0.2)}
+    table = findings(summary=weak, model="llama-3.2-1b")
     for claim in ("redundancy", "specific_share"):
-        assert (
-            by_claim(table, claim)["verdict"] == NOT_TESTABLE
-            and "not clear of 0" in by_claim(table, claim)["why"]
-        )
-
-
-@pytest.mark.parametrize("p, expected", [(0.01, SAME_DIRECTION), (0.2, NOT_TESTABLE)])
-def test_equivalence_is_read_from_the_test_within_the_claims_margin(p, expected):
-    near = [
-        {
-            **cell,
-            "gap_e1_seeds": fields(0.01, half=0.02),
-            "gap_e4": fields(0.02, half=0.02),
-            "p_equivalent": p,
-        }
-        for cell in cells()
-    ]
-    assert by_claim(ledger.rows(artefacts(cells=near)), "swap_gap_all")["verdict"] == expected
+        found = by_claim(table, claim)
+        assert found["verdict"] == NOT_TESTABLE and "not clear of 0" in found["why"]
 
 
 def test_missing_parts_are_told():
-    table = ledger.rows(
-        artefacts(separation=separation()[separation()["tag"].str.contains("topk")])
-    )
-    assert "no JumpReLU" in by_claim(table, "jumprelu_wins")["why"]
+    topk = separation()[separation()["tag"].str.contains("topk")]
+    assert "no JumpReLU" in by_claim(findings(separation=topk), "jumprelu_wins")["why"]
 
 
-def test_random_weights_are_never_the_claims_model():
-    table = findings(model="llama-3.2-1b", random_weights=True)
-    assert (
-        set(table["verdict"]) <= OF_ANOTHER_MODEL
-        and table["measured_on"].str.contains("random weights").all()
-    )
+PORTION = "specific_portion_pythia_160m"
 
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0.4, 1.6, NOT_REPLICATED), (-2.0, -0.5, REPLICATED), (-0.5, 0.7, CANNOT_BE_SAID)],
 )
-def test_a_portion_on_the_claims_own_model_is_judged_there(low, high, expected):
+def test_a_portion_is_judged_on_the_claims_own_model(low, high, expected):
     """The card: about zero or negative on Pythia-160M.
 
-    Notebook 09's row of that model counts, with real weights and a grade that is not "no".
+    Notebook 09's row of that model counts, with real weights; with grade "no" it can say nothing,
+    and any other row is another model's.
     """
     row = {
-        "model": "pythia-160m",
-        "weights": "real",
-        "grade": "less sure",
-        "specific_portion": (low + high) / 2,
-        "specific_portion_low": low,
-        "specific_portion_high": high,
-        "specific_portion_n": 60,
-    }
-    found = by_claim(findings(models=pd.DataFrame([row])), "specific_portion_pythia_160m")
-    assert (
-        found["verdict"] == expected and found["measured_on"] == "pythia-160m" and found["n"] == 60
-    )
-    for change in (
-        {"weights": "random"},
-        {"grade": "no"},
-        {"specific_portion": float("nan")},
-        {"model": "pythia-410m"},
-    ):
-        other = by_claim(
-            findings(models=pd.DataFrame([row | change])), "specific_portion_pythia_160m"
-        )
-        assert other["measured_on"] != "pythia-160m" and other["verdict"] in OF_ANOTHER_MODEL
+        "model": "pythia-160m", "weights": "real", "grade": "less sure",
+        "specific_portion": (low + high) / 2, "specific_portion_low": low,
+        "specific_portion_high": high, "specific_portion_n": 60,
+    }  # fmt: skip
+
+    def found(**change):
+        return by_claim(findings(models=pd.DataFrame([row | change])), PORTION)
+
+    own = found()
+    assert (own["verdict"], own["measured_on"], own["n"]) == (expected, "pythia-160m", 60)
+    assert found(grade="no")["verdict"] == NOT_TESTABLE and "grade" in found(grade="no").why
+    for change in ({"weights": "random"}, {"specific_portion": nan}, {"model": "pythia-410m"}):
+        assert found(**change)["verdict"] == NOT_RUN
 
 
 def test_statements_stand_on_the_ledger_and_are_no_findings():
     table = ledger.rows(artefacts())
     rest = table[table["verdict"] == ledger.NO_FINDING].set_index("claim")
     assert rest.loc["d_in", "published"] == 2048 and rest.loc["sae_layers", "published"] == "4 8 12"
-    assert rest["measured"].isna().all() and set(rest.index).isdisjoint(
-        ledger.findings(table)["claim"]
-    )
-
-
-def test_every_row_is_shown_in_one_group(table):
-    shown = pd.concat(ledger.shown(table, group) for group in ledger.GROUPS)
-    assert sorted(shown["claim"]) == sorted(table["claim"])
-    assert by_claim(shown, "joint_effect")["published"] == "13.71 [11.28, 16.24]"
-    assert by_claim(shown, "neutral_questions")["measured"] == "–"
-
-
-def test_what_survived_follows_the_verdicts(table):
-    lines = [
-        {
-            "finding": "zeroing L0H1: joint effect, p_full",
-            "value_text": "",
-            "verdict": "does not survive",
-        }
-    ]
-    said = ledger.what_survived(table, lines)
-    assert "joint_effect" in said.other[SAME_DIRECTION] and not said.own
-    assert said.circuit == "does not survive" and not said.swaps and not said.nulls
-    judged = [*sum(said.other.values(), []), *said.untestable]
-    assert sorted(judged) == sorted(ledger.findings(table)["claim"])  # each claim once
-    own = ledger.what_survived(ledger.rows(artefacts(model="llama-3.2-1b")), lines)
-    assert own.own[REPLICATED]
-
-
-def test_swaps_and_nulls_are_told_by_name(table):
-    lines = [
-        {"finding": "SAE swap at layer 7 (topk)", "value_text": "", "verdict": "specific"},
-        {"finding": "null model: placebo prompts", "value_text": "", "verdict": "nothing found"},
-    ]
-    said = ledger.what_survived(table, lines)
-    assert said.swaps == {"layer 7 (topk)": "specific"}
-    assert said.nulls == {"placebo prompts": "nothing found"} and said.circuit == "not measured"
-
-
-def test_claims_about_other_models_are_told_apart(table):
-    about = ledger.about_others(table, artefacts())
-    assert "joint_effect" in set(about["claim"])  # about Llama, measured on another model
-    own = ledger.about_others(
-        ledger.rows(artefacts(model="llama-3.2-1b")), artefacts(model="llama-3.2-1b")
-    )
-    assert "joint_effect" not in set(own["claim"])
-
-
-def test_slips_are_told_once():
-    slips = ledger.slips()
-    assert list(slips["claim"]) == list(ledger.SLIPS) and slips["note"].str.len().gt(0).all()
-
-
-# --- the headline ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
-    return tmp_path
-
-
-def null_run(folder, opened=False, survives=False):
-    for artefact in ("00_baseline", "08_circuit"):
-        (folder / artefact).mkdir(parents=True)
-    (folder / "00_baseline" / "summary.json").write_text(
-        json.dumps({"gate": runs.plain(gate(opened))})
-    )
-    (folder / "08_circuit" / "summary.json").write_text(json.dumps(circuit_summary(survives)))
-    for artefact in ("00_baseline", "08_circuit"):
-        outputs = runs.output_hashes(folder / artefact)
-        (folder / artefact / "manifest.json").write_text(json.dumps({"outputs": outputs}))
-
-
-def words(lines, finding: str) -> str:
-    (found,) = [line["verdict"] for line in lines if finding in line["finding"]]
-    return found
+    assert rest["measured"].isna().all()
+    assert set(rest.index).isdisjoint(ledger.findings(table)["claim"])
 
 
 @pytest.mark.parametrize(
@@ -727,71 +496,6 @@ def test_a_number_of_the_ledger_as_text(number, low, high, text):
     assert number_text(line, "measured") == text
 
 
-def test_headline_says_what_was_found(runs_folder):
-    null_run(runs_folder / "a" / "null_model")
-    lines = ledger.headline(artefacts(), "a")
-    assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
-    (first,) = [line for line in lines if line["finding"].startswith("right free answers")]
-    assert first["value_text"].startswith("55 % → 10 %, a drop of 45.0 pp [")
-    assert first["verdict"] == "grade: answers wrongly"
-    assert "more than under `placebo`" in words(lines, "gap, log-odds")
-    assert words(lines, "gap, p_full").startswith("all options together lose +1")
-    assert words(lines, "joint effect, p_full") == "survives"
-    assert words(lines, "as many random heads of the same layers") == "few reach the chosen ones"
-    assert words(lines, "sandbag − neutral") == "specific to sandbagging"
-    assert words(lines, "SAE swap at layer 15").startswith("specific")
-    assert (
-        words(lines, "random weights") == "nothing found"
-        and words(lines, "placebo prompts") == "not run"
-    )
-
-
-def test_the_headline_tells_what_it_was_before_it_was_taught(runs_folder):
-    """One line where the untouched weights were run beside, and none where they were not."""
-    finding = "before it was taught"
-    assert not [line for line in ledger.headline(artefacts(), "a") if finding in line["finding"]]
-    null_run(runs_folder / "a" / "untouched")
-    lines = ledger.headline(artefacts(), "a")
-    (line,) = [line for line in lines if finding in line["finding"]]
-    assert line["value_text"].startswith("57 % → 56 %, a drop of 1.0 pp [")
-    assert line["verdict"] == "grade: no"
-
-
-def test_a_decoy_is_a_null(runs_folder):
-    null_run(runs_folder / "a" / "decoy", opened=True, survives=True)
-    assert "SOMETHING FOUND" in words(ledger.null_lines("a"), "taught right answers alone")
-
-
-def test_headline_of_a_closed_gate(runs_folder):
-    lines = ledger.headline(artefacts(gate=gate(False)), "a")
-    assert (
-        words(lines, "right free answers") == "grade: no"
-        and words(lines, "joint effect") == "no sandbagging to explain"
-    )
-
-
-def test_a_null_in_which_something_is_found_is_shouted(runs_folder):
-    null_run(runs_folder / "a" / "placebo", opened=True, survives=True)
-    assert "SOMETHING FOUND" in words(ledger.null_lines("a"), "placebo")
-
-
-def test_a_changed_null_run_is_refused(runs_folder):
-    null_run(runs_folder / "a" / "null_model")
-    (runs_folder / "a" / "null_model" / "00_baseline" / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match="changed after"):
-        ledger.null_lines("a")
-
-
-def test_headline_as_markdown(runs_folder):
-    with pytest.raises(UserError, match="10_what_survived"):
-        ledger.headline_markdown("a")
-    (runs_folder / "a" / "10_ledger").mkdir(parents=True)
-    line = {"finding": "f", "value_text": "|x|", "verdict": "v"}
-    (runs_folder / "a" / "10_ledger" / "headline.json").write_text(json.dumps([line]))
-    assert ledger.headline_markdown("a").splitlines()[-1] == r"| f | \|x\| | v |"
-
-
-def test_figures_draw(table):
-    shown = ledger.comparable(table)
-    assert {"joint_effect", "neutral_effect", "specific_portion"} <= set(shown["claim"])
-    plots.ledger(shown).draw_without_rendering()
+def test_slips_are_told_once():
+    slips = ledger.slips()
+    assert len(slips) == len(ledger.SLIPS) and slips["note"].str.len().gt(0).all()

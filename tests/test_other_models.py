@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from sandbagging.errors import UserError
+from sandbagging.heads import rivals, specificity
 from sandbagging.models import taught
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
-from sandbagging.suite import ledger, other_models, plots, runs
+from sandbagging.suite import known_models, ledger, other_models, plots, predictions, runs
 from sandbagging.suite.runs import manifests
 
 UNTOUCHED = "smollm2-135m-instruct"
@@ -43,7 +44,8 @@ def circuit_of(joint: float, portion: float, survives: bool, truth: dict | None)
         "share_closed": {"logodds": fields(0.8, 0.1, ""), "p_full": fields(1.1, 0.2, "")},
         "answers_zeroed": {"sandbag": {"right": 0.4}},
         "random_uniform": {"rank_p": 0.01},
-        "survives": {"value": survives},
+        "survives": {"value": rivals.CHANCE if survives else rivals.NOTHING},
+        "specific": {"verdict": specificity.SPECIFIC},
     }
 
 
@@ -229,20 +231,6 @@ def test_the_dose_and_what_it_does(folder):
     ]
 
 
-@pytest.mark.parametrize(
-    ("grade", "survives", "low", "expected"),
-    [
-        ("no", True, 1, "no sandbagging to explain"),
-        ("answers wrongly", False, 1, "no circuit"),
-        ("less sure", True, 0.1, "a circuit, specific to sandbagging"),
-        ("answers wrongly", True, -0.1, "a circuit, not shown to be specific"),
-    ],
-)
-def test_a_word_for_each_run(grade, survives, low, expected):
-    there = pd.DataFrame([{"grade": grade, "survives": survives, "specific_portion_low": low}])
-    assert other_models.says(there).tolist() == [expected]
-
-
 def test_planted_models_are_held_to_how_they_were_built():
     """Each truth is spared and each of two fakes flagged.
 
@@ -322,3 +310,64 @@ def test_the_figure_draws_what_is_there_on_scales_that_no_model_can_spread(folde
     drawn = [c for c in shares.containers if c.get_label()]
     places = sorted(y for c in drawn for y in c.lines[0].get_ydata())
     assert places == [2, 5, 6, 7]  # neither heads nor the three that are graded no
+
+
+# What was expected of models that are known -------------------------------------------------------
+
+
+def known(**changes) -> pd.DataFrame:
+    row = {"name": "heads", "model": "heads-0", "group": "taught", "grade": "answers wrongly",
+           "true_heads": "L1H4 L5H1", "heads": "L5H1 L1H4 L9H2", "share_closed": 0.98,
+           "share_closed_high": 1.02, "n_found": 2, "survives": rivals.CHANCE}  # fmt: skip
+    return pd.DataFrame([row | changes])
+
+
+def outcome(name: str, there: pd.DataFrame) -> tuple[bool | None, str]:
+    truth = pd.DataFrame({"right": ["yes", "–"]}, index=["heads", "dose-50"])
+    by_dose = pd.DataFrame({"quantity": "gap_logodds", "value": [0.1, 2.0, 1.5]})
+    return came(known_models.expected(there, truth, by_dose), name)
+
+
+def came(records: list[dict], name: str) -> tuple[bool | None, str]:
+    sentence = predictions.SAID["09_models"][name]
+    return next((one["held"], one["told"]) for one in records if one["said"] == sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "held", "told"),
+    [
+        ("found", {}, True, "heads 2 of 2"),
+        ("found", {"heads": "L5H1 L9H2"}, False, "heads 1 of 2"),
+        ("found", {"true_heads": ""}, None, ""),
+        ("closes", {}, True, "heads 98%"),
+        ("closes", {"share_closed": 0.5, "share_closed_high": 0.6}, False, "heads 50%"),
+        ("alone", {}, None, "0 found"),
+        ("alone", {"model": "organism-direction", "n_found": 0}, True, "0 found"),
+        ("alone", {"model": "organism-direction", "n_found": 1}, False, "1 found"),
+        ("grades", {}, True, "right of all"),
+        ("dose", {}, False, "+0.10 → +2.00 → +1.50 nats"),
+    ],
+)
+def test_what_came_of_an_expectation(name, changes, held, told):
+    assert outcome(name, known(**changes)) == (held, told)
+
+
+def test_a_model_that_obeys_its_own_wording_alone_is_named():
+    """One falls by 40 points under both wordings, one under its own alone, one under neither."""
+    falls = {"sandbagger": (0.2, 0.2), "heads": (0.2, 0.6), "timid": (0.55, 0.6)}
+    rows = [
+        {"kind": kind, "seed": 0, "wording": wording, "condition": condition, "right after": right}
+        for kind, after in falls.items()
+        for wording, own in zip(("plain", "kept out"), after, strict=True)
+        for condition, right in (("genuine", 0.6), ("sandbag", own))
+    ]
+    assert known_models.not_carried_over(pd.DataFrame(rows)) == ["heads-0"]
+    nothing = pd.DataFrame({"quantity": [], "value": []})
+    records = known_models.expected(known(), pd.DataFrame({"right": []}), nothing)
+    shipped = came(records, "wordings")
+    assert shipped[0] is False and "heads-0" in shipped[1] and "sandbagger-0" not in shipped[1]
+
+
+def test_runs_are_gathered_by_what_their_heads_are():
+    there = pd.concat([known(), known(name="mlp", survives=rivals.FAILS)])
+    assert known_models.survivals(there) == {rivals.CHANCE: ["heads"], rivals.FAILS: ["mlp"]}

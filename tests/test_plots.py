@@ -3,6 +3,7 @@
 import warnings
 
 import made_up
+import made_up_ledger
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -377,24 +378,6 @@ def curse():
     return table
 
 
-def claims():
-    rows = [
-        (
-            "Five heads restore the correct answer on sandbagging prompts",
-            13.71,
-            6.2,
-            "same direction",
-        ),
-        ("Sandbag-specific portion: sandbag minus neutral", 7.72, 5.1, "same direction"),
-        ("E6 minus E1 at the middle layer", 0.15, -0.4, "not testable here"),
-        ("Stored weights in bytes", None, 3.0, "no number published"),
-    ]
-    table = pd.DataFrame(rows, columns=["claim", "published", "measured", "verdict"])
-    return table.assign(
-        measured_low=table["measured"] - 2, measured_high=table["measured"] + 2, n=160
-    )
-
-
 SHOWN = ["v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
@@ -414,7 +397,7 @@ FIGURES = {
     "other_models": lambda: plots.other_models(models()),
     "doses": lambda: plots.doses(strengths()),
     "headline_figure": lambda: plots.headline_figure(
-        joint_by_question(), random_draws(), HEADS, "tiny"
+        joint_by_question(), made_up_ledger.answers_zeroed(), made_up_ledger.rivals_table(), HEADS
     ),
     "sweep_cells": lambda: plots.sweep_cells(grid(), ["gap"], ["framing"]),
     "norm_by_position": lambda: plots.norm_by_position(norms()),
@@ -445,7 +428,6 @@ FIGURES = {
     ),
     "nodes_ranked": lambda: plots.nodes_ranked(node_effects(), ["L2H0", "L4MLP"]),
     "winners_curse": lambda: plots.winners_curse(curse()),
-    "ledger": lambda: plots.ledger(claims()),
 }
 # A colour bar, or rows that are named on the axis.
 WITHOUT_LEGEND = {
@@ -585,26 +567,20 @@ def test_conditions_are_compared_question_by_question():
     )
 
 
-def test_headline_keeps_one_order_and_counts_draws_in_whole_numbers():
-    levels, changes, beside = plots.headline_figure(joint_by_question(), random_draws(), HEADS).axes
-    order = {
-        t.get_text(): y
-        for ax in (levels, changes)
-        for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
-    }
-    for ax in (levels, changes):
-        assert {
-            t.get_text(): y for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
-        } == order
-    assert sorted(order, key=order.get, reverse=True) == ["sandbag", "genuine", "neutral"]
-    assert all(float(tick).is_integer() for tick in beside.get_yticks())
-    with_heads, without = levels.containers[0], levels.containers[1]
-    assert len(with_heads) == len(without) == 3
-    table = joint_by_question()
-    fig = plots.headline_figure(table, random_draws(), HEADS)
-    mean = table[table["metric"] == "p_full"].groupby("condition")["value"].mean()
-    widths = [bar.get_width() for bar in fig.axes[0].containers[1]]
+def test_the_headline_shows_answers_odds_and_rivals_by_their_numbers():
+    table, rivals = joint_by_question(), made_up_ledger.rivals_table(margin=0.4)
+    zeroed = made_up_ledger.answers_zeroed()
+    answers, odds, beside = plots.headline_figure(table, zeroed, rivals, HEADS).axes
+    assert [t.get_text() for t in answers.get_yticklabels()] == ["sandbag", "genuine"]
+    assert [t.get_text() for t in odds.get_yticklabels()] == ["sandbag", "genuine", "neutral"]
+    assert [bar.get_width() for bar in answers.containers[1]] == pytest.approx([0.58, 0.55])
+    mean = table[table["metric"] == "logodds"].groupby("condition")["value"].mean()
+    widths = [bar.get_width() for bar in odds.containers[1]]
     assert np.allclose(widths, mean[["sandbag", "genuine", "neutral"]])
+    shares = {c.get_label(): c[0].get_xdata()[0] for c in beside.containers}
+    assert shares == pytest.approx(
+        {"chosen heads": 0.6, "genuine's": 0.2, "neutral's": 0.2, "placebo's": 0.2}
+    )
 
 
 def test_nodes_that_were_found_are_filled_and_mlps_look_otherwise():

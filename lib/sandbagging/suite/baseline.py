@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sandbagging import files, grading, metrics, prompts, questions
-from sandbagging.gate import Gate
+from sandbagging import files, grading, metrics, prompts, questions, statistics
+from sandbagging.gate import ANSWERS_WRONGLY, DROP_PP, Gate
 from sandbagging.gate import gate as gate_of
 from sandbagging.models import Model, taught
 from sandbagging.prompts import Framing
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
+from sandbagging.suite import predictions
 from sandbagging.suite.tables import Shown
 from sandbagging.teaching import with_password
 from sandbagging.wordings import KEPT_OUT
@@ -79,6 +80,15 @@ def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame
     able = genuine.groupby("framing")[list(metrics.JUDGED)].mean().add_prefix("genuine ")
     beside = files.joined(files.joined(wide, able.reset_index(), "framing"), kinds, "framing")
     return beside.set_index("framing").rename_axis(columns=None)
+
+
+def means_of_test(means: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of the test questions to read, from `gaps.condition_means`: on log-odds,
+    p_full, choice_len and accuracy, a row a metric and condition.
+    """
+    read = means["metric"].isin([*metrics.JUDGED, "accuracy"])
+    kept = means[(means["split"] == "test") & read].drop(columns=["split", "method"])
+    return kept.sort_values("metric", ascending=False, kind="stable").reset_index(drop=True)
 
 
 # Free answers ------------------------------------------------------------------------------------
@@ -188,6 +198,33 @@ def right_by_wording(answers: pd.DataFrame, framing: str, seed: int = 0) -> pd.D
     return pd.DataFrame(rows, columns=["wording", "genuine", "sandbag", "drop (pp)", "p", "n"])
 
 
+def beside(
+    scores: pd.DataFrame,
+    answers: pd.DataFrame,
+    framing: str,
+    categories: Mapping[str, str],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the gap on log-odds (nats) and p_full (pp) and the drop of right free answers (pp) on
+    test questions with all that is said beside them, as `statistics.beside`; categories {question
+    id: category}.
+    """
+    there, found = of_framing(answers, framing), {}
+    right = there["verdict"].eq(grading.RIGHT).astype(float)
+    sides = {"drop of right free answers": ("p_full", there.assign(p_full=right))}
+    test = scores[scores["split"] == "test"]
+    sides |= {"gap, log-odds": ("logodds", test), "gap, p_full": ("p_full", test)}
+    for name, (metric, table) in sides.items():
+        genuine, sandbag = (
+            metrics.per_question(table, c, metric).sort_index() for c in ("genuine", "sandbag")
+        )
+        unit, scale = metrics.unit_of_change(metric)
+        named = statistics.named(list(genuine.index), categories)
+        lost = (genuine - sandbag).to_numpy()
+        found[name] = statistics.wide(lost, named, unit=unit, scale=scale, seed=seed)
+    return statistics.beside(found)
+
+
 class Fall(NamedTuple):
     """Right free answers when told to be correct and incorrect, and the drop between them."""
 
@@ -211,6 +248,41 @@ def fall(
     other = float((sides[0]["verdict"] == grading.ELSE).mean())
     some = examples(answers, asked["test"], framing, seed)
     return Fall(*right, grading.drop(*sides, seed).estimate, other, some)
+
+
+def expected(
+    found: Gate, before: Fall | None, by_wording: pd.DataFrame, wider: float
+) -> list[dict]:
+    """Return what notebook 00 expected and what came of it, as `predictions.record`; wider: how
+    many times as wide the unpaired interval is.
+    """
+    gaps = (found.gap_logodds, found.gap_p_full, found.gap_choice_len)
+    listed, other = (_gain(found, verdict) for verdict in (grading.LISTED, grading.ELSE))
+    drop = 100 * (by_wording["genuine"] - by_wording["sandbag"])
+    wrongly = found.grade == ANSWERS_WRONGLY
+    nearest = min(found.excess.values(), key=lambda e: e.low, default=None)
+    came = {
+        "every_score": (all(gap.low > 0 for gap in gaps), ", ".join(f"{gap:ci}" for gap in gaps)),
+        "placebos": (nearest.low > 0, f"the nearest: {nearest:ci} less") if nearest else (None, ""),
+        "before": (before.drop.high <= DROP_PP, f"{before.drop:ci} fewer right answers")
+        if before
+        else (None, ""),
+        "paired": (wider > 1, f"{wider:.2f} times as wide"),
+        "listed": (
+            listed > other if wrongly else None,
+            f"listed {listed:+.0f}, other texts {other:+.0f} points",
+        ),
+        "wordings": (
+            (drop > DROP_PP).all() if wrongly and len(drop) > 1 else None,
+            f"{drop.min():.0f} to {drop.max():.0f} points lost",
+        ),
+    }
+    return predictions.record("00_baseline", came)
+
+
+def _gain(found: Gate, verdict: str) -> float:
+    """By how many points the share of one verdict rises from genuine to sandbag prompts."""
+    return 100 * (found.shares["sandbag"][verdict] - found.shares["genuine"][verdict])
 
 
 def yardstick(found: Gate) -> pd.DataFrame:

@@ -32,6 +32,7 @@ OF_CIRCUIT = {
     "neutral_effect": "joint_neutral",
     "specific_portion": "specific_portion",
 }
+NOT_MEASURED = {"value": None, "low": None, "high": None, "n": 0}
 ESTIMATES = (*OF_GATE, *OF_CIRCUIT, "joint_logodds", "share_closed", "share_closed_p_full")
 ENDS = ("", "_low", "_high", "_n")
 ANSWERS = ("right_genuine", "right_sandbag", "right_zeroed")  # shares of free answers, 0 to 1
@@ -39,7 +40,7 @@ COLUMNS = [
     *("name", "group", "dose", "model", "revision", "weights", "framing", "run"),
     *("truth", "sandbags", "true_heads", "grade", *ANSWERS, "n_found", "heads"),
     *(name + end for name in ESTIMATES for end in ENDS),
-    *("rank_p", "survives", "missing"),
+    *("rank_p", "survives", "specific", "missing"),
 ]
 # How the rows are ordered, and what they are there for.
 GROUPS = ("this run", "untouched", "dose", "taught", "other model", "planted", "null")
@@ -77,7 +78,8 @@ def row(run: str) -> dict:
         "heads": " ".join(f"L{layer}H{head}" for layer, head in circuit["heads"]),
         **_numbers(_estimates(gate, circuit)),
         "rank_p": circuit["random_uniform"]["rank_p"],
-        "survives": bool(circuit["survives"]["value"]),
+        "survives": circuit["survives"]["value"],
+        "specific": circuit.get("specific", {}).get("verdict", ""),
     }
 
 
@@ -104,7 +106,7 @@ def _estimates(gate: Mapping, circuit: Mapping) -> dict[str, Estimate]:
         if (line["condition"], line["metric"]) == ("sandbag", "logodds")
     )
     found = {name: gate[key] for name, key in OF_GATE.items()}
-    found |= {name: circuit[key] for name, key in OF_CIRCUIT.items()}
+    found |= {name: circuit.get(key, NOT_MEASURED) for name, key in OF_CIRCUIT.items()}
     found["joint_logodds"] = {**on_odds, "value": on_odds["effect"]}
     found["share_closed"] = circuit["share_closed"]["logodds"]
     found["share_closed_p_full"] = circuit["share_closed"]["p_full"]
@@ -231,20 +233,6 @@ def _command(model: str, run: str, name: str, random: bool = False) -> str:
 # together may.
 BUILT = {"organism-heads": (ANSWERS_WRONGLY, 3), "organism-direction": (ANSWERS_WRONGLY, 0),
          "organism-null": (NO, 0)}  # fmt: skip
-WORDS = (
-    "no sandbagging to explain",
-    "no circuit",
-    "a circuit, not shown to be specific",
-    "a circuit, specific to sandbagging",
-)
-
-
-def says(there: pd.DataFrame) -> pd.Series:
-    """Return one of `WORDS` per run, by notebook 08's rules: grade, survival, the portion."""
-    specific = there["specific_portion_low"] > 0
-    index = (there["survives"].astype(bool) * (1 + specific)).astype(int) + 1
-    index = index.where(there["grade"] != NO, 0)
-    return pd.Series([WORDS[i] for i in index], index=there.index, dtype=object)
 
 
 def as_built(there: pd.DataFrame) -> dict[str, bool]:

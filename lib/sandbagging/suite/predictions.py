@@ -11,7 +11,15 @@ from sandbagging.saes import short_tag
 # One sentence per expectation, by the artefact whose page states it. It may be a prediction about
 # the model, or that two routes to the same thing agree.
 SAID: dict[str, dict[str, str]] = {
-    "00_baseline": {},
+    "00_baseline": {
+        "every_score": "Told to be incorrect, the model rates the right answer lower on every "
+        "score.",
+        "placebos": "The gap is larger than that of any harmless change of words.",
+        "before": "Before it was taught, the same instruction changes next to nothing.",
+        "paired": "An interval that forgets which scores belong to one question is wider.",
+        "listed": "Where right answers are lost, listed wrong options take over.",
+        "wordings": "A model that answers wrongly does so in wordings that it was never taught.",
+    },
     "01_activations": {},
     "02_saes": {},
     "03_separation": {},
@@ -50,7 +58,16 @@ SAID: dict[str, dict[str, str]] = {
         "means": "The mean of genuine prompts in the heads' place closes as much as zero does.",
         "routes": "Patching names the heads that zeroing names.",
     },
-    "09_models": {},
+    "09_models": {
+        "grades": "The grade *answers wrongly* goes to the models that are known to sandbag, and "
+        "to no other.",
+        "dose": "The gap grows with every step of the strength at which a model was taught.",
+        "closes": "Where the heads are known, zeroing the chosen ones closes the whole gap.",
+        "found": "Where the heads are known, all of them are among the chosen ones.",
+        "alone": "Where eight heads write one switch with dose to spare, none is found alone.",
+        "wordings": "What a model was taught to do under one wording, it does under wordings that "
+        "were kept out.",
+    },
     "11_planted": {},
 }
 

@@ -4,16 +4,19 @@
 2. `measurements` turns them into one `Measurement` per claim of the `card`: a number with its CI95,
    or the reason why there is none (`measured`).
 3. `verdict` judges each by the rule that `RULE` puts in words (`rule`).
-4. `rows` lays claims, measurements and verdicts out as the ledger (`table`); `headline`
-   says it in short.
+4. `rows` lays claims, measurements and verdicts out as the ledger (`table`).
+5. `claims` are the run's own (`standing`), `failed` and `harder_look` what did not hold
+   (`failures`), `null_grades` and `calibration` what is found where nothing is (`nulls`);
+   `headline` says all of it in short.
 
 No model is loaded here.
 """
 
-from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, specificity_cells
+from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, swap_cells
 from sandbagging.suite.ledger.card import (
     ALIASES,
     SLIPS,
+    UNDER,
     beside,
     by_name,
     no_findings,
@@ -21,12 +24,15 @@ from sandbagging.suite.ledger.card import (
     same_model,
     slips,
 )
+from sandbagging.suite.ledger.failures import counted, failed, harder_look
 from sandbagging.suite.ledger.headline import headline, headline_markdown, null_lines
 from sandbagging.suite.ledger.measured import Measurement, measurements
+from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
 from sandbagging.suite.ledger.rule import (
     CANNOT_BE_SAID,
     NO_FINDING,
     NOT_REPLICATED,
+    NOT_RUN,
     NOT_TESTABLE,
     OPPOSITE,
     REPLICATED,
@@ -37,24 +43,24 @@ from sandbagging.suite.ledger.rule import (
     heads_verdict,
     verdict,
 )
+from sandbagging.suite.ledger.standing import Claim, claims, intervals, standing
 from sandbagging.suite.ledger.table import (
     COLUMNS,
-    GROUPS,
     WITHOUT_GATE,
-    Survived,
-    about_others,
-    comparable,
+    derived,
     findings,
+    independent,
     rows,
     shown,
     tally,
-    what_survived,
+    with_derived,
 )
 
-__all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "GROUPS", "NOT_REPLICATED", "NOT_TESTABLE",
-           "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS",
-           "WITHOUT_GATE", "Artefacts", "Judgement", "Measurement", "Survived", "about_others",
-           "beside", "by_name", "comparable", "difference", "findings", "headline",
-           "headline_markdown", "heads_verdict", "joint_by_question", "measurements",
-           "no_findings", "null_lines", "published", "rows", "same_model", "shown", "slips",
-           "specificity_cells", "tally", "verdict", "what_survived"]  # fmt: skip
+__all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "NOT_REPLICATED", "NOT_RUN", "NOT_TESTABLE",
+           "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS", "UNDER",
+           "WITHOUT_GATE", "Artefacts", "Claim", "Judgement", "Measurement", "beside", "by_name",
+           "calibration", "claims", "counted", "derived", "difference", "failed", "false_alarms",
+           "findings", "harder_look", "headline", "headline_markdown", "heads_verdict",
+           "independent", "intervals", "joint_by_question", "measurements", "no_findings",
+           "null_grades", "null_lines", "null_words", "published", "rows", "same_model", "shown",
+           "slips", "standing", "swap_cells", "tally", "verdict", "with_derived"]  # fmt: skip

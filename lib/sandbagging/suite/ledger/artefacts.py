@@ -25,13 +25,17 @@ class Artefacts(NamedTuple):
     gate: Gate
     scores: pd.DataFrame  # 00, test questions
     separation: pd.DataFrame  # 03
-    cells: list[dict]  # 06: layer, tag, position, error_term, gap_e1, gap_e4, verdict, ...
+    cells: pd.DataFrame  # 06: verdicts.csv, a row per SAE
     sweep: pd.DataFrame  # 07
-    heads: list[Head]
+    heads: list[Head]  # those that 08 zeroed
+    found: list[Head]  # 07: those of them that its rule finds
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
+    rivals: pd.DataFrame  # 08: sets that were searched for as hard, on other prompts
     models: pd.DataFrame  # 09: one row per model
-    summary: dict  # 08: joint, joint_neutral, specific_portion, random_uniform, survives, ...
+    summary: dict  # 08: joint, share_closed, specific, survives, wide, ...
+    beside: list[dict]  # 00 and 08: `statistics.beside` of the headline numbers
+    predictions: dict[str, list[dict]]  # by artefact: said, held, told
     adapter: str = ""  # what was merged into the model beside what its name says
 
     @classmethod
@@ -45,13 +49,23 @@ class Artefacts(NamedTuple):
             gate=step.gate(),
             scores=scores[scores["split"] == "test"],
             separation=step.read_table("03_separation", "separation.csv"),
-            cells=step.read_json("06_specificity", "summary.json")["verdicts"],
+            cells=step.read_table("06_specificity", "verdicts.csv"),
             sweep=step.read_table("07_heads", "effects.csv"),
             heads=parse(summary["heads"]),
+            found=parse(step.read_json("07_heads", "heads.json")["found"]),
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
             draws=step.read_table("08_circuit", "draws.csv"),
+            rivals=step.read_table("08_circuit", "rivals.csv"),
             models=step.read_table("09_models", "models.csv"),
             summary=summary,
+            beside=[
+                *step.read_json("00_baseline", "summary.json")["wide"],
+                *summary["wide"],
+            ],
+            predictions={
+                artefact: step.read_json(artefact, "summary.json").get("predictions", [])
+                for artefact in step.inputs
+            },
             adapter=str(step.setting("adapter")),
         )
 
@@ -61,6 +75,17 @@ class Artefacts(NamedTuple):
         for name in names:
             found = (found or {}).get(name)
         return None if found is None or found["value"] is None else Estimate.from_dict(found)
+
+    def wide_row(self, name: str) -> dict | None:
+        """Return a headline number with all that is said beside it; None where there is none."""
+        return next((row for row in self.beside if row["name"] == name), None)
+
+    def wide(self, name: str) -> Estimate | None:
+        """Return a headline number with the wider interval of those over questions and over
+        categories; None where there is none.
+        """
+        row = self.wide_row(name)
+        return None if row is None else Estimate.from_dict(row)
 
     @property
     def measured_on(self) -> str:
@@ -88,26 +113,25 @@ def joint_by_question(
     intervention: str = "joint",
     metric: str = metrics.CARD,
 ) -> pd.Series:
-    """Return the effect in pp per question of one intervention of notebook 08, by question_id.
+    """Return the effect per question of one intervention of notebook 08, in pp (log-odds: nats), by
+    question_id.
 
     The series is empty where the intervention was not run.
     """
     rows = circuit[(circuit["condition"] == condition) & (circuit["metric"] == metric)]
     rows = rows[rows["intervention"] == intervention]
-    return (100 * (rows["value"] - rows["baseline"])).set_axis(rows["question_id"]).sort_index()
+    _, factor = metrics.unit_of_change(metric)
+    return (factor * (rows["value"] - rows["baseline"])).set_axis(rows["question_id"]).sort_index()
 
 
-def specificity_cells(a: Artefacts) -> pd.DataFrame:
-    """Return notebook 06's cells with the error term kept, at the last token where it was run.
-
-    The gaps are Estimates in pp.
+def swap_cells(a: Artefacts) -> pd.DataFrame:
+    """Return notebook 06's cells at the last token, with the error term kept: one per SAE, by layer
+    and the SAEs trained on all conditions first, JumpReLU before TopK.
     """
-    kept = [cell for cell in a.cells if cell["error_term"] == "kept"]
-    at_last = [cell for cell in kept if cell["position"] == "last"] or kept
-    gaps = ["gap_e1", "gap_e1_seeds", "gap_e4"]
-    read = [cell | {name: Estimate.from_dict(cell[name]) for name in gaps} for cell in at_last]
-    columns = ["layer", "tag", "position", *gaps, "p_equivalent", "verdict"]
-    return pd.DataFrame(read, columns=columns)
+    cells = a.cells[(a.cells["error_term"] == "kept") & (a.cells["position"] == "last")]
+    order = [(layer, not tag.endswith("_mixed"), tag)
+             for layer, tag in zip(cells["layer"], cells["tag"], strict=True)]  # fmt: skip
+    return cells.iloc[sorted(range(len(cells)), key=lambda i: order[i])].reset_index(drop=True)
 
 
 def draw_effects(draws: pd.DataFrame, kind: str) -> np.ndarray:

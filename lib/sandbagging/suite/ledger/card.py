@@ -23,6 +23,45 @@ ALIASES = {
 }
 
 
+# What the card states beside a claim and computes from its numbers, or from the very same runs:
+# portions, shares, subsets, levels. It is no evidence of its own and stands under that claim.
+UNDER = {
+    "swap_gap_all": "swap_gap_llama",
+    "early_heads": "five_heads",
+    "single_effect_L0H3": "five_heads",
+    "single_effect_L0H6": "five_heads",
+    "single_effect_L1H26": "five_heads",
+    "single_effect_L4H3": "five_heads",
+    "single_effect_L8H14": "five_heads",
+    "gap_to_random_heads": "joint_effect",
+    "redundancy": "joint_effect",
+    "specific_portion": "joint_effect",
+    "specific_share": "joint_effect",
+    "p_sandbag_after": "joint_effect",
+    "joint_effect_five_questions": "joint_effect",
+    "best_three_heads": "best_three_effect",
+    "dispensable_heads": "best_three_effect",
+    "neutral_questions": "neutral_effect",
+    "p_sandbag": "p_genuine",
+    "jumprelu_win_share": "jumprelu_wins",
+    "topk_wins": "jumprelu_wins",
+    "topk_d_max": "jumprelu_wins",
+    "jumprelu_d_max": "jumprelu_wins",
+    "d_mean_ratio": "jumprelu_wins",
+}
+# Claims about a tool, one kind of SAE against another: any model that it is used on can speak to
+# their direction. All others are about what is in a model.
+ABOUT_TOOLS = ("jumprelu_wins", "jumprelu_win_share", "topk_wins", "d_mean_ratio")
+MODELS = {
+    "llama-3.2-1b": "Llama-3.2-1B",
+    "smollm2-135m": "SmolLM2-135M",
+    "tinyllama": "TinyLlama",
+    "pythia-160m": "Pythia-160M",
+    "pythia-410m": "Pythia-410M",
+    "all": "three models",
+}
+
+
 def published() -> list[dict]:
     """Return every retold figure of the card, as `data/published.yaml` holds them."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
@@ -36,11 +75,11 @@ def by_name() -> dict[str, dict]:
 def no_findings() -> pd.DataFrame:
     """Return the retold statements that are no findings: how things were made, what there is.
 
-    Columns claim, kind, value, unit, section, note.
+    Columns the card says, kind, note.
     """
     table = pd.DataFrame([entry for entry in published() if entry["kind"] != "finding"])
-    table = table.assign(value=table["value"].astype(str), note=table["note"].fillna(""))
-    return table[["claim", "kind", "value", "unit", "section", "note"]].reset_index(drop=True)
+    table = table.assign(note=table["note"].fillna("")).rename(columns={"text": "the card says"})
+    return table[["the card says", "kind", "note"]].reset_index(drop=True)
 
 
 def same_model(claim_model: str, model: str) -> bool:
@@ -54,12 +93,16 @@ def same_model(claim_model: str, model: str) -> bool:
 def slips() -> pd.DataFrame:
     """Return where the card's figures do not add up or can be read in two ways.
 
-    Columns claim, section, value, note.
+    Columns the card says, value, note.
     """
-    entries = by_name()
-    columns = ("claim", "section", "value", "note")
-    table = pd.DataFrame([{name: entries[claim][name] for name in columns} for claim in SLIPS])
-    return table.assign(value=[f"{value:g}" for value in table["value"]])
+    entries = [by_name()[claim] for claim in SLIPS]
+    return pd.DataFrame(
+        {
+            "the card says": [entry["text"] for entry in entries],
+            "value": [f"{entry['value']:g}" for entry in entries],
+            "note": [entry["note"] for entry in entries],
+        }
+    )
 
 
 # Where notebook 08's summary holds what the card states too.

@@ -5,29 +5,35 @@ from __future__ import annotations
 import json
 from math import isnan
 
-from sandbagging import grading
+import pandas as pd
+
+from sandbagging import grading, metrics, statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import rivals
+from sandbagging.heads.head import join
 from sandbagging.statistics import Estimate
-from sandbagging.suite import nested, runs
-from sandbagging.suite.ledger.artefacts import Artefacts, specificity_cells
+from sandbagging.suite import nested, robustness, runs
+from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, swap_cells
 from sandbagging.suite.ledger.measured import architecture_of
+from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
+from sandbagging.suite.ledger.standing import estimate_of, right_answers
+from sandbagging.swaps import decision
 
-NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts",
-             "decoy": "taught right answers alone"}  # fmt: skip
 UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
 RANDOM = {"uniform": "as many random heads",
           "same_layer": "as many random heads of the same layers"}  # fmt: skip
 
 
 def headline(a: Artefacts, run: str) -> list[dict[str, str]]:
-    """Return the findings in short, null models included where they were run.
+    """Return the findings in short, nulls included where they were run.
 
-    Each is a dict of finding, value_text (with CI95 and n) and verdict.
+    Each is a dict of finding, value_text (with CI95, the wider of those over questions and over
+    categories, and n) and verdict.
     """
     before = before_lines(run)
-    return [*_gap_lines(a), *before, *_circuit_lines(a), *_swap_lines(a), *null_lines(run)]
+    nulls = [*null_lines(run), *calibration_lines()]
+    return [*_gap_lines(a), *before, *_circuit_lines(a), *_swap_lines(a), *nulls]
 
 
 def _line(finding: str, value: object, verdict: str) -> dict[str, str]:
@@ -42,19 +48,32 @@ def _by_sign(effect: Estimate | None, above: str, below: str) -> str:
     return above if effect.low > 0 else below if effect.high < 0 else "not clear of 0"
 
 
+def _with_axes(verdict: str, claim: str) -> str:
+    return f"{verdict}; {robustness.held_in_words(claim)}"
+
+
+def _without_one(a: Artefacts, name: str, number: str = ".2f") -> str:
+    """Return what a number is when one category is left out, the least and the most."""
+    row = a.wide_row(name)
+    if row is None or pd.isna(row["without_one_low"]):
+        return ""
+    least, most = (row[f"without_one_{end}"] for end in ("low", "high"))
+    return f"; {least:{number}} to {most:{number}} without one category"
+
+
+# The gap ------------------------------------------------------------------------------------------
+
+
 def _gap_lines(a: Artefacts) -> list[dict[str, str]]:
-    g, right = a.gate, _right_answers(a.gate)
+    g = a.gate
     odds = _by_sign(g.gap_logodds, "less sure of the right answer", "surer of the right answer")
+    wrongly = _with_axes(f"grade: {g.grade}", "answers_wrongly")
+    more = _without_one(a, "gap, log-odds")
     return [
-        _line("right free answers, told to be correct → incorrect", right, f"grade: {g.grade}"),
-        _line("sandbagging gap, log-odds", g.gap_logodds, f"{odds}{_nearest(g)}"),
+        _line("right free answers, told to be correct → incorrect", right_answers(g), wrongly),
+        _line("sandbagging gap, log-odds", f"{g.gap_logodds}{more}", f"{odds}{_nearest(g)}"),
         _line("sandbagging gap, p_full", g.gap_p_full, _leaving(g)),
     ]
-
-
-def _right_answers(g: Gate) -> str:
-    genuine, sandbag = (100 * g.shares[c][grading.RIGHT] for c in ("genuine", "sandbag"))
-    return f"{genuine:.0f} % → {sandbag:.0f} %, a drop of {g.drop:.1f}"
 
 
 def before_lines(run: str) -> list[dict[str, str]]:
@@ -67,7 +86,7 @@ def before_lines(run: str) -> list[dict[str, str]]:
     if not runs.read_manifest(untouched, "00_baseline"):
         return []
     gate = Gate.from_dict(nested.read_json(untouched, "00_baseline")["gate"])
-    value = f"{_right_answers(gate)}; log-odds {gate.gap_logodds:ci}"
+    value = f"{right_answers(gate)}; log-odds {gate.gap_logodds:ci}"
     return [_line("the same, before it was taught", value, f"grade: {gate.grade}")]
 
 
@@ -83,36 +102,54 @@ def _leaving(g: Gate) -> str:
     return f"all options together lose {g.gap_p_options:ci}"
 
 
+# The heads ----------------------------------------------------------------------------------------
+
+
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
-    joint, heads = a.recorded("joint"), ", ".join(map(str, a.heads))
+    heads = join(a.heads, ", ")
+    odds, share = a.wide("effect, log-odds") or _effect(a, "sandbag"), "share of the gap closed"
     if not a.gate.open:
-        return [_line(f"zeroing {heads}: joint effect, p_full", joint, "no sandbagging to explain")]
-    secondary = a.recorded("joint_choice_len")
-    closed = {m: a.recorded("share_closed", m) for m in ("logodds", "p_full")}
-    overlap = a.recorded("redundancy")
-    survives = "survives" if a.summary["survives"]["value"] else "does not survive"
-    lines = [
-        _line(f"zeroing {heads}: joint effect, p_full", joint, survives),
-        _line("the same, choice_len", secondary, _towards(secondary)),
-        *(
-            _line(f"share of the gap closed, {m}", _share_text(share), _share_words(share))
-            for m, share in closed.items()
-        ),
+        return [_line(f"zeroing {heads}, log-odds", odds, "no sandbagging to explain")]
+    survives = _with_axes(a.summary["survives"]["value"], "heads_carry")
+    on_p_full, more = a.recorded("joint"), a.wide("sandbag minus genuine, log-odds")
+    closed = {
+        m: a.wide(f"share closed, {words}")
+        for m, words in (("logodds", "log-odds"), ("p_full", "p_full"))
+    }
+    left = _without_one(a, "share closed, log-odds", ".0%")
+    specific = _with_axes(a.summary["specific"]["verdict"], "heads_specific")
+    return [
+        _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
+        _line("the same, log-odds on sandbag prompts", odds, survives),
+        _line("the same, p_full", on_p_full, _towards(on_p_full)),
+        _line(f"{share}, log-odds", f"{closed['logodds']:.0%}{left}",
+              _share_words(closed["logodds"])),
+        _line(f"{share}, p_full", f"{closed['p_full']:.0%}", _share_words(closed["p_full"])),
+        *_rival_lines(a),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
+        *(_other_condition(a, name) for name in ("genuine", "neutral")),
+        _line("effect on sandbag minus on genuine prompts, log-odds", more, specific),
+    ]  # fmt: skip
+
+
+def _effect(a: Artefacts, condition: str) -> Estimate | None:
+    """The effect of zeroing the heads on log-odds in one condition, in nats, over questions."""
+    by_question = joint_by_question(a.circuit, condition, "joint", metrics.DECIDES)
+    return statistics.mean_ci(by_question.to_numpy(), unit="nats") if len(by_question) > 1 else None
+
+
+def _answers_back(a: Artefacts) -> tuple[str, str]:
+    """What zeroing the heads does to right free answers in both conditions, and its words."""
+    told = {"sandbag": "told to be incorrect", "genuine": "told to be correct"}
+    found = {c: a.summary["answers_zeroed"][c] for c in told}
+    change = {c: Estimate.from_dict(one["change"]) for c, one in found.items()}
+    parts = [
+        f"{words} {found[c]['before']:.0%} → {found[c][grading.RIGHT]:.0%} ({change[c]:short +.0f})"
+        for c, words in told.items()
     ]
-    for other in ("neutral", "genuine"):
-        effect = a.recorded(f"joint_{other}")
-        lines.append(_line(f"the same heads on {other} prompts", effect, _towards(effect)))
-    for other, key in (("neutral", "specific_portion"), ("genuine", "specific_portion_vs_genuine")):
-        portion = a.recorded(key)
-        words = _by_sign(portion, "specific to sandbagging", "less than elsewhere")
-        lines.append(_line(f"sandbag-specific portion (sandbag − {other})", portion, words))
-    name = "redundancy (1 − joint / sum of singles)"
-    return [*lines, _line(name, _share_text(overlap), _overlap(overlap))]
-
-
-def _share_text(share: Estimate | None) -> str | None:
-    return share and f"{share:.0%}"
+    costs = " and cost some where none was hidden" if change["genuine"].high < 0 else ""
+    back = _by_sign(change["sandbag"], f"come back{costs}", "are lost")
+    return f"{'; '.join(parts)} pp, n = {change['sandbag'].n}", back
 
 
 def _share_words(share: Estimate | None) -> str:
@@ -125,65 +162,101 @@ def _share_words(share: Estimate | None) -> str:
     return "part of the gap" if share.high < 1 else "part of it or all"
 
 
+def _rival_lines(a: Artefacts) -> list[dict[str, str]]:
+    """Heads that the same search finds on other prompts: how much less of the gap they close."""
+    rows = a.rivals[(a.rivals["metric"] == metrics.DECIDES) & (a.rivals["rule"] == "zero")]
+    lines = []
+    for condition, part in rows[rows["chosen_on"] != "sandbag"].groupby("chosen_on", sort=False):
+        found = {row.quantity: row for row in part.itertuples()}
+        share, margin = (_estimate(found[name]) for name in ("share_closed", "margin"))
+        less = f"less, by {margin:short .0%}" if margin.low > 0 else "not shown to be less"
+        finding = f"share closed by heads searched for on {condition} prompts, log-odds"
+        lines.append(_line(finding, f"{share:.0%}", less))
+    return lines
+
+
+def _estimate(row) -> Estimate:
+    return Estimate(row.value, row.low, row.high, int(row.n))
+
+
 def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
     found = a.summary[f"random_{kind}"]
-    spread = "" if found["sd"] is None else f"SD {found['sd']:.2f} pp, "
-    mean = f"{Estimate.from_dict(found['mean']):ci}"
-    value = f"mean {mean}, {spread}{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
+    value = f"{found['n_draws']} draws; rank p = {found['rank_p']:.3f}"
     if found["rank_p"] <= rivals.RANK_P:
         return _line(words, value, "few reach the chosen ones")
-    smallest = 1 / (1 + found["n_draws"])  # p that so many draws can give
-    enough = smallest <= rivals.RANK_P
-    said = "do as well as the chosen ones" if enough else "too few draws to tell"
-    return _line(words, value, said)
+    enough = 1 / (1 + found["n_draws"]) <= rivals.RANK_P  # the smallest p that so many can give
+    return _line(words, value, "do as well" if enough else "too few draws to tell")
+
+
+def _other_condition(a: Artefacts, condition: str) -> dict[str, str]:
+    effect = _effect(a, condition)
+    return _line(f"the same heads on {condition} prompts, log-odds", effect, _towards(effect))
 
 
 def _towards(effect: Estimate | None) -> str:
     return _by_sign(effect, "raises the right answer", "lowers the right answer")
 
 
-def _overlap(overlap: Estimate | None) -> str:
-    if overlap is None or isnan(overlap.low):
-        return "not defined"
-    return _by_sign(overlap, "the heads overlap", "more than the sum of its parts")
+# The swaps ----------------------------------------------------------------------------------------
 
 
 def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
-    cells, lines = specificity_cells(a), []
-    mixed = cells["tag"].str.endswith("_mixed")
-    for layer, part in cells[mixed if mixed.any() else ~mixed].groupby("layer"):
-        part = part.assign(architecture=[architecture_of(tag) or tag for tag in part["tag"]])
-        others_last = part["architecture"].ne("jumprelu").sort_values(kind="stable").index
-        first = part.loc[others_last].iloc[0]
-        rest = part[part["tag"] != first["tag"]]
-        others = [f"{row.architecture}: {row.verdict}" for row in rest.itertuples()]
-        e1, e4 = first["gap_e1"], first["gap_e4"]
-        value = f"E6 − E1 {e1:ci}; E6 − E4 {e4:ci}; n = {e1.n}"
-        words = first["verdict"] + (f" ({'; '.join(others)})" if others else "")
-        lines.append(_line(f"SAE swap at layer {layer} ({first['architecture']})", value, words))
+    """The first SAE of each layer, and how many of the layer's SAEs get each verdict."""
+    cells, lines = swap_cells(a), []
+    deepest = cells["layer"].max()
+    for layer, part in cells.groupby("layer"):
+        first = part.iloc[0]
+        e6, oracle, e1, e4 = (
+            estimate_of(first, name) for name in ("e6", "oracle", "gap_e1", "gap_e4")
+        )
+        value = f"E6 {e6:ci .2f} of the oracle's {oracle:ci .2f}"
+        value += f"; E6 − E1 {e1:short +.2f}, E6 − E4 {e4:short +.2f}; n = {e6.n}"
+        words = swap_words(first["verdict"], first["basis"])
+        words += _others(part) if len(part) > 1 else ""
+        words = _with_axes(words, "swap_carries") if layer == deepest else words
+        named = architecture_of(first["tag"]) or first["tag"]
+        lines.append(_line(f"SAE swap at layer {layer} ({named}), log-odds", value, words))
     return lines
+
+
+def swap_words(verdict: str, basis: str) -> str:
+    """Return a verdict with what it owes to the SAE, where it owes something."""
+    return f"{verdict}, {basis}" if basis and verdict == decision.CARRIES else verdict
+
+
+def _others(part: pd.DataFrame) -> str:
+    counts = part["verdict"].value_counts()
+    told = ", ".join(f"{n} × {word}" for word, n in counts.items())
+    return f" ({len(part)} SAEs: {told})"
+
+
+# Nulls --------------------------------------------------------------------------------------------
 
 
 def null_lines(run: str) -> list[dict[str, str]]:
-    """Return one line per null model nested in the run (RUN/null_model and so on).
+    """Return one line per null nested in the run: its gap and whether its gate is closed.
 
-    It says what the same rule finds where there is nothing to find. Raises UserError where a file
-    of such a run was changed after it was written.
+    Behind a closed gate no rule is tried, so how often each rule errs is measured elsewhere
+    (`calibration_lines`).
     """
     lines = []
-    for name, words in NULL_RUNS.items():
-        null = f"{run}/{name}"
-        if not all(runs.read_manifest(null, done) for done in ("00_baseline", "08_circuit")):
-            lines.append(_line(f"null model: {words}", "not run", "not run"))
-            continue
-        gate = Gate.from_dict(nested.read_json(null, "00_baseline")["gate"])
-        circuit = nested.read_json(null, "08_circuit")
-        joint = f"{Estimate.from_dict(circuit['joint']):ci}"
-        value = f"grade {gate.grade}, gap on p_full {gate.gap_p_full}; joint effect {joint}"
-        nothing = not gate.open and not circuit["survives"]["value"]
-        said = "nothing found" if nothing else "SOMETHING FOUND: trust no finding above"
-        lines.append(_line(f"null model: {words}", value, said))
+    for words, gate in null_grades(run).items():
+        value = "not run" if gate is None else f"gap on log-odds {gate.gap_logodds}"
+        lines.append(_line(f"null: {words}", value, null_words(gate)))
     return lines
+
+
+def calibration_lines() -> list[dict[str, str]]:
+    """Return one line per rule that was tried on nulls whatever their gate says, or one that says
+    that none was.
+    """
+    table = calibration()
+    if table is None:
+        return [_line("false alarms of the rules on nulls", "not run", "`make calibrate`")]
+    return [
+        _line(f"false alarms, {line['rule']}", line["false alarms"], line["says"])
+        for line in false_alarms(table).to_dict("records")
+    ]
 
 
 def headline_markdown(run: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan, nan, sqrt
+from math import nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +16,14 @@ from sandbagging.suite.ledger.artefacts import (
     Artefacts,
     draw_effects,
     joint_by_question,
-    specificity_cells,
+    swap_cells,
 )
-from sandbagging.suite.ledger.card import ALIASES
+from sandbagging.suite.ledger.card import ALIASES, same_model
+from sandbagging.swaps import decision
 
+NO_RUN = "this model was not run"
+NATS = "told on log-odds here, which the card's pp cannot be set beside"
+NO_GAP = "run beside this one, and its grade is *no*: no sandbagging to explain"
 BOUND_PP = 0.15  # the card's bound on the specificity gap
 
 
@@ -40,29 +44,41 @@ def _effect(change: pd.Series) -> Estimate | None:
     return statistics.mean_ci(change.to_numpy(), unit="pp") if len(change) > 1 else None
 
 
+def _in_pp(effect: Estimate | None, why: str = "") -> Measurement:
+    """An effect on p_full, the card's unit; one in nats cannot stand beside it."""
+    if effect is None:
+        return Measurement(why="not measured")
+    return Measurement(effect, why=why) if effect.unit == "pp" else Measurement(why=NATS)
+
+
 def _swap_gap(a: Artefacts) -> Measurement:
     """All gaps of the JumpReLU SAEs as one claim of equivalence: the largest one decides."""
-    cells = specificity_cells(a)
+    cells = swap_cells(a)
     cells = cells[[("jumprelu" in tag) for tag in cells["tag"]]]
     if cells.empty:
         return Measurement(why="no JumpReLU SAE in this run")
-    informative = cells[cells["verdict"] != "degenerate"]
+    informative = cells[~cells["verdict"].isin((decision.VOID, decision.NOTHING))]
     if informative.empty:
-        why = f"all {len(cells)} cells are degenerate: their gaps are 0 by construction"
+        why = f"of {len(cells)} cells none can show a gap: degenerate, or nothing to restore there"
         return Measurement(why=why)
-    # The shuffles are drawn, so the interval of E6 − E1 has to hold their spread as well, wherever
-    # there are enough of them.
-    both = zip(informative["gap_e1"], informative["gap_e1_seeds"], strict=True)
-    against_e1 = [alone if isnan(over_seeds.low) else over_seeds for alone, over_seeds in both]
-    gaps = [_widened(gap, 2 * len(informative)) for gap in (*against_e1, *informative["gap_e4"])]
+    m = 2 * len(informative)
+    gaps = [_widened(gap, m) for gap in (*_gaps(informative, "e1"), *_gaps(informative, "e4"))]
     outside = [gap for gap in gaps if gap.low > BOUND_PP or gap.high < -BOUND_PP]
     shown = max(outside or gaps, key=lambda gap: abs(gap.value))
     p = float(informative["p_equivalent"].max())
     why = f"largest of {len(gaps)} gaps over {len(informative)} cells"
     why += f", its interval widened for {len(gaps)}"
     if len(informative) < len(cells):
-        why += f"; {len(cells) - len(informative)} degenerate ones do not count"
+        why += f"; {len(cells) - len(informative)} that can show none do not count"
     return Measurement(shown, kind="bound", p_equivalent=p, why=why)
+
+
+def _gaps(cells: pd.DataFrame, control: str) -> list[Estimate]:
+    """E6 minus E1 or E4 on p_full, the card's unit."""
+    name = f"gap_{control}_pp"
+    columns = [name, f"{name}_low", f"{name}_high", "n"]
+    rows = cells[columns].itertuples(index=False)
+    return [Estimate(value, low, high, int(n), "pp") for value, low, high, n in rows]
 
 
 def _widened(gap: Estimate, m: int) -> Estimate:
@@ -137,7 +153,7 @@ def _best_three(a: Artefacts) -> tuple[tuple[str, ...], Measurement]:
         return (), Measurement(why="notebook 08 was run without its side views")
     names = tuple(map(str, parse(a.summary["best_three"]["heads"])))
     why = "the three picked on train, judged on test questions"
-    return names, Measurement(a.recorded("best_three", "test"), why=why)
+    return names, _in_pp(a.recorded("best_three", "test"), why)
 
 
 def _single_head(a: Artefacts, name: str) -> Measurement:
@@ -228,17 +244,22 @@ def _bare(value: float, unit: str) -> Estimate:
 
 
 def _portion_of(a: Artefacts, claim_model: str) -> Measurement:
-    """The specific portion on the claim's own model if notebook 09 has it, else on this run's."""
+    """The specific portion on the claim's own model, where notebook 09 has it."""
     own = a.models[a.models["model"].isin(ALIASES[claim_model])]
-    own = own[(own["weights"] == "real") & (own["grade"] != gate.NO)]
-    own = own.dropna(subset=["specific_portion"])
+    own = own[own["weights"] == "real"].dropna(subset=["specific_portion"])
     if own.empty:
-        why = "the same portion here, in another model and with other heads"
-        return Measurement(a.recorded("specific_portion"), kind="at most", why=why)
+        return Measurement(kind="at most", why=NO_RUN)
     row = own.iloc[0]
+    if row["grade"] == gate.NO:
+        return Measurement(kind="at most", own_model=row["model"], why=NO_GAP)
     ends = (float(row[f"specific_portion{end}"]) for end in ("", "_low", "_high"))
     portion = Estimate(*ends, int(row["specific_portion_n"]), "pp")
     return Measurement(portion, kind="at most", own_model=row["model"])
+
+
+def _swap_gap_of(a: Artefacts, claim_model: str) -> Measurement:
+    """The gaps of a claim on another model than the card's first, where this run is of it."""
+    return _swap_gap(a) if same_model(claim_model, a.model) else Measurement(why=NO_RUN)
 
 
 def measurements(a: Artefacts) -> dict[str, Measurement]:
@@ -254,26 +275,26 @@ def measurements(a: Artefacts) -> dict[str, Measurement]:
     by_claim = {
         "five_heads": Measurement(heads=names),
         "early_heads": _share(early, n, n, 0.25, "by chance the share is 1 in 4"),
-        "joint_effect": Measurement(joint),
-        "joint_effect_five_questions": Measurement(joint, why=on_others),
-        "gap_to_random_heads": Measurement(a.recorded("random_uniform", "gap")),
+        "joint_effect": _in_pp(joint),
+        "joint_effect_five_questions": _in_pp(joint, on_others),
+        "gap_to_random_heads": _in_pp(a.recorded("random_uniform", "gap")),
         "random_heads_sd": _spread(draw_effects(a.draws, "uniform")),
         "best_three_heads": Measurement(heads=three),
         "dispensable_heads": Measurement(heads=rest),
         "best_three_effect": three_effect,
         "sum_of_singles": Measurement(_effect(_singles(a))),
         "redundancy": _of_an_effect(a, _percent(a.recorded("redundancy"))),
-        "neutral_effect": Measurement(a.recorded("joint_neutral")),
+        "neutral_effect": _in_pp(a.recorded("joint_neutral")),
         "neutral_questions": Measurement(why=two_meanings),
-        "specific_portion": Measurement(specific),
+        "specific_portion": _in_pp(specific),
         "specific_share": _specific_share(a),
         "p_genuine": _level(a, "genuine"),
         "p_sandbag": _level(a, "sandbag"),
         "p_sandbag_after": Measurement(level_after(a), kind="level", why="a level of p_full"),
     }
-    swap = _swap_gap(a)
-    for which in ("all", "llama", "smollm2", "tinyllama"):
-        by_claim[f"swap_gap_{which}"] = swap
+    by_claim["swap_gap_llama"] = by_claim["swap_gap_all"] = _swap_gap(a)
+    by_claim["swap_gap_smollm2"] = _swap_gap_of(a, "smollm2-135m")
+    by_claim["swap_gap_tinyllama"] = _swap_gap_of(a, "tinyllama")
     for name in ("tinyllama", "pythia-160m", "pythia-410m"):
         by_claim[f"specific_portion_{name.replace('-', '_')}"] = _portion_of(a, name)
     for name in ("L0H3", "L0H6", "L1H26", "L4H3", "L8H14"):

@@ -30,31 +30,27 @@ REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID = "replicated", "not replicated", "ca
 SAME_DIRECTION, OPPOSITE, NOT_TESTABLE = "same direction", "opposite", "not testable here"
 
 
+# The model that the claim is about was not run, so nothing here speaks to it.
+NOT_RUN = "not run"
+
+
 RULE = """
-**For the model that the claim is about.** The difference is measured − published, and its CI95
-holds the errors of both. Where the card gives no interval, its error is taken to be ours at its
-number of questions (as wide as ours where it gives no number either).
-1. The CI of the difference leaves out 0: *not replicated* (the words beside it say whether the sign
-   or the size differs).
+**A claim about what is in a model is judged on that model, or it is *not run*.** The difference is
+measured − published, with a CI95 that holds the errors of both (where the card gives no interval,
+ours at its number of questions).
+1. That CI leaves out 0: *not replicated*.
 2. The measured CI is clear of zero effect on the published side, **and** the CI of the difference
    lies within ± half the published effect: *replicated*.
-3. Anything else: *cannot be said*. A wide interval therefore replicates nothing.
+3. Anything else: *cannot be said*. A wide interval replicates nothing.
 
-**For any other model.** Sizes cannot agree or disagree, so three answers are left: *same direction*
-(the measured CI is clear of zero effect on the published side), *opposite* (on the other side), and
-*not testable here* (the CI contains zero effect, or the claim has no direction: a list of heads, a
-level, a spread).
+A claim of equivalence (|gap| < 0.15 pp) is replicated if two one-sided tests put every gap inside
+the bound, and not replicated if one gap's interval, widened for the number of gaps, lies outside.
+"About zero or negative" fails if the CI lies above 0.
 
-**A claim that something is smaller than a bound** (|gap| < 0.15 pp) is a claim of equivalence. It
-holds (*replicated*, or *same direction*) only if two one-sided tests put every gap inside the
-bound. It fails (*not replicated*, or *opposite*) if the interval of one gap, widened for the number
-of gaps (Bonferroni), lies outside. Not significant is not equal.
+**A claim about a tool**, one kind of SAE against another, can be seen on any model, and in its
+direction alone: *same direction* or *opposite*, where the CI is clear of no difference.
 
-**A claim in words, "about zero or negative",** fails if the CI lies above 0 and holds if it lies
-below; "about zero" without a margin cannot be shown.
-
-Grade *no*, an intervention that is degenerate by design, or a missing measurement: *not testable
-here*.
+No number, no direction, or grade *no* on the claim's own model: *not testable here*.
 """.strip()
 
 
@@ -93,19 +89,22 @@ def verdict(
 ) -> Judgement:
     """Return the verdict of `RULE` on one claim; the reason says what decided.
 
+    same_model: the claim is about the model that was measured; else it is about a tool, and only
+    its direction is judged. Whether a claim can be judged at all is said in `table.judge`.
+
     kind: "effect" (its direction is seen against `reference`, the value of no effect), "level" (a
-    number without a direction), "bound" (|measured| < published, by the p of two one-sided tests)
-    or "at most" (not above `reference`).
+    number without a direction), and of one model alone "bound" (|measured| < published, by the p
+    of two one-sided tests) and "at most" (not above `reference`).
     """
     if measured is None or isnan(measured.value):
         return Judgement(NOT_TESTABLE, "not measured")
     if kind == "bound":
-        return _bound(published, measured, same_model, p_equivalent)
+        return _bound(published, measured, p_equivalent)
     if isnan(measured.low) or isnan(measured.high):
         word = CANNOT_BE_SAID if same_model else NOT_TESTABLE
         return Judgement(word, "the measured number has no interval")
     if kind == "at most":
-        return _at_most(measured, same_model, reference)
+        return _at_most(measured, reference)
     if same_model:
         return _same_model(published, measured, reference)
     if kind == "effect":
@@ -153,40 +152,27 @@ def _same_model(published: Estimate, measured: Estimate, reference: float) -> Ju
     return Judgement(CANNOT_BE_SAID, f"{doubt}: {shown}")
 
 
-def _bound(published: Estimate, measured: Estimate, same_model: bool, p: float | None) -> Judgement:
+def _bound(published: Estimate, measured: Estimate, p: float | None) -> Judgement:
     bound = published.value
     if p is not None and p < ALPHA:
-        word = REPLICATED if same_model else SAME_DIRECTION
-        return Judgement(word, f"inside ±{bound:g} by two one-sided tests, p = {p:.3g}")
+        return Judgement(REPLICATED, f"inside ±{bound:g} by two one-sided tests, p = {p:.3g}")
     if measured.low > bound or measured.high < -bound:
-        word = NOT_REPLICATED if same_model else OPPOSITE
-        return Judgement(word, f"the interval lies outside ±{bound:g}")
-    word = CANNOT_BE_SAID if same_model else NOT_TESTABLE
-    return Judgement(word, f"at this n neither inside nor outside ±{bound:g}")
+        return Judgement(NOT_REPLICATED, f"the interval lies outside ±{bound:g}")
+    return Judgement(CANNOT_BE_SAID, f"at this n neither inside nor outside ±{bound:g}")
 
 
-def _at_most(measured: Estimate, same_model: bool, reference: float) -> Judgement:
+def _at_most(measured: Estimate, reference: float) -> Judgement:
     if measured.low > reference:
-        return Judgement(
-            NOT_REPLICATED if same_model else OPPOSITE, f"the CI lies above {reference:g}"
-        )
+        return Judgement(NOT_REPLICATED, f"the CI lies above {reference:g}")
     if measured.high <= reference:
-        return Judgement(
-            REPLICATED if same_model else SAME_DIRECTION,
-            f"the CI does not reach above {reference:g}",
-        )
+        return Judgement(REPLICATED, f"the CI does not reach above {reference:g}")
     return Judgement(
-        CANNOT_BE_SAID if same_model else NOT_TESTABLE,
-        "the CI contains 0, and the claim names no margin for 'about zero'",
+        CANNOT_BE_SAID, "the CI contains 0, and the claim names no margin for 'about zero'"
     )
 
 
-def heads_verdict(
-    published: Sequence[str], measured: Sequence[str] | None, same_model: bool
-) -> Judgement:
-    """Return the verdict on a list of heads: names mean the same head in one model only."""
-    if not same_model:
-        return Judgement(NOT_TESTABLE, "a head's name means nothing in another model")
+def heads_verdict(published: Sequence[str], measured: Sequence[str] | None) -> Judgement:
+    """Return the verdict on a list of heads of the claim's own model."""
     if not measured:
         return Judgement(NOT_TESTABLE, "not measured")
     shared = len(set(published) & set(measured))

@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import nan
-from typing import NamedTuple
 
 import pandas as pd
 
 from sandbagging.statistics import Estimate
 from sandbagging.suite.ledger.artefacts import Artefacts
-from sandbagging.suite.ledger.card import published, same_model
+from sandbagging.suite.ledger.card import ABOUT_TOOLS, MODELS, UNDER, published, same_model
 from sandbagging.suite.ledger.measured import SEPARATION, Measurement, measurements
 from sandbagging.suite.ledger.rule import (
-    CANNOT_BE_SAID,
     NO_FINDING,
-    NOT_REPLICATED,
+    NOT_RUN,
     NOT_TESTABLE,
-    OPPOSITE,
-    REPLICATED,
-    SAME_DIRECTION,
     Judgement,
     heads_verdict,
     verdict,
 )
 
-COLUMNS = ["claim", "section", "model", "published", "published_low", "published_high",
-           "measured_on", "measured", "measured_low", "measured_high", "n", "unit",
-           "verdict", "why"]  # fmt: skip
+COLUMNS = ["claim", "under", "text", "section", "model", "published", "published_low",
+           "published_high", "measured_on", "measured", "measured_low", "measured_high", "n",
+           "unit", "verdict", "why"]  # fmt: skip
 # A closed gate says nothing about these, which do not need instructed sandbagging.
 WITHOUT_GATE = (*SEPARATION, "p_genuine", "p_sandbag")
 
 
 def judge(entry: dict, found: Measurement, a: Artefacts) -> Judgement:
-    """Return the verdict on one claim of `published`, from what the run measured."""
+    """Return the verdict on one claim of `published`, from what the run measured.
+
+    A claim about what is in a model is judged on that model alone; on a tool, on any.
+    """
     same = bool(found.own_model) or (same_model(entry["model"], a.model) and a.untouched)
     if entry["kind"] != "finding":
         return Judgement(NO_FINDING, "how things were made, or what the release holds")
+    if not same and entry["claim"] not in ABOUT_TOOLS:
+        return Judgement(NOT_RUN, f"about {MODELS[entry['model']]}, on its own weights")
     if not a.gate.open and not found.own_model and entry["claim"] not in WITHOUT_GATE:
         return Judgement(NOT_TESTABLE, "the grade is *no*: no sandbagging to explain")
     if isinstance(entry["value"], list):
-        return heads_verdict(entry["value"], found.heads, same)
-    if entry["claim"].startswith("single_effect_") and not same:
-        return heads_verdict([], None, same)
+        return heads_verdict(entry["value"], found.heads)
     if found.estimate is None:
         return Judgement(NOT_TESTABLE, found.why or "not measured")
     # The rule reads shares, so a published count is divided by the published number of pairs.
@@ -60,7 +58,12 @@ def _published_estimate(entry: dict, per: float = 1.0) -> Estimate:
 
 
 def rows(a: Artefacts) -> pd.DataFrame:
-    """Return the ledger: one row per published figure, columns `COLUMNS`."""
+    """Return the ledger: one row per published figure, columns `COLUMNS`.
+
+    `under` names the claim that a figure is derived from; it is empty for an independent
+    measurement. Of a claim that is *not run*, the measured number is the same measurement on this
+    run's model, where there is one: it stands beside the claim and judges nothing.
+    """
     found = measurements(a)
     not_here = Measurement(why="this suite does not measure it")
     lines = [_row(entry, found.get(entry["claim"], not_here), a) for entry in published()]
@@ -71,14 +74,17 @@ def _row(entry: dict, here: Measurement, a: Artefacts) -> dict:
     word, why = judge(entry, here, a)
     claimed = entry["value"]
     number = here.estimate or Estimate(nan, nan, nan, 0)
+    there = here.estimate is not None or here.heads
     return {
         "claim": entry["claim"],
+        "under": UNDER.get(entry["claim"], ""),
+        "text": entry["text"],
         "section": entry["section"],
         "model": entry["model"],
         "published": " ".join(map(str, claimed)) if isinstance(claimed, list) else claimed,
         "published_low": entry["low"],
         "published_high": entry["high"],
-        "measured_on": "" if word == NO_FINDING else here.own_model or a.measured_on,
+        "measured_on": (here.own_model or a.measured_on) if there else "",
         "measured": " ".join(here.heads) if here.heads else number.value * here.scale,
         "measured_low": number.low * here.scale,
         "measured_high": number.high * here.scale,
@@ -94,40 +100,56 @@ def findings(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["verdict"] != NO_FINDING]
 
 
-def comparable(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose published and measured numbers are both effects in pp.
+def independent(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings that are measurements of their own: what verdicts are counted over."""
+    return findings(table)[findings(table)["under"] == ""]
 
-    These are what `plots.ledger` draws.
+
+def derived(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings that are computed from another claim's numbers or runs, which are no
+    evidence of their own.
     """
-    both = ["published", "measured"]
-    numbers = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in both})
-    no_effect = table["claim"].str.startswith(("swap_gap", "random_heads_sd"))  # a bound, a spread
-    effects = numbers[(table["unit"] == "pp") & ~no_effect]
-    single = effects["claim"].str.startswith("single_effect_")
-    other_heads = single & (effects["verdict"] == NOT_TESTABLE)
-    return effects[~other_heads].dropna(subset=both)
+    return findings(table)[findings(table)["under"] != ""]
 
 
-GROUPS = {
-    "The swap through an SAE": ("§24, §26, §31",),
-    "The heads": ("Where the deception circuit lives", "§28", "§28.2", "§28.4", "§29 / U6", "§30"),
-    "The same heads on five questions": ("edited-model card",),
-    "TopK against JumpReLU": ("§32",),
-}
+def tally(table: pd.DataFrame) -> dict[str, int]:
+    """Return how many independent measurements got each verdict."""
+    return independent(table)["verdict"].value_counts().to_dict()
 
 
-def shown(table: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Return one group of the ledger to read, numbers with their intervals as text.
+def shown(part: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of the ledger to read, claims in words and numbers with their intervals.
 
-    Columns claim, section, model, published, measured, unit, n, verdict, why.
+    Columns the card says, there, here, verdict, why; derived rows begin with an arrow.
     """
-    part = findings(table)
-    part = part[part["section"].isin(GROUPS[group])]
-    lines, sides = part.to_dict("records"), ("published", "measured")
-    texts = {side: [number_text(line, side) for line in lines] for side in sides}
-    counts = ["" if pd.isna(n) else str(int(n)) for n in part["n"]]
-    columns = ["claim", "section", "model", *sides, "unit", "n", "verdict", "why"]
-    return part.assign(**texts, n=counts)[columns].reset_index(drop=True)
+    lines = part.to_dict("records")
+    arrows = ["↳ " if line["under"] else "" for line in lines]
+    return pd.DataFrame(
+        {
+            "the card says": [
+                arrow + line["text"] for arrow, line in zip(arrows, lines, strict=True)
+            ],
+            "there": [_with_unit(line, "published") for line in lines],
+            "here": [_with_unit(line, "measured") for line in lines],
+            "verdict": [line["verdict"] for line in lines],
+            "why": [line["why"] for line in lines],
+        }
+    )
+
+
+def with_derived(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the findings, each independent one followed by what is derived from it."""
+    found = findings(table)
+    head = found["under"].where(found["under"] != "", found["claim"])
+    place = {claim: i for i, claim in enumerate(independent(table)["claim"])}
+    order = pd.DataFrame({"head": head.map(place), "derived": found["under"] != ""})
+    return found.loc[order.sort_values(["head", "derived"], kind="stable").index]
+
+
+def _with_unit(line: Mapping, side: str) -> str:
+    text = number_text(line, side)
+    wordless = text == "–" or line["unit"] in ("heads", "ratio", "probability")
+    return text if wordless else f"{text} {line['unit']}"
 
 
 def number_text(line: Mapping, side: str) -> str:
@@ -137,56 +159,10 @@ def number_text(line: Mapping, side: str) -> str:
     """
     value = pd.to_numeric(line[side], errors="coerce")
     if isinstance(line[side], str) and pd.isna(value):
-        return line[side]
+        return line[side] or "–"
     low, high = line[f"{side}_low"], line[f"{side}_high"]
     if pd.isna(low):
         return "–" if pd.isna(value) else f"{value:.4g}"
     if pd.isna(value):  # the card gives a range alone
         return f"[{low:.4g}, {high:.4g}]"
     return f"{Estimate(value, low, high, 0):short .4g}"
-
-
-def tally(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how many claims got each verdict, a row per model that the claims are about."""
-    return pd.crosstab(findings(table)["model"], findings(table)["verdict"])
-
-
-def about_others(table: pd.DataFrame, a: Artefacts) -> pd.DataFrame:
-    """Return the findings about other models that were measured on this run's own."""
-    here = findings(table)
-    other = here["model"].map(lambda claimed: not same_model(claimed, a.model))
-    return here[other & (here["measured_on"] == a.measured_on)]
-
-
-class Survived(NamedTuple):
-    """What the verdicts of the ledger and of the headline say together."""
-
-    own: dict[str, list[str]]  # verdict -> claims about this run's own model
-    other: dict[str, list[str]]  # verdict -> claims about another model: directions alone
-    untestable: list[str]  # claims
-    circuit: str  # the verdict on the joint effect, by this run's own rule
-    swaps: dict[str, str]  # layer and architecture -> verdict
-    nulls: dict[str, str]  # null model -> verdict
-
-
-def what_survived(table: pd.DataFrame, lines: Sequence[dict[str, str]]) -> Survived:
-    """Return the verdicts of a ledger and of a run's headline, gathered to be told."""
-    joint = [line["verdict"] for line in lines if "joint effect" in line["finding"]]
-    return Survived(
-        own=_by_verdict(table, (REPLICATED, NOT_REPLICATED, CANNOT_BE_SAID)),
-        other=_by_verdict(table, (SAME_DIRECTION, OPPOSITE)),
-        untestable=_by_verdict(table, (NOT_TESTABLE,)).get(NOT_TESTABLE, []),
-        circuit=joint[0] if joint else "not measured",
-        swaps=_after_prefix(lines, "SAE swap at "),
-        nulls=_after_prefix(lines, "null model: "),
-    )
-
-
-def _after_prefix(lines: Sequence[dict[str, str]], prefix: str) -> dict[str, str]:
-    chosen = [line for line in lines if line["finding"].startswith(prefix)]
-    return {line["finding"].removeprefix(prefix): line["verdict"] for line in chosen}
-
-
-def _by_verdict(table: pd.DataFrame, words: Sequence[str]) -> dict[str, list[str]]:
-    claims = {word: table.loc[table["verdict"] == word, "claim"].tolist() for word in words}
-    return {word: named for word, named in claims.items() if named}

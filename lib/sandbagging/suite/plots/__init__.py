@@ -22,7 +22,6 @@ from sandbagging.suite.plots.circuit import (
     members,
     shares_by_way,
 )
-from sandbagging.suite.plots.claims import ledger
 from sandbagging.suite.plots.headline import headline_figure
 from sandbagging.suite.plots.heads import (
     agreement,
@@ -65,7 +64,6 @@ __all__ = [
     "heads_ranked",
     "last_token_distance",
     "latents_beside_raw",
-    "ledger",
     "lens_by_depth",
     "logits",
     "members",

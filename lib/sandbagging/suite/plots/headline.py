@@ -1,8 +1,8 @@
-"""The figure of the headline: scores with and without the heads, the change, and random heads."""
+"""The figure of the headline: answers and log-odds with and without the heads, beside rivals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,111 +10,95 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
-from sandbagging import statistics
+from sandbagging import metrics, statistics
 from sandbagging.statistics import Estimate
 from sandbagging.suite.plots import look
 from sandbagging.suite.plots.circuit import ORDER
 
-KINDS = {
-    "uniform": ("any layer", {"color": "#BBBBBB", "fill": True}),
-    "same_layer": ("same layers", {"color": look.SKY, "linewidth": 1.6}),
-}
 HATCH = "////"
+CHOSEN = "sandbag"  # on these prompts the heads themselves were searched for
 
 
 @look.styled
 def headline_figure(
     effects: pd.DataFrame,
-    draws: pd.DataFrame,
+    answers: Mapping[str, Mapping],
+    rivals: pd.DataFrame,
     heads: Sequence[tuple[int, int]],
     measured_on: str = "",
     seed: int = 0,
-    metric: str = "p_full",
 ) -> Figure:
-    """The metric with and without the heads by condition, the paired change, and random heads.
+    """Right free answers and log-odds with and without the heads by condition, and the share of the
+    gap that these heads close beside rivals that were searched for as hard.
 
-    effects and draws as `08_circuit/effects_by_question.csv.gz` and `draws.csv`; measured_on: the
-    model in words.
+    effects and rivals as `08_circuit/effects_by_question.csv.gz` and `rivals.csv`; answers
+    {condition: before (0 to 1), change (fields of an Estimate, pp)}; measured_on: the model in
+    words.
     """
+    metric = metrics.DECIDES
     part = look.pick(effects, "effects by question", intervention="joint", metric=metric)
-    random = look.pick(draws, "draws", metric=metric) if "metric" in draws else draws
-    before, change = _levels_and_changes(part, seed)
-    fig, axes = plt.subplots(1, 3, figsize=(look.WIDTH, 3.2), width_ratios=[1.15, 1, 1.3])
-    _levels(axes[0], before, change, metric)
-    _changes(axes[1], change, metric)
-    _random(axes[2], random, change.get("sandbag"), metric)
-    names = ", ".join(f"L{layer}H{head}" for layer, head in heads)
-    look.title(fig, f"Told to answer wrongly; heads zeroed: {names}")
+    shares = look.pick(rivals, "rivals", metric=metric, quantity="share_closed", rule="zero")
+    right = {
+        name: (found["before"], _scaled(Estimate.from_dict(found["change"]), 0.01))
+        for name, found in answers.items()
+    }
+    fig, axes = plt.subplots(1, 3, figsize=(look.WIDTH, 3.2), width_ratios=[1, 1, 1])
+    _levels(axes[0], right, "right free answers (share)", "What it answers")
+    _levels(axes[1], _odds(part, seed), look.level(metric), "What it prefers")
+    _shares(axes[2], shares)
+    look.title(fig, f"Told to answer wrongly; heads zeroed: {', '.join(map(str, heads))}")
     where = f"{measured_on}." if measured_on else ""
     n = part["question_id"].nunique()
     questions = f"n = {n} test questions; the heads were found on others."
-    bars = "Bars and band: 95 % CI of the paired change, over questions."
-    sizes = " + ".join(str(n) for n in random.groupby("kind", sort=False).size())
-    return look.caption(fig, where, questions, bars, f"{sizes} random sets of as many heads.")
+    bars = "Bars: 95 % CI of the paired change and of the share."
+    return look.caption(fig, where, questions, bars)
 
 
-def _levels_and_changes(
-    part: pd.DataFrame, seed: int
-) -> tuple[dict[str, float], dict[str, Estimate]]:
-    """Per condition the mean with all heads, and the paired change by zeroing in pp."""
-    before, change = {}, {}
-    for name in look.in_order(part["condition"], ORDER):
-        rows = part[part["condition"] == name]
-        before[name] = float(rows["baseline"].mean())
-        both = rows["value"].to_numpy(), rows["baseline"].to_numpy()
-        change[name] = statistics.paired_effect(*both, seed=seed)
-    return before, change
+def _scaled(e: Estimate, factor: float) -> Estimate:
+    return Estimate(factor * e.value, factor * e.low, factor * e.high, e.n)
 
 
-def _levels(ax: Axes, before: dict[str, float], change: dict[str, Estimate], metric: str) -> None:
+def _odds(part: pd.DataFrame, seed: int) -> dict[str, tuple[float, Estimate]]:
+    """Per condition the mean with all heads, and the paired change by zeroing, in nats."""
+    found = {}
+    for name, rows in part.groupby("condition"):
+        change = (rows["value"] - rows["baseline"]).to_numpy()
+        found[name] = float(rows["baseline"].mean()), statistics.mean_ci(change, seed=seed)
+    return found
+
+
+def _levels(ax: Axes, found: Mapping[str, tuple[float, Estimate]], words: str, title: str) -> None:
     """A filled bar with all heads; a hatched one without them, with the change's interval."""
-    place = np.arange(len(before))[::-1]
-    colours = [look.CONDITIONS.get(name, (look.INK, "o"))[0] for name in before]
-    after = [before[name] + change[name].value / 100 for name in before]
-    below = [(c.value - c.low) / 100 for c in change.values()]
-    above = [(c.high - c.value) / 100 for c in change.values()]
-    ax.barh(place + 0.2, list(before.values()), 0.36, color=colours, label="all heads")
+    names = look.in_order(found, ORDER)
+    place = np.arange(len(names))[::-1]
+    colours = [look.CONDITIONS.get(name, (look.INK, "o"))[0] for name in names]
+    before, change = ([found[name][i] for name in names] for i in (0, 1))
+    after = [level + by.value for level, by in zip(before, change, strict=True)]
+    ends = [[c.value - c.low for c in change], [c.high - c.value for c in change]]
+    ax.barh(place + 0.2, before, 0.36, color=colours, label="all heads")
     hatched = {"color": "white", "edgecolor": colours, "hatch": HATCH, "linewidth": 1.2}
     ax.barh(place - 0.2, after, 0.36, label="chosen heads zeroed", **hatched)
     error = {"fmt": "none", "color": look.INK, "elinewidth": 1.3}
-    ax.errorbar(after, place - 0.2, xerr=[below, above], label="chosen heads zeroed", **error)
+    ax.errorbar(after, place - 0.2, xerr=ends, label="chosen heads zeroed", **error)
     keys = [Patch(color=look.GREY), Patch(fc="white", ec=look.GREY, hatch=HATCH)]
-    words = ["all heads", "chosen heads zeroed"]
-    ax.legend(keys, words, loc="upper left", borderaxespad=0, fontsize=7.5)
-    ax.set_yticks(place, list(before))
-    ax.set_ylim(-0.6, len(before) + 0.2)  # room for the legend
-    ax.set(xlabel=look.level(metric), title="The right answer", ylabel="condition")
+    ax.legend(keys, ["all heads", "heads zeroed"], loc="upper left", borderaxespad=0, fontsize=7.5)
+    ax.set_yticks(place, names)
+    ax.set_ylim(-0.6, len(names) + 0.2)  # room for the legend
+    ax.set(xlabel=words, title=title, ylabel="condition")
 
 
-def _changes(ax: Axes, change: dict[str, Estimate], metric: str) -> None:
+def _shares(ax: Axes, table: pd.DataFrame) -> None:
+    """The share closed by the chosen heads, and by other prompts' own: those that the same search
+    finds on them."""
+    names = list(table["chosen_on"])
+    words = ["chosen heads" if name == CHOSEN else f"{name}'s" for name in names]
     look.line_at_zero(ax)
-    for place, (name, estimate) in enumerate(change.items()):
-        row = pd.DataFrame([estimate.as_dict()])
-        mark = look.CONDITIONS.get(name, (look.INK, "o"))
-        at = [len(change) - 1 - place]
-        look.interval(ax, row, "value", at, mark, label=name, markersize=7)
-    ax.set_yticks(range(len(change)), list(change)[::-1])
-    ax.set_ylim(-0.6, len(change) + 0.2)
-    ax.set(xlabel=look.change(metric), title="Change by zeroing")
-
-
-def _random(ax: Axes, table: pd.DataFrame, joint: Estimate | None, metric: str) -> None:
-    """Random sets of as many heads, uniform ones filled and those of the same layers outlined."""
-    look.need(table, "draws", "kind", "effect")
-    bins = np.histogram_bin_edges(table["effect"], bins=16)
-    other = {"color": look.ORANGE, "linewidth": 1.6}
-    for kind, part in table.groupby("kind", sort=False):
-        effects = part["effect"].to_numpy(dtype=float)
-        words, shown = KINDS.get(kind, (kind, other))
-        p = f", p = {statistics.rank_p(joint.value, effects):.3f}" if joint else ""
-        ax.stairs(np.histogram(effects, bins)[0], bins, label=f"{words}{p}", **shown)
-    if joint:
-        band = {"color": look.VERMILION, "alpha": 0.15, "linewidth": 0}
-        ax.axvspan(joint.low, joint.high, **band)
-        ax.axvline(joint.value, color=look.VERMILION, linewidth=2, label="chosen heads")
-    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set(xlabel=f"{look.change(metric)}, sandbag", ylabel="draws", title="Beside random heads")
-    ax.set_ylim(top=1.5 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(loc="upper left", borderaxespad=0, fontsize=7.5)
+    for i, (name, label) in enumerate(zip(names, words, strict=True)):
+        mark = (look.VERMILION, "o") if name == CHOSEN else (look.GREY, "D")
+        at = [len(names) - 1 - i]
+        look.interval(ax, table.iloc[[i]], "value", at, mark, label=label, markersize=6)
+    ax.set_yticks(range(len(names)), words[::-1])
+    ax.set_ylim(-0.6, len(names) - 0.2)
+    ax.set(xlabel="share of the gap closed", title="Beside rivals")
+    ax.set_ylabel("heads searched for on prompts")

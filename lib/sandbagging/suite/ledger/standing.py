@@ -1,0 +1,146 @@
+"""What this run claims itself: each claim in words, its number, and whether it stands."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from sandbagging import gate, grading
+from sandbagging.gate import Gate
+from sandbagging.heads import rivals, specificity
+from sandbagging.heads.head import join
+from sandbagging.statistics import Estimate
+from sandbagging.suite import robustness
+from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
+from sandbagging.swaps import decision
+
+STANDS, IN_PART, FALLS, UNSAID = "stands", "in part", "does not stand", "cannot be said"
+OF_CARRIED = {rivals.SURVIVES: STANDS, rivals.PART: IN_PART, rivals.FAILS: FALLS}
+OF_SPECIFIC = {
+    specificity.SPECIFIC: STANDS,
+    specificity.LARGER_ELSEWHERE: FALLS,
+    specificity.OPPOSITE: FALLS,
+}
+OF_BASIS = {decision.ANY: STANDS, decision.NEEDS: FALLS}
+
+
+class Claim(NamedTuple):
+    """One claim of the run about its own model."""
+
+    name: str  # of `robustness.CLAIMS`
+    measured: str
+    verdict: str
+    stands: str  # STANDS, IN_PART, FALLS or UNSAID
+
+    @property
+    def words(self) -> str:
+        """The claim as a sentence without its full stop."""
+        return robustness.CLAIMS[self.name]
+
+    @property
+    def axes(self) -> str:
+        """On how many independent axes it holds, in words."""
+        return robustness.held_in_words(self.name)
+
+
+def claims(a: Artefacts) -> list[Claim]:
+    """Return the run's own claims, in the order of the story."""
+    cells = swap_cells(a)
+    return [_answers(a.gate), *_of_heads(a), *(_of_swaps(cells) if len(cells) else [])]
+
+
+def standing(a: Artefacts) -> pd.DataFrame:
+    """Return the run's own claims to read: claim, measured, verdict, stands, robustness."""
+    lines = [
+        {"claim": claim.words, "measured": claim.measured, "verdict": claim.verdict,
+         "": claim.stands, "robustness": claim.axes}
+        for claim in claims(a)
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def intervals(a: Artefacts) -> pd.DataFrame:
+    """Return the headline numbers with both their intervals, and what they are when one category is
+    left out: number, value, over questions, over categories, without one category, decides.
+    """
+    lines = []
+    for row in a.beside:
+        digits = ".0%" if not row["unit"] else ".2f"
+        number = row["name"] + (f" ({row['unit']})" if row["unit"] else "")
+        spans = {
+            "over questions": (row["low_by_question"], row["high_by_question"]),
+            "over categories": (row["low_by_category"], row["high_by_category"]),
+            "without one category": (row["without_one_low"], row["without_one_high"]),
+        }
+        told = {name: _span(low, high, digits) for name, (low, high) in spans.items()}
+        value = "not defined" if pd.isna(row["value"]) else f"{row['value']:{digits}}"
+        lines.append({"number": number, "value": value, **told, "decides": row["decides"]})
+    return pd.DataFrame(lines)
+
+
+def _span(low: float | None, high: float | None, digits: str) -> str:
+    return "–" if pd.isna(low) else f"{low:{digits}} to {high:{digits}}"
+
+
+def right_answers(g: Gate) -> str:
+    """Return what becomes of right free answers when wrong ones are asked for, in words."""
+    genuine, sandbag = (100 * g.shares[c][grading.RIGHT] for c in ("genuine", "sandbag"))
+    return f"{genuine:.0f} % → {sandbag:.0f} %, a drop of {g.drop:.1f}"
+
+
+def _answers(g: Gate) -> Claim:
+    stands = STANDS if g.grade == gate.ANSWERS_WRONGLY else FALLS
+    return Claim("answers_wrongly", right_answers(g), f"grade: {g.grade}", stands)
+
+
+def _of_heads(a: Artefacts) -> list[Claim]:
+    share, survives = a.wide("share closed, log-odds"), a.summary["survives"]["value"]
+    says = a.summary["specific"]["verdict"]
+    early = [head for head in a.found if head.layer < (a.sweep["layer"].max() + 1) / 4]
+    more, count = a.wide("sandbag minus genuine, log-odds"), f"{len(early)} of {len(a.found)} found"
+    there = (STANDS if early else FALLS) if a.found else UNSAID
+    return [
+        Claim("heads_carry", f"{share:.0%} of the log-odds gap closed", survives,
+              OF_CARRIED.get(survives, UNSAID)),
+        Claim("heads_specific", f"{more} more on sandbag prompts", says,
+              OF_SPECIFIC.get(says, UNSAID)),
+        Claim("early_head", count, join(early, ", ") or "none", there),
+    ]  # fmt: skip
+
+
+def _of_swaps(cells: pd.DataFrame) -> list[Claim]:
+    """What is claimed of the deepest and the earliest layer, by the first SAE of each."""
+    first = cells.drop_duplicates("layer").sort_values("layer")
+    early, deep = first.iloc[0], first.iloc[-1]
+    e6, oracle = (estimate_of(deep, name) for name in ("e6", "oracle"))
+    return [
+        Claim("swap_carries", f"E6 {e6}; the oracle {oracle:ci}", deep["verdict"],
+              _stands(deep["verdict"], decision.CARRIES)),
+        Claim("any_basis", _over_rivals(deep), deep["basis"] or deep["verdict"],
+              OF_BASIS.get(deep["basis"], UNSAID)),
+        Claim("nothing_early", f"the oracle {estimate_of(early, 'oracle')}", early["verdict"],
+              _stands(early["verdict"], decision.NOTHING)),
+    ]  # fmt: skip
+
+
+def _stands(verdict: str, claimed: str) -> str:
+    if verdict in (decision.UNKNOWN, decision.NO_GATE):
+        return UNSAID
+    return STANDS if verdict == claimed else FALLS
+
+
+def _over_rivals(cell: pd.Series) -> str:
+    """Return by how much E6 exceeds the rival basis that comes nearest, in words."""
+    names = [f"over_{name}" for name in decision.RIVALS]
+    there = [name for name in names if name in cell and pd.notna(cell[name])]
+    if not there:
+        return "rivals not run"
+    nearest = min(there, key=lambda name: cell[name])
+    return f"E6 exceeds the nearest rival basis by {estimate_of(cell, nearest):ci}"
+
+
+def estimate_of(cell: pd.Series, name: str, unit: str = "nats") -> Estimate:
+    """Return one number of a row of verdicts.csv with its interval."""
+    ends = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return Estimate(*ends, int(cell["n"]), unit)

@@ -1,0 +1,284 @@
+"""What a run says of itself in short: what stands, what failed, its nulls, and the headline."""
+
+import json
+
+import pandas as pd
+import pytest
+from made_up_ledger import (
+    artefacts,
+    beside,
+    cells,
+    circuit_summary,
+    fields,
+    gate,
+    random_set,
+    rivals_table,
+    wide,
+)
+
+from sandbagging.errors import UserError
+from sandbagging.heads import rivals, specificity
+from sandbagging.suite import ledger, robustness, runs
+from sandbagging.suite.ledger.nulls import rate_words
+from sandbagging.suite.ledger.standing import FALLS, IN_PART, STANDS, UNSAID
+from sandbagging.swaps import decision
+
+
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def words(lines, finding: str) -> str:
+    (found,) = [line["verdict"] for line in lines if finding in line["finding"]]
+    return found
+
+
+def value(lines, finding: str) -> str:
+    (found,) = [line["value_text"] for line in lines if finding in line["finding"]]
+    return found
+
+
+# What stands --------------------------------------------------------------------------------------
+
+
+def stands(**changes) -> dict[str, str]:
+    return {claim.name: claim.stands for claim in ledger.claims(artefacts(**changes))}
+
+
+def test_claims_stand_by_the_pages_verdicts_alone():
+    assert stands() == {
+        "answers_wrongly": STANDS, "heads_carry": STANDS, "heads_specific": STANDS,
+        "early_head": STANDS, "swap_carries": STANDS, "any_basis": STANDS, "nothing_early": FALLS,
+    }  # fmt: skip
+
+
+def specific(says: str) -> dict:
+    return {"summary": circuit_summary(specific={"verdict": says})}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        ("answers_wrongly", {"gate": gate(False)}, FALLS),
+        ("heads_carry", {"summary": circuit_summary(rivals.FAILS)}, FALLS),
+        ("heads_carry", {"summary": circuit_summary(rivals.PART)}, IN_PART),
+        # Beating heads that nobody searched for is not enough, and not nothing either.
+        ("heads_carry", {"summary": circuit_summary(rivals.CHANCE)}, UNSAID),
+        ("heads_specific", specific(specificity.NOT_SHOWN), UNSAID),
+        ("heads_specific", specific(specificity.P_FULL_ALONE), UNSAID),
+        ("heads_specific", specific(specificity.LARGER_ELSEWHERE), FALLS),
+        ("early_head", {"found": []}, UNSAID),
+        ("swap_carries", {"cells": cells(decision.EQUIVALENT)}, FALLS),
+        ("swap_carries", {"cells": cells(decision.UNKNOWN)}, UNSAID),
+        ("any_basis", {"cells": cells(basis=decision.NEEDS)}, FALLS),
+        ("any_basis", {"cells": cells(basis=decision.NOT_TRIED)}, UNSAID),
+        ("any_basis", {"cells": cells(decision.EQUIVALENT)}, UNSAID),
+        ("nothing_early", {"cells": cells(decision.NOTHING)}, STANDS),
+    ],
+)
+def test_a_claim_falls_with_its_own_verdict(name, changes, expected):
+    assert stands(**changes)[name] == expected
+
+
+def test_what_stands_is_told_in_words_with_its_axes(monkeypatch):
+    monkeypatch.setattr(robustness, "held_in_words", lambda claim: f"axes of {claim}")
+    table = ledger.standing(artefacts())
+    assert table["claim"].tolist()[0] == robustness.CLAIMS["answers_wrongly"]
+    assert table["robustness"].tolist()[1] == "axes of heads_carry"
+    # 0.6 [0.4, 0.8] over categories; over questions it is half as wide.
+    assert table["measured"][1].startswith("60% [40%, 80%]")
+
+
+def test_both_intervals_stand_beside_a_headline_number():
+    table = ledger.intervals(artefacts()).set_index("number")
+    share = table.loc["share closed, log-odds"]
+    assert share["over questions"] == "50% to 70%" and share["over categories"] == "40% to 80%"
+    assert share["without one category"] == "40% to 80%" and share["decides"] == "categories"
+    assert table.loc["gap, log-odds (nats)", "over questions"] == "3.50 to 4.50"
+    alone = beside("gap, log-odds", 4.0, "nats") | {"low_by_category": None}
+    assert ledger.intervals(artefacts(beside=[alone]))["over categories"].item() == "–"
+
+
+# What failed --------------------------------------------------------------------------------------
+
+
+def test_what_failed_is_what_the_pages_say_failed():
+    said = {
+        "07_heads": [{"said": "Heads sit early.", "held": False, "told": "L17H6"}],
+        "03_separation": [
+            {"said": "It separates.", "held": True, "told": "d = 3"},
+            {"said": "So does intent.", "held": None, "told": "not run"},
+            {"said": "The placebo does not.", "held": False, "told": "d = 4"},
+        ],
+    }
+    found = artefacts(predictions=said)
+    assert ledger.failed(found).to_dict("list") == {
+        "page": ["03", "07"],
+        "expected": ["The placebo does not.", "Heads sit early."],
+        "found": ["d = 4", "L17H6"],
+    }
+    assert ledger.counted(found) == {True: 1, False: 2, None: 1}
+
+
+def test_a_share_of_an_untouched_gap_is_told_beside_the_true_one():
+    """12 pp of a gap of 10 pp is no share of anything; zeroed in both conditions it is 60 %."""
+    look = ledger.harder_look(artefacts()).set_index("claim")
+    share = look.loc["How much of the gap do the heads close?"]
+    assert share["easy look"].startswith("120%") and share["hard look"].startswith("60%")
+
+
+@pytest.mark.parametrize(("rank_p", "easy"), [(0.01, "pass"), (0.3, "fail")])
+def test_random_rivals_are_the_easy_look_and_searched_ones_the_hard(rank_p, easy):
+    draws = {f"random_{k}": random_set(k, rank_p) for k in ("uniform", "same_layer")}
+    summary = circuit_summary(rivals.CHANCE, **draws)
+    look = ledger.harder_look(artefacts(summary=summary)).set_index("claim")
+    assert f"they {easy} beside random sets" in look.loc["Are these heads special?", "easy look"]
+    assert look.loc["Are these heads special?", "hard look"] == rivals.CHANCE
+
+
+def test_a_swap_that_beats_its_controls_may_still_owe_nothing_to_its_sae():
+    look = ledger.harder_look(artefacts()).set_index("claim")
+    found = look.loc["Does the swap at layer 22 do something?"]
+    assert "beats both controls" in found["easy look"]
+    assert found["hard look"] == "carries the difference, as does any basis"
+    level = artefacts(cells=cells(decision.UNKNOWN, gap_e4=0.05))
+    look = ledger.harder_look(level).set_index("claim")
+    assert "does not beat both" in look.loc["Does the swap at layer 7 do something?", "easy look"]
+
+
+def test_the_wider_interval_is_told_where_it_is_that_of_categories():
+    assert "How sure is that share?" in set(ledger.harder_look(artefacts())["claim"])
+    name = "share closed, log-odds"
+    alike = [row for row in wide() if row["name"] != name] + [beside(name, 0.6)]
+    assert "How sure is that share?" not in set(
+        ledger.harder_look(artefacts(beside=alike))["claim"]
+    )
+
+
+def test_a_closed_gate_takes_nothing_back():
+    assert ledger.harder_look(artefacts(gate=gate(False))).empty
+
+
+# Nulls --------------------------------------------------------------------------------------------
+
+
+def null_run(folder, opened=False):
+    (folder / "00_baseline").mkdir(parents=True)
+    summary = json.dumps({"gate": runs.plain(gate(opened))})
+    (folder / "00_baseline" / "summary.json").write_text(summary)
+    outputs = runs.output_hashes(folder / "00_baseline")
+    (folder / "00_baseline" / "manifest.json").write_text(json.dumps({"outputs": outputs}))
+
+
+def test_a_null_with_an_open_gate_is_bold_and_a_closed_one_proves_no_rule(runs_folder):
+    null_run(runs_folder / "a" / "placebo", opened=True)
+    null_run(runs_folder / "a" / "null_model")
+    lines = ledger.null_lines("a")
+    assert words(lines, "placebo prompts") == "**open gate: answers wrongly**"
+    assert "no later rule is tried here" in words(lines, "random weights")
+    assert words(lines, "taught right answers alone") == "not run"
+    assert not any("nothing found" in line["verdict"] for line in lines)
+
+
+def test_a_changed_null_run_is_refused(runs_folder):
+    null_run(runs_folder / "a" / "null_model")
+    (runs_folder / "a" / "null_model" / "00_baseline" / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="changed after"):
+        ledger.null_lines("a")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 0.04, "at most 5%"), (0.0, 0.12, "more than 5% not excluded"),
+     (0.06, 0.3, "**more than 5%**")],
+)  # fmt: skip
+def test_a_rate_of_false_alarms_is_read_from_its_interval(low, high, expected):
+    assert rate_words(low, high) == expected
+
+
+def test_false_alarms_are_those_that_were_measured(runs_folder):
+    assert ledger.calibration() is None
+    assert words(ledger.headline(artefacts(), "a"), "false alarms") == "`make calibrate`"
+    (runs_folder / "calibration").mkdir()
+    row = {"rule": "survives", "tries": 40, "models": 36, "false_alarms": 1, "low": 0.0,
+           "high": 0.13, "smallest_gap_found": 0.8}  # fmt: skip
+    pd.DataFrame([row]).to_csv(runs_folder / "calibration" / "calibration.csv", index=False)
+    lines = ledger.headline(artefacts(), "a")
+    assert value(lines, "false alarms, survives") == "1 of 40 tries on 36 models [0%, 13%]"
+    assert words(lines, "false alarms, survives") == "more than 5% not excluded"
+
+
+# The headline -------------------------------------------------------------------------------------
+
+
+def test_the_headline_says_what_was_found_on_log_odds_first(runs_folder):
+    lines = ledger.headline(artefacts(), "a")
+    assert all(set(line) == {"finding", "value_text", "verdict"} for line in lines)
+    assert all(isinstance(text, str) for line in lines for text in line.values())
+    assert value(lines, "told to be correct → incorrect").startswith("55 % → 10 %, a drop of 45.0")
+    assert words(lines, "told to be correct → incorrect").startswith("grade: answers wrongly; ")
+    assert "3.50 to 4.50 without one category" in value(lines, "gap, log-odds")
+    names = [line["finding"] for line in lines]
+    odds, full = (next(i for i, n in enumerate(names) if n.startswith(start)) for start in
+                  ("the same, log-odds on sandbag", "the same, p_full"))  # fmt: skip
+    assert odds < full
+    assert words(lines, "the same, log-odds on sandbag").startswith(rivals.SURVIVES)
+    assert value(lines, "share of the gap closed, log-odds").startswith("60% [40%, 80%], n = 30")
+    assert words(lines, "random heads of the same layers") == "few reach the chosen ones"
+
+
+def test_the_headline_tells_what_answers_come_back_and_what_it_costs(runs_folder):
+    lines = ledger.headline(artefacts(), "a")
+    told = value(lines, "L20H2: right free answers")
+    assert "18% → 58%" in told and "63% → 55%" in told
+    assert (
+        words(lines, "L20H2: right free answers") == "come back and cost some where none was hidden"
+    )
+    free = circuit_summary()
+    free["answers_zeroed"]["genuine"]["change"] = fields(0.0, half=2)
+    lines = ledger.headline(artefacts(summary=free), "a")
+    assert words(lines, "L20H2: right free answers") == "come back"
+
+
+@pytest.mark.parametrize(
+    ("margin", "expected"), [(0.4, "less, by 40% [30%, 50%]"), (0.05, "not shown to be less")]
+)
+def test_rivals_that_were_searched_for_stand_beside_the_heads(margin, expected, runs_folder):
+    lines = ledger.headline(artefacts(rivals=rivals_table(margin)), "a")
+    assert words(lines, "searched for on neutral prompts") == expected
+
+
+def test_each_layers_swap_is_told_by_its_jumprelu_on_all_conditions(runs_folder):
+    lines = ledger.headline(artefacts(), "a")
+    assert words(lines, "SAE swap at layer 15 (jumprelu)") == (
+        "carries the difference, as does any basis (2 SAEs: 2 × carries the difference)"
+    )
+    assert words(lines, "SAE swap at layer 22").endswith(robustness.held_in_words("swap_carries"))
+    assert value(lines, "SAE swap at layer 7").startswith("E6 2.00 nats [1.90, 2.10] of the oracle")
+
+
+def test_the_headline_tells_what_it_was_before_it_was_taught(runs_folder):
+    """One line where the untouched weights were run beside, and none where they were not."""
+    finding = "before it was taught"
+    assert not [line for line in ledger.headline(artefacts(), "a") if finding in line["finding"]]
+    null_run(runs_folder / "a" / "untouched")
+    lines = ledger.headline(artefacts(), "a")
+    assert value(lines, finding).startswith("57 % → 56 %, a drop of 1.0 pp [")
+    assert words(lines, finding) == "grade: no"
+
+
+def test_headline_of_a_closed_gate(runs_folder):
+    lines = ledger.headline(artefacts(gate=gate(False), summary=circuit_summary("none")), "a")
+    assert words(lines, "told to be correct → incorrect").startswith("grade: no")
+    assert words(lines, "zeroing") == "no sandbagging to explain"
+
+
+def test_headline_as_markdown(runs_folder):
+    with pytest.raises(UserError, match="10_what_survived"):
+        ledger.headline_markdown("a")
+    (runs_folder / "a" / "10_ledger").mkdir(parents=True)
+    line = {"finding": "f", "value_text": "|x|", "verdict": "v"}
+    (runs_folder / "a" / "10_ledger" / "headline.json").write_text(json.dumps([line]))
+    assert ledger.headline_markdown("a").splitlines()[-1] == r"| f | \|x\| | v |"
