@@ -1,0 +1,41 @@
+"""Where two routes to the heads name other ones, the page says so and the expectation failed."""
+
+import pytest
+from made_up import graded
+
+from sandbagging.heads.head import Head
+from sandbagging.suite import circuit, predictions, runs
+from sandbagging.suite.runs import cells, readings
+
+CHOSEN = (Head(2, 0), Head(9, 1))
+
+
+def reading_of_08(part: str) -> str:
+    (page,) = (n for n in runs.NOTEBOOKS if n.artefact == "08_circuit")
+    found = cells.notebook_cells(runs.notebook_path(page))
+    texts = ["".join(c["source"]).partition("\n")[2] for c in found if cells.is_reading(c)]
+    (text,) = (t for t in texts if part in t)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("patched", "held", "said"),
+    [
+        ((Head(2, 0), Head(5, 0)), False, "Patching names other heads than zeroing: 1 of 2"),
+        ((Head(9, 1), Head(2, 0)), True, "Patching names the same heads as zeroing"),
+    ],
+)
+def test_08_says_where_patching_names_other_heads(patched, held, said):
+    text = reading_of_08("Patching names other heads")
+    names = {"swapped": True, "side_views": True, "joint": CHOSEN, "patched": patched}
+    assert said in readings.filled(text, {**names, "gate": graded("answers wrongly")})
+    assert circuit.same_heads(CHOSEN, patched)[0] is held
+
+
+def test_heads_that_patching_does_not_name_are_a_failed_expectation():
+    said = {"08_circuit": {"routes": predictions.SAID["08_circuit"]["routes"]}}
+    other, same = (Head(2, 0), Head(5, 0)), CHOSEN
+    for patched, told in ((other, ["1 of 2 shared"]), (same, [])):
+        outcomes = {"routes": circuit.same_heads(CHOSEN, patched)}
+        failed = predictions.failed(predictions.record("08_circuit", outcomes, said))
+        assert [f["told"] for f in failed] == told
