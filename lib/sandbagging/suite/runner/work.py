@@ -18,6 +18,7 @@ CONDITIONS = 4
 FRAMINGS = 12
 QUESTIONS_FOR_FRAMINGS = 40
 FIVE = 5  # the card's discovery set
+RIVALS, SIDES = 4, 150  # sets that 08 judges beside the chosen one; passes of its side views
 HEADS_TO_TRY = 5
 OTHER_ROUTES = 3  # all nodes by their means, patched, and the best of them together
 # Of a swap, beside its seeds: E6 and E4 with the error term kept and dropped, the delta forms, and
@@ -138,12 +139,17 @@ def _heads(s: Settings, shape: Shape) -> float:
 
 
 def _circuit(s: Settings, shape: Shape) -> float:
+    """Members, rivals and draws in two conditions; with side views also places, paths, what stands
+    in for the heads, and every subset.
+    """
     n_heads = len(s["heads"].split()) if s.get("heads") else s.get("n_heads", HEADS_TO_TRY)
-    few, subsets = n_heads + 1, 2 ** min(n_heads, 8) - 1
-    if not s.get("side_views", True):  # each head and all of them, in three conditions
-        return (3 * few + 2 * s["draws"]) * _pass(shape, s["n_test"])
-    on_test = subsets + 2 * few + 2 * s["draws"]
-    return on_test * _pass(shape, s["n_test"]) + subsets * _pass(shape, s["n_train"])
+    sets = 2 * n_heads + 1 + RIVALS + 2 * s["draws"]
+    on_test = 2 * sets + 2
+    if not s.get("side_views", True):
+        return on_test * _pass(shape, s["n_test"])
+    subsets = 2 ** min(n_heads, 8) - 1
+    on_train = subsets * _pass(shape, s["sweep_questions"])
+    return (on_test + subsets + SIDES) * _pass(shape, s["n_test"]) + on_train
 
 
 COUNTS: dict[str, Callable[[Settings, Shape], float]] = {
