@@ -113,7 +113,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
     """
     rows = pd.DataFrame({"layer": [15], "value": [2.0], "low": [1.0], "high": [3.0]})
     told = SimpleNamespace(of=lambda *_: rows, signs=lambda _: "above 0")
-    same = dict.fromkeys(("there", "e6", "full", "short", "over", "lead"), rows)
+    same = dict.fromkeys(("there", "e6", "full", "short", "over", "lead", "most"), rows)
     swaps = {**same, "told": told, "names": ["E4"]}
     carried = {"carrying": [1], "share": pd.Series([0.5]), "by_layer": {}, "by_verdict": {}}
     found = {
