@@ -392,9 +392,6 @@ def test_a_run_without_side_views_has_no_best_three():
     without = {k: v for k, v in circuit_summary().items() if k != "best_three"}
     found = by_claim(findings(summary=without, model="llama-3.2-1b"), "best_three_effect")
     assert found["verdict"] == NOT_TESTABLE and "without its side views" in found["why"]
-    beside = ledger.beside({name: pp(3, 2, 4, N) for name in ("joint", "redundancy")}, "mine")
-    assert beside["claim"].tolist() == ["joint_effect", "redundancy"]
-    assert beside["here: mine"].tolist() == ["+3.00 pp [+2.00, +4.00], n = 30"] * 2
 
 
 def test_a_closed_gate_leaves_nothing_to_judge():

@@ -1,4 +1,4 @@
-"""The ledger: every published claim beside what this run measured, judged by a rule fixed before.
+"""The ledger: every published claim beside what this run measured, judged by a written rule.
 
 1. `Artefacts.read` gathers the tables of the notebooks before (`artefacts`).
 2. `measurements` turns them into one `Measurement` per claim of the `card`: a number with its CI95,
@@ -17,7 +17,6 @@ from sandbagging.suite.ledger.card import (
     ALIASES,
     SLIPS,
     UNDER,
-    beside,
     by_name,
     no_findings,
     published,
@@ -58,7 +57,7 @@ from sandbagging.suite.ledger.table import (
 
 __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "NOT_REPLICATED", "NOT_RUN", "NOT_TESTABLE",
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS", "UNDER",
-           "WITHOUT_GATE", "Artefacts", "Claim", "Judgement", "Measurement", "beside", "by_name",
+           "WITHOUT_GATE", "Artefacts", "Claim", "Judgement", "Measurement", "by_name",
            "calibration", "claims", "counted", "derived", "difference", "failed", "false_alarms",
            "findings", "harder_look", "headline", "headline_markdown", "heads_verdict",
            "independent", "intervals", "joint_by_question", "measurements", "no_findings",

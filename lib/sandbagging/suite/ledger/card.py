@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pandas as pd
 import yaml
 
@@ -103,31 +101,3 @@ def slips() -> pd.DataFrame:
             "note": [entry["note"] for entry in entries],
         }
     )
-
-
-# Where notebook 08's summary holds what the card states too.
-IN_SUMMARY = {
-    "joint_effect": ("joint",),
-    "redundancy": ("redundancy",),
-    "gap_to_random_heads": ("random_uniform", "gap"),
-    "best_three_effect": ("best_three", "test"),
-    "neutral_effect": ("joint_neutral",),
-    "specific_portion": ("specific_portion",),
-}
-
-
-def beside(summary: Mapping, name: str) -> pd.DataFrame:
-    """Return the card's figures of the circuit beside those of notebook 08's summary, as text.
-
-    A figure that the summary lacks is left out; name: the run's model. Columns claim, section,
-    Llama-3.2-1B (card), here: NAME.
-    """
-    entries, rows = by_name(), []
-    for claim, (first, *rest) in IN_SUMMARY.items():
-        if first not in summary:
-            continue
-        ours = summary[first][rest[0]] if rest else summary[first]
-        theirs = f"{entries[claim]['value']} {entries[claim]['unit']}"
-        row = {"claim": claim, "section": entries[claim]["section"], "Llama-3.2-1B (card)": theirs}
-        rows.append(row | {f"here: {name}": str(ours)})
-    return pd.DataFrame(rows)
