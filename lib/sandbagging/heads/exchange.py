@@ -24,7 +24,7 @@ def both_ways(
     framing: Framing,
     sets: Sequence[Heads],
     *,
-    into: Sequence[str] = ("genuine", "sandbag"),
+    conditions: Sequence[str] = ("genuine", "sandbag"),
     names: Sequence[str] = NAMES,
     progress: Progress | None = None,
 ) -> dict[str, Effects]:
@@ -45,5 +45,5 @@ def both_ways(
             progress=progress,
             label=f"{other[condition]} into {condition}",
         )
-        for condition in into
+        for condition in conditions
     }
