@@ -93,4 +93,5 @@ def intervals(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
         for spec in [".0%" if unit == "share" else "+.2f"]
     ]
     told = table.assign(text=text).pivot(index=row, columns=column, values="text")
-    return told.loc[dict.fromkeys(table[row]), list(dict.fromkeys(table[column]))]
+    rows, columns = (list(dict.fromkeys(table[name])) for name in (row, column))
+    return told.loc[rows, columns]
