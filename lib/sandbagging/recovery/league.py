@@ -44,8 +44,8 @@ def known(found: NodeScores) -> Known | None:
 
 def league(every: Iterable[NodeScores], seconds: Mapping[str, float] | None = None) -> pd.DataFrame:
     """Return one row a model and ranking, best first within a model: model, truth, ranking, cpr,
-    cmd, auroc, low, high, n_true, n_nodes, n_train, n_test, seconds (of the model's measuring, as
-    given).
+    cmd, cpr_removed (see `nodes.league`), auroc, low, high, n_true, n_nodes, n_train, n_test,
+    seconds (of the model's measuring, as given).
 
     auroc has its CI95 over the questions that ranked; that of chance is a mean of draws without
     one; where no nodes are known to be true, there is none.
@@ -63,7 +63,7 @@ def _of_model(found: NodeScores, seconds: Mapping[str, float]) -> pd.DataFrame:
         if true
     }
     ends = [intervals.get(name) for name in table["ranking"]]
-    return table[["ranking", "cpr", "cmd", "auroc"]].assign(
+    return table[["ranking", "cpr", "cmd", "cpr_removed", "auroc"]].assign(
         model=found.name,
         truth=TRUTHS[kind_of(found.name)] if true else UNKNOWN,
         low=[one.low if one else np.nan for one in ends],
@@ -76,7 +76,7 @@ def _of_model(found: NodeScores, seconds: Mapping[str, float]) -> pd.DataFrame:
     )[COLUMNS]
 
 
-COLUMNS = ["model", "truth", "ranking", "cpr", "cmd", "auroc", "low", "high",
+COLUMNS = ["model", "truth", "ranking", "cpr", "cmd", "cpr_removed", "auroc", "low", "high",
            "n_true", "n_nodes", "n_train", "n_test", "seconds"]  # fmt: skip
 
 
