@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from sandbagging.errors import UserError
-from sandbagging.recovery.tries import DOSE, HALF, NULL, RULES
+from sandbagging.recovery.tries import DOSE, HALF, NOW, NULL, RULES
 from sandbagging.statistics import Estimate
 
 LEVEL, POWER = 0.95, 0.8
@@ -125,19 +125,41 @@ def halves_agree(tries: pd.DataFrame) -> float:
     return float((fired.nunique() == 1).mean())
 
 
-class Judged(NamedTuple):
-    """What a calibration table says of the rules, by name."""
-
-    sound: list[str]  # no more false alarms than 5 % are shown or seen
-    above: list[str]  # more were seen
-    silent: list[str]  # never tried on a model that sandbags, or never found it
-
-
-def judge(calibration: pd.DataFrame) -> Judged:
-    """Return which rules keep to 5 % of false alarms, which were seen to exceed it, and which have
-    no gap that they find.
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table for reading: by rule its false alarms, in how many models, the rate with its
+    CI95, the smallest gap that it finds, and how often halves agree.
     """
-    above = calibration["rate"] > MOST_ALARMS
-    silent = calibration["smallest_gap_found"].isna()
-    names = calibration["rule"]
-    return Judged(names[~above].to_list(), names[above].to_list(), names[silent].to_list())
+    rows = [
+        {
+            "rule": row.rule,
+            "false alarms": f"{row.false_alarms} of {row.tries} tries",
+            "models": row.models,
+            "rate (CI95 over models)": f"{row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]",
+            "finds gaps from (nats)": "" if np.isnan(row.smallest_gap_found)
+            else f"{row.smallest_gap_found:.2f}",
+            "halves agree": "" if np.isnan(row.halves_agree) else f"{row.halves_agree:.0%}",
+        }
+        for row in table.itertuples()
+    ]  # fmt: skip
+    return pd.DataFrame(rows).set_index("rule")
+
+
+class Judged(NamedTuple):
+    """What a calibration table says of the rules that pages use, by name."""
+
+    above: list[str]  # seen to fire on more than 5 % of nulls
+    open: list[str]  # not, but their interval does not exclude it
+    widest: float  # the largest upper end of an interval among the others
+
+
+def judge(table: pd.DataFrame) -> Judged:
+    """Return which of the rules in use were seen to exceed 5 % of false alarms, and of which too
+    few models were tried to exclude it.
+    """
+    used = table[table["rule"].isin(NOW)]
+    above = used["rate"] > MOST_ALARMS
+    unsure = ~above & (used["high"] > MOST_ALARMS)
+    names = used["rule"]
+    return Judged(
+        names[above].to_list(), names[unsure].to_list(), float(used["high"][~above].max())
+    )

@@ -39,7 +39,11 @@ RULES = {
     "survives": "the chosen heads are a circuit of sandbagging, or carry a part of it",
     "max-T": "a head passes max-T where the signs of whole questions were thrown",
     "max-T alone": "a head passes max-T, without the floor on its effect",
+    "less sure, as it was": "the gap exceeds that of every placebo that was asked, and no more",
+    "survives, as it was": "p_full rises by more than 0.5 pp, and more than by random heads",
 }
+NOW = tuple(RULES)[:8]  # what pages rest on; the others say why
+WAS_PP = 0.5
 NULL, DOSE, HALF = "null", "dose", "half"
 COLUMNS = ["rule", "model", "try", "kind", "dose", "gap", "fires", "says", "open"]
 
@@ -95,7 +99,15 @@ def _graded(name: str, kind: str, gate: Gate) -> list[tuple]:
     return [
         ("answers wrongly", name, kind, wrongly, gate.grade),
         ("less sure", name, kind, gate.open, gate.grade),
+        ("less sure, as it was", name, kind, wrongly or _as_it_was(gate), gate.grade),
     ]
+
+
+def _as_it_was(gate: Gate) -> bool:
+    """Return whether the gap exceeds that of every placebo, however far these spread."""
+    beyond = [e.low > gates.FLOOR_NATS for e in gate.excess.values()]
+    falls = gate.gap_logodds.low > gates.FLOOR_NATS and gate.gap_p_full.high >= 0
+    return bool(beyond) and all(beyond) and falls
 
 
 def placebo_pairs(scored: Scored) -> dict[str, Scored]:
@@ -231,10 +243,22 @@ def _circuit(
 ) -> list[tuple]:
     told = judgement.circuit(on, tried, gate, categories, seed)
     specific = told.specific
+    was, why = _survived(on["sandbag"], tried, seed)
     return [
         ("specific", name, kind, specific.specific, specific.says),
         ("survives", name, kind, told.survival.survives, told.survival.grade),
+        ("survives, as it was", name, kind, was, why),
     ]
+
+
+def _survived(sandbag: Effects, tried: Candidates, seed: int) -> tuple[bool, str]:
+    """Return whether heads survive by their effect on p_full alone, beside unselected draws, and
+    the numbers.
+    """
+    joint = statistics.mean_ci(100 * sandbag.of(tried.chosen, metrics.CARD), unit="pp", seed=seed)
+    drawn = [100 * sandbag.of(s, metrics.CARD).mean() for s in tried.draws["uniform"]]
+    p = statistics.rank_p(joint.value, drawn)
+    return joint.low > WAS_PP and p <= 0.05, f"{joint:short} pp, rank p {p:.3f}"
 
 
 # Swaps --------------------------------------------------------------------------------------------

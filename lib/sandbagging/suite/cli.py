@@ -92,12 +92,12 @@ def _robustness(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
-    from sandbagging.suite import calibration
+    from sandbagging.suite import calibrating
 
-    table = calibration.calibrate(arguments.only, arguments.jobs or 1)
+    table = calibrating.calibrate(arguments.only, arguments.jobs or 1)
     print(table.round(3).to_string(index=False, na_rep="-"))
-    print("".join(f"{sentence}\n" for sentence in calibration.told_in_bold(table)), end="")
-    print(f"The tables lie in {calibration.folder()}")
+    print("".join(f"{sentence}\n" for sentence in calibrating.told_in_bold(table)), end="")
+    print(f"The tables lie in {calibrating.folder()}")
 
 
 def _status(arguments: argparse.Namespace) -> None:

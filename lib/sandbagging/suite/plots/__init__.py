@@ -13,6 +13,7 @@ from sandbagging.suite.plots.baseline import (
     paired_scores,
     yardstick,
 )
+from sandbagging.suite.plots.calibration import power
 from sandbagging.suite.plots.circuit import (
     attention,
     beside_rivals,
@@ -73,6 +74,7 @@ __all__ = [
     "oracle_by_layer",
     "other_models",
     "paired_scores",
+    "power",
     "probes_by_depth",
     "rivals",
     "sae_quality",

@@ -192,12 +192,30 @@ def read() -> pd.DataFrame | None:
     return files.read_csv(path).astype({"fires": bool, "open": bool}) if path.is_file() else None
 
 
+class Tables(NamedTuple):
+    """What `sandbagging calibrate` wrote."""
+
+    calibration: pd.DataFrame
+    power: pd.DataFrame
+    league: pd.DataFrame | None  # None where no ranking was tried yet
+
+
+def tables() -> Tables | None:
+    """Return the tables of the calibration, or None where it was never run."""
+    paths = [folder() / f"{name}.csv" for name in (RUN, "power", "league")]
+    if not (paths[0].is_file() and paths[1].is_file()):
+        return None
+    found = [files.read_csv(path) if path.is_file() else None for path in paths]
+    power = found[1].assign(weights=found[1]["weights"].fillna(""))
+    return Tables(found[0], power, found[2])
+
+
 def told_in_bold(table: pd.DataFrame) -> list[str]:
     """Return what must be seen: nulls whose gate is open, and rules above 5 %, in bold."""
     found = read()
     open_nulls = [] if found is None else list(tries.alarms(found))
     above = [
-        f"The rule {name!r} fires in more than 5 % of tries on nulls: change it before it is used."
+        f"{name!r} fires in more than 5 % of tries on nulls: change the rule before it is used."
         for name in calibration.judge(table).above
     ]
     return [f"\033[1m{sentence}\033[0m" for sentence in open_nulls + above]
