@@ -190,6 +190,17 @@ def curves() -> pd.DataFrame:
     return table
 
 
+def calibrated():
+    """Nulls, and two doses of planted models, of two rules."""
+    rows = [("", 0.0, 0.0), ("planted", 1.2, 0.4), ("planted", 2.5, 1.0)]
+    columns = ["rule", "weights", "gap", "found", "low", "high", "models"]
+    return pd.DataFrame(
+        [(r, w, gap, f, f * 0.8, f + 0.1 * (1 - f), 12)
+         for r in ("survives", "specific") for w, gap, f in rows],
+        columns=columns,
+    )  # fmt: skip
+
+
 def strengths() -> pd.DataFrame:
     rows = [
         {"dose": dose, "quantity": quantity, "value": value * (1 - dose), "n": 60}
@@ -428,6 +439,7 @@ FIGURES = {
     ),
     "nodes_ranked": lambda: plots.nodes_ranked(node_effects(), ["L2H0", "L4MLP"]),
     "winners_curse": lambda: plots.winners_curse(curse()),
+    "power": lambda: plots.power(calibrated(), ["survives", "specific"]),
 }
 # A colour bar, or rows that are named on the axis.
 WITHOUT_LEGEND = {

@@ -106,7 +106,7 @@ def smallest_gap(tries: pd.DataFrame) -> float:
     by = [doses["model"].map(weights_of).rename("weights"), "dose"]
     steps = doses.groupby(by).agg(gap=("gap", "mean"), found=("fires", "mean"))
     smallest = float("nan")
-    for step in steps.sort_values("gap", ascending=False).itertuples():
+    for step in steps.sort_values(["gap", "found"], ascending=[False, True]).itertuples():
         if step.found < POWER:
             break
         smallest = float(step.gap)
