@@ -27,9 +27,7 @@ class Example(NamedTuple):
 
 EXAMPLES = (
     Example(2.4, 1.8, 0.9, 0.0, 0.9, grade=gate.NO, shows="the model's grade is no"),
-    Example(
-        2.4, 1.2, 1.2, 1.2, 0.9, void="both codes are all zero", shows="all three are one"
-    ),
+    Example(2.4, 1.2, 1.2, 1.2, 0.9, void="both codes are all zero", shows="all three are one"),
     Example(0.02, 0.01, 0.0, -0.01, 0.01, half=0.05, shows="nor does the oracle"),
     Example(2.4, -1.6, -1.7, -1.8, 1.5, noise=-1.2, shows="the edit itself does harm"),
     Example(2.4, 1.8, 0.9, 0.0, 0.9),
