@@ -79,6 +79,9 @@ def _gate(run: str, kept: Mapping[str, str]) -> Gate:
 
 
 def _heads(run: str, kept: Mapping[str, str], gate: Gate) -> Swept:
+    """Return what is chosen and found on the questions that are kept; MLPs are not stored by
+    question, so that heads are found among heads alone.
+    """
     swept = effects_of(_rows(run, "07_heads", kept, "sandbag"))
     chosen = selection.top(swept, len(evidence.heads_of(run).chosen), metric=DECIDES)
     return Swept(chosen, selection.heads_found(selection.find(swept, gate)))

@@ -54,18 +54,19 @@ def nested_runs(run: str) -> list[str]:
 
 
 def nested_hashes(run: str) -> dict[str, str]:
-    """Return one hash a nested run over what notebooks 09 and 10 read of it, and one of the
-    robustness table, which runs of its own lie behind.
+    """Return one hash a nested run over what notebooks 09 and 10 read of it, and one of each table
+    that a command of its own makes.
     """
-    table = runs_folder() / ROBUSTNESS
-    found = {ROBUSTNESS: files.sha256(table)[:16]} if table.is_file() else {}
+    tables = {name: runs_folder() / name for name in OF_COMMANDS}
+    found = {name: files.sha256(path)[:16] for name, path in tables.items() if path.is_file()}
     for name in nested_runs(run):
         manifests = [read_manifest(name, artefact) for artefact in ("00_baseline", "08_circuit")]
         found[name] = "".join(content_hash(m)[:16] for m in manifests if m)
     return found
 
 
-ROBUSTNESS = "robustness/robustness.csv"  # what `make robustness` writes
+# What `make robustness` and `make calibrate` write.
+OF_COMMANDS = ("robustness/robustness.csv", "calibration/calibration.csv")
 MADE_AGAIN = ("prompts.jsonl", "answers.jsonl")  # and figures: from what is stored, in a minute
 
 
