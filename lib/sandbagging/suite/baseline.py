@@ -78,8 +78,8 @@ def framing_table(scores: pd.DataFrame, gap_table: pd.DataFrame) -> pd.DataFrame
     wide = wide.rename(columns=units).loc[kinds["framing"]].reset_index()
     genuine = scores[scores["condition"] == "genuine"]
     able = genuine.groupby("framing")[list(metrics.JUDGED)].mean().add_prefix("genuine ")
-    beside = files.joined(files.joined(wide, able.reset_index(), "framing"), kinds, "framing")
-    return beside.set_index("framing").rename_axis(columns=None)
+    both = files.joined(files.joined(wide, able.reset_index(), "framing"), kinds, "framing")
+    return both.set_index("framing").rename_axis(columns=None)
 
 
 def means_of_test(means: pd.DataFrame) -> pd.DataFrame:
