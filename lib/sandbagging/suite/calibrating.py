@@ -61,9 +61,8 @@ def calibrate(only: Sequence[str] = (), jobs: int = 1) -> pd.DataFrame:
             for i, done in enumerate(_each(tasks, jobs)):
                 for here, new in zip(whole, done, strict=True):
                     here += new
+                write(whole, only)
                 progress("models that rules are tried on", i + 1, len(tasks))
-                if i % 10 == 9:
-                    write(whole, only)
     finally:
         table = write(whole, only)
         print("".join(f"{sentence}\n" for sentence in whole.reasons), end="")
