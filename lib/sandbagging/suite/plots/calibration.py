@@ -42,7 +42,7 @@ def power(table: pd.DataFrame, rules: Sequence[str]) -> Figure:
     look.title(fig, "How often each rule fires")
     lines = "Dotted: 5 % of false alarms, and 80 % of what is there."
     return look.caption(
-        fig, look.count(table["models"], "models a point."), lines, "Bars: 95 % CI over models."
+        fig, look.count(table["models"], "models a point"), lines, "Bars: 95 % CI over models."
     )
 
 
