@@ -125,8 +125,10 @@ def in_any_basis(cells: pd.DataFrame) -> Cell:
         f"E6 minus the difference of means {e:ci}" if isinstance(e, Estimate) else ""
         for e in cells.get("over_diff_means", [""] * len(cells))
     ]
-    words = [v if v != decision.CARRIES else b for v, b in cells[["verdict", "basis"]].to_numpy()]
-    return _all([told.get(basis, UNKNOWN) for basis in cells["basis"]], measured, words)
+    why = [
+        b or f"the verdict on the swap itself: {v}" for v, b in cells[["verdict", "basis"]].values
+    ]
+    return _all([told.get(basis, UNKNOWN) for basis in cells["basis"]], measured, why)
 
 
 def nothing(cells: pd.DataFrame) -> Cell:
