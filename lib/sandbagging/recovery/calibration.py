@@ -125,7 +125,7 @@ def halves_agree(tries: pd.DataFrame) -> float:
     return float((fired.nunique() == 1).mean())
 
 
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
+def in_words(rates: pd.DataFrame) -> pd.DataFrame:
     """Return the table for reading: by rule its false alarms, in how many models, the rate with its
     CI95, the smallest gap that it finds, and how often halves agree.
     """
@@ -139,7 +139,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             else f"{row.smallest_gap_found:.2f}",
             "halves agree": "" if np.isnan(row.halves_agree) else f"{row.halves_agree:.0%}",
         }
-        for row in table.itertuples()
+        for row in rates.itertuples()
     ]  # fmt: skip
     return pd.DataFrame(rows).set_index("rule")
 
@@ -152,11 +152,11 @@ class Judged(NamedTuple):
     widest: float  # the largest upper end of an interval among the others
 
 
-def judge(table: pd.DataFrame) -> Judged:
+def judge(rates: pd.DataFrame) -> Judged:
     """Return which of the rules in use were seen to exceed 5 % of false alarms, and of which too
     few models were tried to exclude it.
     """
-    used = table[table["rule"].isin(NOW)]
+    used = rates[rates["rule"].isin(NOW)]
     above = used["rate"] > MOST_ALARMS
     unsure = ~above & (used["high"] > MOST_ALARMS)
     names = used["rule"]
