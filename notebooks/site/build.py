@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 REFERENCE = REPOSITORY / "papermill_runs" / "reference"
 PAGES = ("index.md", "methods.md", "glossary.md", "teaching.md")
-LEDGER = ("claim", "model", "published", "measured", "unit", "n", "verdict", "section", "why")
+LEDGER = ("text", "model", "published", "measured", "unit", "n", "verdict", "section", "why")
 LONG = 25  # a code cell of more lines is folded
 SPHINX = (sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html")
 
@@ -165,11 +165,13 @@ def ledger() -> str:
     lines = [[ledger_cell(line, name) for name in LEDGER] for line in table.to_dict("records")]
     rows = ["".join(f"<td>{html.escape(text)}</td>" for text in line) for line in lines]
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in LEDGER)
+    names = ["the card says" if name == "text" else name for name in LEDGER]
+    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in names)
     return f"""# The ledger
 
-Every published figure beside what this suite measured. Click the head of a column to sort by it;
-[notebook 10](story/10_what_survived.ipynb) has the rule that decides.
+Every published figure beside the same measurement here. Where a claim's own model was *not run*,
+the number beside it judges nothing. Click the head of a column to sort by it; [notebook
+10](story/10_what_survived.ipynb) has the rule that decides.
 
 <div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>
 {body}
