@@ -182,6 +182,7 @@ def test_from_where_on_a_target_is_read_and_where_it_is_read_backwards():
     assert detection.reads_from(found[found["layer"] < 2]) is None
     wrong_way = detection.backwards(found)
     assert wrong_way[["wording", "layer"]].to_numpy().tolist() == [["mistake", 0]]
+    assert detection.backwards(found[:0]).empty and detection.reads_from(found[:0]) is None
 
 
 def beside(shift_of_raw, shift_of_latents, target="condition", wordings=("same",)):

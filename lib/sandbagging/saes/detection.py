@@ -136,7 +136,8 @@ def backwards(by_layer: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `probes_by_layer` whose AUROC has its CI95 below 0.5: the probe takes one
     kind for the other; the worst first.
     """
-    found = by_layer[[e.high < 0.5 for e in by_layer["auroc"]]]
+    wrong_way = [e.high < 0.5 for e in by_layer["auroc"]]
+    found = by_layer[np.array(wrong_way, dtype=bool)]
     return found.loc[found["auroc"].map(lambda e: e.value).sort_values().index]
 
 
