@@ -139,7 +139,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
         "08_circuit": ("of the gap** on log-odds", judged),
         "10_ledger": (
             "Each claim with its number",
-            {"claims": [], "stands": {"heads_carry": "stands"}},
+            {"claims": [], "stands": {"heads_carry": "stands", "heads_most": "stands"}},
         ),
     }[artefact]
 

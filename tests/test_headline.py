@@ -20,7 +20,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import rivals, specificity
 from sandbagging.suite import ledger, robustness, runs
 from sandbagging.suite.ledger.nulls import rate_words
-from sandbagging.suite.ledger.standing import FALLS, IN_PART, STANDS, UNSAID
+from sandbagging.suite.ledger.standing import FALLS, STANDS, UNSAID
 from sandbagging.swaps import decision
 
 
@@ -49,9 +49,15 @@ def stands(**changes) -> dict[str, str]:
 
 def test_claims_stand_by_the_pages_verdicts_alone():
     assert stands() == {
-        "answers_wrongly": STANDS, "heads_carry": STANDS, "heads_specific": STANDS,
-        "early_head": STANDS, "swap_carries": STANDS, "any_basis": STANDS, "nothing_early": FALLS,
+        "answers_wrongly": STANDS, "heads_carry": STANDS, "heads_most": STANDS,
+        "heads_specific": STANDS, "early_head": STANDS, "swap_carries": STANDS,
+        "any_basis": STANDS, "nothing_early": FALLS,
     }  # fmt: skip
+
+
+def small() -> list[dict]:
+    name = "share closed, log-odds"
+    return [row for row in wide() if row["name"] != name] + [beside(name, 0.3)]
 
 
 def specific(says: str) -> dict:
@@ -63,7 +69,10 @@ def specific(says: str) -> dict:
     [
         ("answers_wrongly", {"gate": gate(False)}, FALLS),
         ("heads_carry", {"summary": circuit_summary(rivals.FAILS)}, FALLS),
-        ("heads_carry", {"summary": circuit_summary(rivals.PART)}, IN_PART),
+        ("heads_carry", {"summary": circuit_summary(rivals.PART)}, STANDS),
+        ("heads_most", {"summary": circuit_summary(rivals.PART)}, UNSAID),  # 60 % [40 %, 80 %]
+        ("heads_most", {"summary": circuit_summary(rivals.PART), "beside": small()}, FALLS),
+        ("heads_most", {"summary": circuit_summary(rivals.NOTHING)}, UNSAID),
         # Beating heads that nobody searched for is not enough, and not nothing either.
         ("heads_carry", {"summary": circuit_summary(rivals.CHANCE)}, UNSAID),
         ("heads_specific", specific(specificity.NOT_SHOWN), UNSAID),

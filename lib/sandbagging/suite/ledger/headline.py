@@ -123,7 +123,7 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
         _line("the same, log-odds on sandbag prompts", odds, survives),
         _line("the same, p_full", on_p_full, _towards(on_p_full)),
         _line(f"{share}, log-odds", f"{closed['logodds']:.0%}{left}",
-              _share_words(closed["logodds"])),
+              _with_axes(_share_words(closed["logodds"]), "heads_most")),
         _line(f"{share}, p_full", f"{closed['p_full']:.0%}", _share_words(closed["p_full"])),
         *_rival_lines(a),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),

@@ -15,8 +15,8 @@ from sandbagging.suite import robustness
 from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
 from sandbagging.swaps import decision
 
-STANDS, IN_PART, FALLS, UNSAID = "stands", "in part", "does not stand", "cannot be said"
-OF_CARRIED = {rivals.SURVIVES: STANDS, rivals.PART: IN_PART, rivals.FAILS: FALLS}
+STANDS, FALLS, UNSAID = "stands", "does not stand", "cannot be said"
+OF_CARRIED = {rivals.SURVIVES: STANDS, rivals.PART: STANDS, rivals.FAILS: FALLS}
 OF_SPECIFIC = {
     specificity.SPECIFIC: STANDS,
     specificity.LARGER_ELSEWHERE: FALLS,
@@ -31,7 +31,7 @@ class Claim(NamedTuple):
     name: str  # of `robustness.CLAIMS`
     measured: str
     verdict: str
-    stands: str  # STANDS, IN_PART, FALLS or UNSAID
+    stands: str  # STANDS, FALLS or UNSAID
 
     @property
     def words(self) -> str:
@@ -103,10 +103,19 @@ def _of_heads(a: Artefacts) -> list[Claim]:
     return [
         Claim("heads_carry", f"{share:.0%} of the log-odds gap closed", survives,
               OF_CARRIED.get(survives, UNSAID)),
+        Claim("heads_most", f"{share:.0%}", survives, _most(survives, share)),
         Claim("heads_specific", f"{more} more on sandbag prompts", says,
               OF_SPECIFIC.get(says, UNSAID)),
         Claim("early_head", count, join(early, ", ") or "none", there),
     ]  # fmt: skip
+
+
+def _most(survives: str, share: Estimate) -> str:
+    """Whether the heads carry most of it: refuted only where the interval lies below a half."""
+    if survives == rivals.SURVIVES:
+        return STANDS
+    below = survives == rivals.FAILS or share.high < rivals.MOST_SHARE
+    return FALLS if below and survives != rivals.NOTHING else UNSAID
 
 
 def _of_swaps(cells: pd.DataFrame) -> list[Claim]:
