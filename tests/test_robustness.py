@@ -76,7 +76,8 @@ def survived(grade=rivals.FAILS, share=(0.5, 0.2), margin=(0.2, 0.1), rank_p=0.0
         (survived(rivals.CHANCE, margin=(-0.2, 0.1)), DOES_NOT),  # the rival does better
         (survived(share=(0.05, 0.04)), DOES_NOT),  # less than a tenth of the gap
         (survived(share=(0.3, 0.25)), UNKNOWN),
-        (survived(rank_p=0.2), DOES_NOT),  # one random set in five does as well
+        (survived(rank_p=0.2), UNKNOWN),  # one random set in five does as well, or few were drawn
+        (survived(rank_p=0.6), DOES_NOT),
         (survived(rivals.NOTHING), UNKNOWN),
     ],
 )

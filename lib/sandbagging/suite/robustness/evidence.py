@@ -33,6 +33,7 @@ RESTS_ON = {
     "early_head": "07_heads",
     "same_heads": "07_heads",
 }
+USUAL = 0.5  # the rank p of heads that half of the random sets come up to
 SAME = 0.5  # of the heads have to be chosen again, and more
 
 
@@ -81,7 +82,7 @@ def carry(found: Survival) -> Cell:
     against = (
         found.share.high < rivals.FLOOR_SHARE
         or found.share_p_full.high < 0
-        or max(found.rank_p.values()) > rivals.RANK_P
+        or max(found.rank_p.values()) > USUAL
         or any(margin.high < 0 for margin in found.margins.values())
     )
     return Cell(DOES_NOT if against else UNKNOWN, measured, found.reason)
