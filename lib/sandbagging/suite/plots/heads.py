@@ -37,6 +37,8 @@ def head_map(effects: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "
     """
     _checked(effects)
     grid = effects.pivot(index="head", columns="layer", values="effect")
+    # layers that were not swept stay blank
+    grid = grid.reindex(columns=range(grid.columns.min(), grid.columns.max() + 1))
     limit = float(np.nanmax(np.abs(grid.to_numpy()))) or 1.0
     height = float(np.clip(1.6 + 0.2 * len(grid), 2.8, 7))
     fig, ax = plt.subplots(figsize=(look.WIDTH, height))
