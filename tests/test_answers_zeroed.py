@@ -27,9 +27,11 @@ def test_right_answers_that_come_back_are_counted_as_a_gain():
 
 
 def test_the_table_for_reading():
-    shown = answers.as_table({"sandbag": answers.changed(BEFORE, AFTER)})
-    assert shown.loc["sandbag", "right, all heads"] == "25%"
-    assert shown.loc["sandbag", "right, heads zeroed"] == "75%"
+    gain, loss = answers.changed(BEFORE, AFTER), answers.changed(AFTER, BEFORE)
+    shown = answers.as_table({"joint": {"sandbag": gain, "genuine": loss}})
+    assert shown.loc["joint", "right, sandbag"] == "25% → 75%"
+    assert shown.loc["joint", "right, genuine"] == "75% → 25%"
+    assert shown.loc["joint", "change, sandbag"].startswith("50.0")
 
 
 def test_texts_of_a_file_stay_texts(tmp_path):
