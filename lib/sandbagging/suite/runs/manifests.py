@@ -67,7 +67,8 @@ def nested_hashes(run: str) -> dict[str, str]:
 
 # What `make robustness` and `make calibrate` write.
 OF_COMMANDS = ("robustness/robustness.csv", "calibration/calibration.csv")
-MADE_AGAIN = ("prompts.jsonl", "answers.jsonl")  # and figures: from what is stored, in a minute
+# And figures: from what is stored, in a minute.
+MADE_AGAIN = ("prompts.jsonl", "answers.jsonl", "effects_by_question.csv.gz")
 
 
 def stays_home(run: str, name: str) -> bool:
