@@ -49,7 +49,7 @@ class Artefacts(NamedTuple):
             gate=step.gate(),
             scores=scores[scores["split"] == "test"],
             separation=step.read_table("03_separation", "separation.csv"),
-            cells=step.read_table("06_specificity", "verdicts.csv"),
+            cells=step.read_table("06_specificity", "verdicts.csv").fillna({"basis": ""}),
             sweep=step.read_table("07_heads", "effects.csv"),
             heads=parse(summary["heads"]),
             found=parse(step.read_json("07_heads", "heads.json")["found"]),

@@ -17,7 +17,7 @@ from sandbagging.suite import nested, robustness, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, swap_cells
 from sandbagging.suite.ledger.measured import architecture_of
 from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
-from sandbagging.suite.ledger.standing import estimate_of, right_answers
+from sandbagging.suite.ledger.standing import axes, estimate_of, right_answers
 from sandbagging.swaps import decision
 
 UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
@@ -32,7 +32,7 @@ def headline(a: Artefacts, run: str) -> list[dict[str, str]]:
     categories, and n) and verdict.
     """
     before = before_lines(run)
-    nulls = [*null_lines(run), *calibration_lines()]
+    nulls = [*null_lines(run), *calibration_lines(), *robustness_lines()]
     return [*_gap_lines(a), *before, *_circuit_lines(a), *_swap_lines(a), *nulls]
 
 
@@ -49,7 +49,8 @@ def _by_sign(effect: Estimate | None, above: str, below: str) -> str:
 
 
 def _with_axes(verdict: str, claim: str) -> str:
-    return f"{verdict}; {robustness.held_in_words(claim)}"
+    held = axes(claim)
+    return f"{verdict}; {held}" if held else verdict
 
 
 def _without_one(a: Artefacts, name: str, number: str = ".2f") -> str:
@@ -257,6 +258,14 @@ def calibration_lines() -> list[dict[str, str]]:
         _line(f"false alarms, {line['rule']}", line["false alarms"], line["says"])
         for line in false_alarms(table).to_dict("records")
     ]
+
+
+def robustness_lines() -> list[dict[str, str]]:
+    """Return one line that says that no claim was tried under other words; none where they were,
+    since each then says so itself.
+    """
+    finding = "the claims above, under other words, framings, questions, seeds and spellings"
+    return [] if robustness.read() is not None else [_line(finding, "not run", "`make robustness`")]
 
 
 def headline_markdown(run: str) -> str:

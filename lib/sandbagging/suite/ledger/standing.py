@@ -40,8 +40,13 @@ class Claim(NamedTuple):
 
     @property
     def axes(self) -> str:
-        """On how many independent axes it holds, in words."""
-        return robustness.held_in_words(self.name)
+        """On how many independent axes it holds, in words; empty where that was not run."""
+        return axes(self.name)
+
+
+def axes(name: str) -> str:
+    """Return on how many independent axes a claim holds, in words; empty where none was run."""
+    return "" if robustness.axes_held(name) is None else robustness.held_in_words(name)
 
 
 def claims(a: Artefacts) -> list[Claim]:
@@ -101,10 +106,10 @@ def _of_heads(a: Artefacts) -> list[Claim]:
     more, count = a.wide("sandbag minus genuine, log-odds"), f"{len(early)} of {len(a.found)} found"
     there = (STANDS if early else FALLS) if a.found else UNSAID
     return [
-        Claim("heads_carry", f"{share:.0%} of the log-odds gap closed", survives,
+        Claim("heads_carry", f"{share:short .0%} of the gap closed, n = {share.n}", survives,
               OF_CARRIED.get(survives, UNSAID)),
-        Claim("heads_most", f"{share:.0%}", survives, _most(survives, share)),
-        Claim("heads_specific", f"{more} more on sandbag prompts", says,
+        Claim("heads_most", f"{share:short .0%}", survives, _most(survives, share)),
+        Claim("heads_specific", f"{more:ci} more on sandbag prompts, n = {more.n}", says,
               OF_SPECIFIC.get(says, UNSAID)),
         Claim("early_head", count, join(early, ", ") or "none", there),
     ]  # fmt: skip

@@ -36,7 +36,7 @@ def judge(entry: dict, found: Measurement, a: Artefacts) -> Judgement:
     if entry["kind"] != "finding":
         return Judgement(NO_FINDING, "how things were made, or what the release holds")
     if not same and entry["claim"] not in ABOUT_TOOLS:
-        return Judgement(NOT_RUN, f"about {MODELS[entry['model']]}, on its own weights")
+        return Judgement(NOT_RUN, f"a claim about {MODELS[entry['model']]}")
     if not a.gate.open and not found.own_model and entry["claim"] not in WITHOUT_GATE:
         return Judgement(NOT_TESTABLE, "the grade is *no*: no sandbagging to explain")
     if isinstance(entry["value"], list):
