@@ -8,6 +8,7 @@ from made_up_ledger import (
     artefacts,
     beside,
     cells,
+    circuit,
     circuit_summary,
     fields,
     gate,
@@ -20,7 +21,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import rivals, specificity
 from sandbagging.suite import ledger, robustness, runs
 from sandbagging.suite.ledger.nulls import rate_words
-from sandbagging.suite.ledger.standing import FALLS, STANDS, UNSAID
+from sandbagging.suite.ledger.standing import BY_LETTER, FALLS, STANDS, UNSAID
 from sandbagging.swaps import decision
 
 
@@ -89,6 +90,33 @@ def specific(says: str) -> dict:
 )
 def test_a_claim_falls_with_its_own_verdict(name, changes, expected):
     assert stands(**changes)[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("sandbag", "genuine", "expected", "words"),
+    [
+        (0.02, -0.40, BY_LETTER, "(5% of it on sandbag prompts, the rest by lowering genuine"),
+        (0.40, -0.10, STANDS, "(80% of it on sandbag prompts, the rest by lowering genuine"),
+        (0.40, 0.02, STANDS, ""),
+    ],
+)
+def test_a_gap_that_closes_by_spoiling_genuine_answers_is_no_restoration(
+    sandbag, genuine, expected, words
+):
+    effects = circuit({"sandbag": sandbag, "genuine": genuine})
+    found = {claim.name: claim for claim in ledger.claims(artefacts(circuit=effects))}
+    assert found["heads_specific"].stands == expected
+    assert words in found["heads_carry"].measured
+    look = ledger.harder_look(artefacts(circuit=effects)).set_index("claim")
+    told = look.loc["Do right answers come back?", "hard look"]
+    assert "told to be incorrect 18% → 58%; told to be correct 63% → 55%" in told and words in told
+
+
+def test_the_strongest_head_is_told_alone(runs_folder):
+    lines = ledger.headline(artefacts(), "a")
+    assert value(lines, "share closed by L0H1 alone") == "70% [65%, 75%], n = 30"
+    none = ledger.headline(artefacts(found=[]), "a")
+    assert not [line for line in none if "alone, log-odds" in line["finding"]]
 
 
 def test_what_stands_is_told_in_words_with_its_axes(monkeypatch):

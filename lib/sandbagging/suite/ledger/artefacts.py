@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import metrics, models
+from sandbagging import metrics, models, statistics
 from sandbagging.gate import Gate
 from sandbagging.heads.head import Head, parse
 from sandbagging.statistics import Estimate
@@ -28,10 +28,11 @@ class Artefacts(NamedTuple):
     cells: pd.DataFrame  # 06: verdicts.csv, a row per SAE
     sweep: pd.DataFrame  # 07
     heads: list[Head]  # those that 08 zeroed
-    found: list[Head]  # 07: those of them that its rule finds
+    found: list[Head]  # 07: those that its rule finds, the strongest on train questions first
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
     rivals: pd.DataFrame  # 08: sets that were searched for as hard, on other prompts
+    parts: pd.DataFrame  # 08: what each chosen head closes alone, and what is lost without it
     models: pd.DataFrame  # 09: one row per model
     summary: dict  # 08: joint, share_closed, specific, survives, wide, ...
     beside: list[dict]  # 00 and 08: `statistics.beside` of the headline numbers
@@ -56,6 +57,7 @@ class Artefacts(NamedTuple):
             circuit=step.read_table("08_circuit", "effects_by_question.csv.gz"),
             draws=step.read_table("08_circuit", "draws.csv"),
             rivals=step.read_table("08_circuit", "rivals.csv"),
+            parts=step.read_table("08_circuit", "parts.csv"),
             models=step.read_table("09_models", "models.csv"),
             summary=summary,
             beside=[
@@ -122,6 +124,14 @@ def joint_by_question(
     rows = rows[rows["intervention"] == intervention]
     _, factor = metrics.unit_of_change(metric)
     return (factor * (rows["value"] - rows["baseline"])).set_axis(rows["question_id"]).sort_index()
+
+
+def effect_on(a: Artefacts, condition: str, intervention: str = "joint") -> Estimate | None:
+    """Return the effect of zeroing the heads on log-odds in one condition, in nats, over questions;
+    None where that was not run.
+    """
+    changes = joint_by_question(a.circuit, condition, intervention, metrics.DECIDES).to_numpy()
+    return statistics.mean_ci(changes, unit="nats") if len(changes) > 1 else None
 
 
 def swap_cells(a: Artefacts) -> pd.DataFrame:

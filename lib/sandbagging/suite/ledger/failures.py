@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
+from sandbagging import grading
 from sandbagging.heads import rivals
 from sandbagging.suite import predictions
 from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
-from sandbagging.suite.ledger.standing import estimate_of
+from sandbagging.suite.ledger.standing import estimate_of, sides_in_words
 
 
 def failed(a: Artefacts) -> pd.DataFrame:
@@ -36,7 +37,7 @@ def harder_look(a: Artefacts) -> pd.DataFrame:
     """
     if not a.gate.open:
         return pd.DataFrame(columns=["claim", "easy look", "hard look"])
-    lines = [_share(a), _rivals(a), _specific(a), *_swaps(a), *_interval(a)]
+    lines = [_share(a), _answers(a), _rivals(a), _specific(a), *_swaps(a), *_interval(a)]
     return pd.DataFrame(lines, columns=["claim", "easy look", "hard look"])
 
 
@@ -47,6 +48,22 @@ def _share(a: Artefacts) -> tuple[str, str, str]:
         "How much of the gap do the heads close?",
         f"{naive:.0%}: effect on sandbag prompts / untouched gap, p_full",
         f"{closed:.0%}: zeroed on genuine prompts too, log-odds",
+    )
+
+
+def _answers(a: Artefacts) -> tuple[str, str, str]:
+    """A gap closes from either side; what is written says from which."""
+    told = {"sandbag": "told to be incorrect", "genuine": "told to be correct"}
+    found = {c: a.summary["answers_zeroed"][c] for c in told}
+    right = [
+        f"{words} {found[c]['before']:.0%} → {found[c][grading.RIGHT]:.0%}"
+        for c, words in told.items()
+    ]
+    closed = a.wide("share closed, log-odds")
+    return (
+        "Do right answers come back?",
+        f"{closed.value:.0%} of the gap is closed",
+        f"right answers: {'; '.join(right)}{sides_in_words(a)}",
     )
 
 

@@ -7,17 +7,17 @@ from math import isnan
 
 import pandas as pd
 
-from sandbagging import grading, metrics, statistics
+from sandbagging import grading, metrics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import rivals
 from sandbagging.heads.head import join
 from sandbagging.statistics import Estimate
 from sandbagging.suite import nested, robustness, runs
-from sandbagging.suite.ledger.artefacts import Artefacts, joint_by_question, swap_cells
+from sandbagging.suite.ledger.artefacts import Artefacts, effect_on, swap_cells
 from sandbagging.suite.ledger.measured import architecture_of
 from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
-from sandbagging.suite.ledger.standing import axes, estimate_of, right_answers
+from sandbagging.suite.ledger.standing import axes, estimate_of, right_answers, sides_in_words
 from sandbagging.swaps import decision
 
 UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
@@ -108,7 +108,7 @@ def _leaving(g: Gate) -> str:
 
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     heads = join(a.heads, ", ")
-    odds, share = a.wide("effect, log-odds") or _effect(a, "sandbag"), "share of the gap closed"
+    odds, share = a.wide("effect, log-odds") or effect_on(a, "sandbag"), "share of the gap closed"
     if not a.gate.open:
         return [_line(f"zeroing {heads}, log-odds", odds, "no sandbagging to explain")]
     survives = _with_axes(a.summary["survives"]["value"], "heads_carry")
@@ -123,9 +123,10 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
         _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
         _line("the same, log-odds on sandbag prompts", odds, survives),
         _line("the same, p_full", on_p_full, _towards(on_p_full)),
-        _line(f"{share}, log-odds", f"{closed['logodds']:.0%}{left}",
+        _line(f"{share}, log-odds", f"{closed['logodds']:.0%}{sides_in_words(a)}{left}",
               _with_axes(_share_words(closed["logodds"]), "heads_most")),
         _line(f"{share}, p_full", f"{closed['p_full']:.0%}", _share_words(closed["p_full"])),
+        *_alone_lines(a),
         *_rival_lines(a),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
         *(_other_condition(a, name) for name in ("genuine", "neutral")),
@@ -133,10 +134,16 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _effect(a: Artefacts, condition: str) -> Estimate | None:
-    """The effect of zeroing the heads on log-odds in one condition, in nats, over questions."""
-    by_question = joint_by_question(a.circuit, condition, "joint", metrics.DECIDES)
-    return statistics.mean_ci(by_question.to_numpy(), unit="nats") if len(by_question) > 1 else None
+def _alone_lines(a: Artefacts) -> list[dict[str, str]]:
+    """What the head that is strongest on train questions closes by itself, where it was chosen."""
+    rows = a.parts[a.parts["quantity"] == "alone"].set_index("head")
+    if not a.found or str(a.found[0]) not in rows.index:
+        return []
+    head = str(a.found[0])
+    row = rows.loc[head]
+    share = Estimate(row["value"], row["low"], row["high"], int(row["n"]))
+    value = f"{share:.0%}{sides_in_words(a, f'single:{head}')}"
+    return [_line(f"share closed by {head} alone, log-odds", value, _share_words(share))]
 
 
 def _answers_back(a: Artefacts) -> tuple[str, str]:
@@ -190,7 +197,7 @@ def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
 
 
 def _other_condition(a: Artefacts, condition: str) -> dict[str, str]:
-    effect = _effect(a, condition)
+    effect = effect_on(a, condition)
     return _line(f"the same heads on {condition} prompts, log-odds", effect, _towards(effect))
 
 
