@@ -17,7 +17,13 @@ from sandbagging.suite import nested, robustness, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, effect_on, swap_cells
 from sandbagging.suite.ledger.measured import architecture_of
 from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
-from sandbagging.suite.ledger.standing import axes, estimate_of, right_answers, sides_in_words
+from sandbagging.suite.ledger.standing import (
+    axes,
+    estimate_of,
+    on_sandbag,
+    right_answers,
+    sides_in_words,
+)
 from sandbagging.swaps import decision
 
 UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
@@ -118,7 +124,9 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
         for m, words in (("logodds", "log-odds"), ("p_full", "p_full"))
     }
     left = _without_one(a, "share closed, log-odds", ".0%")
-    specific = _with_axes(a.summary["specific"]["verdict"], "heads_specific")
+    says, part = a.summary["specific"]["verdict"], on_sandbag(a)
+    letter = ", by the letter: most of it is harm to genuine prompts"
+    specific = _with_axes(says + letter * (part is not None and part < 0.5), "heads_specific")
     return [
         _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
         _line("the same, log-odds on sandbag prompts", odds, survives),
@@ -193,7 +201,7 @@ def _draw_line(a: Artefacts, kind: str, words: str) -> dict[str, str]:
     if found["rank_p"] <= rivals.RANK_P:
         return _line(words, value, "few reach the chosen ones")
     enough = 1 / (1 + found["n_draws"]) <= rivals.RANK_P  # the smallest p that so many can give
-    return _line(words, value, "do as well" if enough else "too few draws to tell")
+    return _line(words, value, "too many do as well" if enough else "too few draws to tell")
 
 
 def _other_condition(a: Artefacts, condition: str) -> dict[str, str]:

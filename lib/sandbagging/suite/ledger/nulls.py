@@ -33,7 +33,11 @@ def null_words(gate: Gate | None) -> str:
     """Return what a null's gate says, in bold where it is open: then no rule behind it is safe."""
     if gate is None:
         return "not run"
-    return f"**open gate: {gate.grade}**" if gate.open else "no gap, so no later rule is tried here"
+    return (
+        f"**open gate: {gate.grade}**"
+        if gate.open
+        else "gate closed, so no later rule is tried here"
+    )
 
 
 def calibration() -> pd.DataFrame | None:
