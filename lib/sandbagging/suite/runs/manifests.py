@@ -68,7 +68,7 @@ def nested_hashes(run: str) -> dict[str, str]:
 # What `make robustness` and `make calibrate` write.
 OF_COMMANDS = ("robustness/robustness.csv", "calibration/calibration.csv")
 # And figures: from what is stored, in a minute.
-MADE_AGAIN = ("prompts.jsonl", "answers.jsonl", "effects_by_question.csv.gz")
+MADE_AGAIN = ("prompts.jsonl", "answers.jsonl", "effects.csv", "effects_by_question.csv.gz")
 
 
 def stays_home(run: str, name: str) -> bool:
