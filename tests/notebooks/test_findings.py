@@ -154,8 +154,9 @@ def test_zeroing_the_planted_heads_closes_the_gap(story):
 
 
 def test_the_swap_carries_the_difference_where_the_switch_acts_and_nowhere_else(story):
-    """All of u is written behind block 2 and read by the MLP of block 4: the difference is carried
-    at 2, where one direction does as much; nothing can be restored at 0, not even by the oracle.
+    """All of u is written behind block 2 and read by the MLP of block 4, and a part of it behind
+    block 1: the difference is carried there, where one direction does as much; nothing can be
+    restored at 0, not even by the oracle.
     """
     from sandbagging.swaps import decision, tables
 
@@ -164,7 +165,7 @@ def test_the_swap_carries_the_difference_where_the_switch_acts_and_nowhere_else(
     # Which SAE sees it depends on rounding, and so on the processor.
     assert decision.CARRIES in set(judged.loc[2, "verdict"])
     carried = judged[judged["verdict"] == decision.CARRIES]
-    assert set(carried.index) == {2} and set(carried["basis"]) == {decision.ANY}
+    assert set(carried.index) <= {1, 2} and set(carried["basis"]) == {decision.ANY}
     assert all(effect.high < 0 for effect in carried["over_diff_means"])
     assert set(judged.loc[0, "verdict"]) == {decision.NOTHING}
 
@@ -330,12 +331,22 @@ def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chose
 
 
 @reference
-def test_reference_heads_pass_what_the_nulls_do_not():
+def test_reference_heads_that_ruin_genuine_answers_do_not_pass():
+    """Chosen one by one, the five close much of the gap, and most of it from the wrong side: random
+    heads of the same layers do so, too. The strongest alone closes more than half, and restores.
+    """
     summary = read_json(REFERENCE / "08_circuit" / "summary.json")
-    assert summary["survives"]["value"] in (rivals.SURVIVES, rivals.PART, rivals.CHANCE)
-    # The rule's own floor, a tenth of the gap, and at most 1 in 20 random sets as good.
     assert summary["share_closed"]["logodds"]["low"] > rivals.FLOOR_SHARE
-    assert summary["random_uniform"]["rank_p"] <= rivals.RANK_P
+    assert summary["survives"]["value"] == rivals.FAILS
+    assert summary["answers_zeroed"]["genuine"]["change"]["high"] < 0
+    table = files.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")
+    table = table[(table["metric"] == "logodds") & (table["intervention"] == "single:L1H4")]
+    change = (table["value"] - table["baseline"]).groupby(table["condition"]).mean()
+    assert change["sandbag"] > 3 > abs(change["genuine"])  # of a gap of 6.5 nats
+
+
+@reference
+def test_reference_nulls_have_nothing_to_explain():
     for null in ("null_model", "placebo"):
         found = read_json(REFERENCE / null / "08_circuit" / "summary.json")
         assert found["survives"]["value"] == rivals.NOTHING, null
