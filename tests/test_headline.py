@@ -163,6 +163,16 @@ def test_what_failed_is_what_the_pages_say_failed():
     assert ledger.counted(found) == {True: 1, False: 2, None: 1}
 
 
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [("1 of 2 cells, not in L4 topk mixed", "1 of 2 cells, not in L4 topk mixed"),
+     ("1 of 9 cells, not in " + ", ".join(["L4 topk mixed"] * 8), "1 of 9 cells")],
+)  # fmt: skip
+def test_a_long_list_of_where_it_failed_is_left_to_its_page(told, found):
+    said = {"04_swap": [{"said": "It restores.", "held": False, "told": told}]}
+    assert ledger.failed(artefacts(predictions=said))["found"].tolist() == [found]
+
+
 def test_a_share_of_an_untouched_gap_is_told_beside_the_true_one():
     """12 pp of a gap of 10 pp is no share of anything; zeroed in both conditions it is 60 %."""
     look = ledger.harder_look(artefacts()).set_index("claim")

@@ -8,17 +8,24 @@ from sandbagging import grading
 from sandbagging.heads import rivals
 from sandbagging.suite import predictions
 from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
-from sandbagging.suite.ledger.standing import estimate_of, sides_in_words
+from sandbagging.suite.ledger.standing import estimate_of, sides_in_words, specific_in_words
+
+LONGEST = 80  # characters of what was found that stand on the page
 
 
 def failed(a: Artefacts) -> pd.DataFrame:
     """Return what the pages before expected and did not find: page, expected, found."""
     lines = [
-        {"page": artefact[:2], "expected": entry["said"], "found": entry["told"]}
+        {"page": artefact[:2], "expected": entry["said"], "found": _short(entry["told"])}
         for artefact, said in sorted(a.predictions.items())
         for entry in predictions.failed(said)
     ]
     return pd.DataFrame(lines, columns=["page", "expected", "found"])
+
+
+def _short(told: str) -> str:
+    """Return what was found without a long list of the SAEs in which it failed."""
+    return told if len(told) <= LONGEST else told.partition(", not in ")[0]
 
 
 def counted(a: Artefacts) -> dict[bool | None, int]:
@@ -77,7 +84,7 @@ def _rivals(a: Artefacts) -> tuple[str, str, str]:
 def _specific(a: Artefacts) -> tuple[str, str, str]:
     portion = a.recorded("specific_portion")
     easy = "not measured" if portion is None else f"{portion:ci} more than on neutral prompts"
-    return "Does it belong to sandbagging?", f"{easy}, p_full", a.summary["specific"]["verdict"]
+    return "Does it belong to sandbagging?", f"{easy}, p_full", specific_in_words(a)
 
 
 def _swaps(a: Artefacts) -> list[tuple[str, str, str]]:

@@ -20,9 +20,9 @@ from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grade
 from sandbagging.suite.ledger.standing import (
     axes,
     estimate_of,
-    on_sandbag,
     right_answers,
     sides_in_words,
+    specific_in_words,
 )
 from sandbagging.swaps import decision
 
@@ -124,9 +124,7 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
         for m, words in (("logodds", "log-odds"), ("p_full", "p_full"))
     }
     left = _without_one(a, "share closed, log-odds", ".0%")
-    says, part = a.summary["specific"]["verdict"], on_sandbag(a)
-    letter = ", by the letter: most of it is harm to genuine prompts"
-    specific = _with_axes(says + letter * (part is not None and part < 0.5), "heads_specific")
+    specific = _with_axes(specific_in_words(a), "heads_specific")
     return [
         _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
         _line("the same, log-odds on sandbag prompts", odds, survives),

@@ -136,6 +136,15 @@ def sides_in_words(a: Artefacts, intervention: str = "joint") -> str:
     return f" ({part:.0%} of it on sandbag prompts, the rest by lowering genuine ones)"
 
 
+def specific_in_words(a: Artefacts) -> str:
+    """Return what the rule of notebook 08 says of where the effect belongs, and where it says so by
+    the letter alone.
+    """
+    says = a.summary["specific"]["verdict"]
+    letter = ", by the letter: most of it is harm to genuine prompts"
+    return says + letter * (_specific(a, says) == BY_LETTER)
+
+
 def _specific(a: Artefacts, says: str) -> str:
     """Whether the effect belongs to sandbagging: not where most of the difference is harm done to
     genuine prompts.
