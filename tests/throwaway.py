@@ -143,7 +143,7 @@ def command(repository: Path, *words: str) -> subprocess.Popen:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(1500):
+    for _ in range(6000):  # a page loads its model first, beside other work
         if path.exists():
             return
         assert process.poll() is None, process.communicate()
