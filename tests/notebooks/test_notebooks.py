@@ -18,7 +18,7 @@ CONTRACT = {
     "01_activations": ["L00.safetensors", "L02.safetensors", "tokens.csv.gz"],
     "02_saes": ["metrics.csv"],
     "03_separation": ["separation.csv"],
-    "04_swap": ["effects_by_question.csv.gz", "summary.csv", "guards.csv", "fits.csv",
+    "04_swap": ["effects_by_question.csv.gz", "summary.csv", "guards.csv", "fits.csv.gz",
                 "untrained.csv", "doses.csv", "answers.jsonl", "summary.json"],
     "05_shuffled": ["between.csv", "seeds.csv", "places.csv", "summary.json"],
     "06_specificity": ["verdicts.csv", "beside_card.csv", "summary.json"],
