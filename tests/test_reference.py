@@ -41,7 +41,11 @@ def _stays_home(path: Path) -> bool:
     nested = len(place.parts) > 1 and not place.parts[0][:2].isdigit()
     weights = path.suffix == ".safetensors" or path.name.startswith(".")
     run = f"reference/{place.parts[0]}" if nested else "reference"
-    return weights or runs.stays_home(run, path.name) or (nested and path.suffix == ".ipynb")
+    return (
+        weights
+        or runs.stays_home(run, path.parent.name, path.name)
+        or (nested and path.suffix == ".ipynb")
+    )
 
 
 def manifests(run: str) -> dict[str, dict]:

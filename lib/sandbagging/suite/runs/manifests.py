@@ -69,11 +69,20 @@ def nested_hashes(run: str) -> dict[str, str]:
 OF_COMMANDS = ("robustness/robustness.csv", "calibration/calibration.csv")
 # And figures: from what is stored, in a minute.
 MADE_AGAIN = ("prompts.jsonl", "answers.jsonl", "effects.csv", "effects_by_question.csv.gz")
+# The largest tables, which no later page but those of the swaps reads.
+LARGE = {
+    "04_swap": ("answers.jsonl", "effects_by_question.csv.gz"),
+    "07_heads": ("effects_by_question.csv.gz",),
+}
 
 
-def stays_home(run: str, name: str) -> bool:
-    """Return whether a file of an artefact is not committed: what is made again in a nested run."""
-    return "/" in run and (name.startswith("fig_") or name in MADE_AGAIN)
+def stays_home(run: str, artefact: str, name: str) -> bool:
+    """Return whether a file of an artefact is not committed: what is made again from what is
+    stored.
+    """
+    if "/" in run:
+        return name.startswith("fig_") or name in MADE_AGAIN
+    return name in LARGE.get(artefact, ())
 
 
 def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
@@ -87,7 +96,7 @@ def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | Non
     for name, digest in manifest["outputs"].items():
         path = folder / name
         left_out = written.get(name) == digest and not store.remeasuring()
-        may_be_missing = left_out or stays_home(run, name)
+        may_be_missing = left_out or stays_home(run, artefact, name)
         if not path.is_file() and may_be_missing:
             continue
         if not path.is_file() or files.sha256(path) != digest:
