@@ -134,7 +134,10 @@ def names_of(artefact: str) -> tuple[str, dict]:
     }  # fmt: skip
     return {
         "04_swap": ("noise of its own size", swaps),
-        "06_specificity": ("Where it carries the difference", {**carried, "judged": [1]}),
+        "06_specificity": (
+            "Where it carries the difference",
+            {**carried, "judged": [1], "back": pd.Series([False])},
+        ),
         "07_heads": ("max-T passes", found),
         "08_circuit": ("of the gap** on log-odds", judged),
         "10_ledger": (
@@ -145,9 +148,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
 
 
 @every_grade
-@pytest.mark.parametrize(
-    "artefact", ["04_swap", "06_specificity", "07_heads", "08_circuit", "10_ledger"]
-)
+@pytest.mark.parametrize("artefact", ["08_circuit", "10_ledger"])
 def test_what_an_effect_is_said_to_do_follows_the_grade(artefact, grade):
     part, names = names_of(artefact)
     found = made_up.graded(grade)
@@ -157,6 +158,25 @@ def test_what_an_effect_is_said_to_do_follows_the_grade(artefact, grade):
     odds = ("raises the odds of the right answer", "raise the odds of the right answer")
     assert any(w in said for w in words) == (grade == "answers wrongly")
     assert any(w in said for w in odds) == (grade == "less sure")
+
+
+@every_grade
+@pytest.mark.parametrize("artefact", ["04_swap", "06_specificity", "07_heads"])
+def test_without_graded_answers_odds_are_all_that_rises(artefact, grade):
+    part, names = names_of(artefact)
+    found = made_up.graded(grade)
+    said = filled(artefact, part, **{"found": SimpleNamespace(gate=found), **names, "gate": found})
+    assert "right answer back" not in said
+    assert ("raises the odds of the right answer" in said) or grade == "no"
+
+
+@pytest.mark.parametrize(("right", "warned"), [(False, True), (True, False)])
+def test_06_says_whether_free_answers_follow_the_odds(right, warned):
+    part, names = names_of("06_specificity")
+    names |= {"back": pd.Series([right]), "gate": made_up.graded("answers wrongly")}
+    said = filled("06_specificity", part, **names)
+    assert f"turn right in {int(right)} of the 1 such cells" in said
+    assert ("not yet a right answer" in said) == warned
 
 
 def test_no_reading_says_of_itself_that_an_answer_comes_back():

@@ -124,7 +124,7 @@ def nodes_ranked(
     look.guides(ax)
     ax.set(xlabel=f"{look.change(metric)} of zeroing the node", ylabel="node")
     look.legend_above(fig, ax, 4)
-    look.title(fig, f"The {len(best)} nodes of largest effect out of {len(effects)}")
+    look.title(fig, f"The {len(best)} largest of {len(effects)} nodes")
     words = "The intervals are not corrected for the choice of the largest."
     return look.caption(fig, look.count(best["n"]), look.CI, words)
 
