@@ -115,6 +115,20 @@ def shares_closed(
     return {m: share_closed(effects, heads, m, seed, categories) for m in names}
 
 
+def share_restored(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = shares.DECIDES,
+    seed: int = 0,
+    categories: Mapping[str, str] | None = None,
+) -> Estimate:
+    """Return the net effect of a set (`shares.restored`) as a share of the gap, with CI95 as in
+    `share_closed`.
+    """
+    net, gap = shares.restored(effects, heads, metric), shares.gap(effects, metric)
+    return shares.part_of_gap(net, gap, effects["sandbag"].question_ids, seed, categories)
+
+
 def by_question(
     effects: Effects,
     condition: str,

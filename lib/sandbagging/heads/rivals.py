@@ -15,14 +15,15 @@ import pandas as pd
 from sandbagging import metrics, prompts, statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
-from sandbagging.heads import estimates, selection, shares
+from sandbagging.heads import estimates, shares
+from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Head, Heads, as_set, join
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.statistics import Estimate
 
-# A set has to close a tenth of the gap, as a single head has to, and to be among the best 5 % of
+# A set has to restore a tenth of the gap, as a single head has to, and to be among the best 5 % of
 # the draws.
 FLOOR_SHARE, RANK_P = 0.10, 0.05
 # A set that leaves half of the gap or more is not the circuit, but a part of one: others carry the
@@ -64,46 +65,34 @@ class Rival(NamedTuple):
     shared: int  # with the heads that are judged
 
 
-def choose(
-    swept: Mapping[str, Effects], chosen: Sequence[Head], metric: str = DECIDES
-) -> list[Rival]:
-    """Return a rival for each condition but sandbag that was swept: the heads with the largest mean
-    effect there, as many as are `chosen`.
+def choose(grown: Mapping[str, Grown], chosen: Sequence[Head]) -> list[Rival]:
+    """Return a rival for each condition but sandbag on which heads were grown: its heads, or, where
+    these are the `chosen` ones, its next distinct set.
 
-    Where they are the chosen ones, the weakest gives way to the next head. Raises UserError where
-    no other condition was swept, where it was swept on more or fewer questions, and where the model
-    has no other set of as many heads.
+    Raises UserError where no other condition was tried, where it was tried on more or fewer
+    questions, and where no other set of as many heads was.
     """
-    own = set(chosen)
-    others = {name: of for name, of in swept.items() if name != "sandbag"}
+    others = {name: of for name, of in grown.items() if name != "sandbag"}
     if not others:
         raise UserError(
-            "No rival can be chosen: the sweep holds sandbag prompts alone; sweep genuine, neutral "
-            "and placebo prompts as well."
+            "No rival can be chosen: heads were searched for on sandbag prompts alone; search on "
+            "genuine, neutral and placebo prompts as well."
         )
-    found = []
+    found, own = [], set(chosen)
     for condition, of in others.items():
-        _check_as_hard(condition, of, swept["sandbag"], len(own))
-        order = selection.ranked(of, metric=metric)
-        best = order[: len(own)]
-        same = set(best) == own
-        if same:
-            best = [*best[:-1], order[len(own)]]
-        found.append(Rival(condition, tuple(sorted(best)), same, len(own & set(best))))
+        _check_as_hard(of, grown["sandbag"])
+        same = set(of.heads) == own
+        heads = of.other_than(chosen) if same else of.heads
+        found.append(Rival(condition, tuple(sorted(heads)), same, len(own & set(heads))))
     return found
 
 
-def _check_as_hard(condition: str, there: Effects, sandbag: Effects, n: int) -> None:
+def _check_as_hard(there: Grown, sandbag: Grown) -> None:
     asked, wanted = len(there.question_ids), len(sandbag.question_ids)
     if asked != wanted:
         raise UserError(
-            f"The rival on {condition} prompts was chosen on {asked} questions and the heads on "
-            f"{wanted}; sweep as many, or the search was not as hard."
-        )
-    if len(there.sets) <= n:
-        raise UserError(
-            f"Only {len(there.sets)} heads were swept, so there is no other set of {n}; choose "
-            "fewer heads."
+            f"The rival on {there.condition} prompts was chosen on {asked} questions and the heads "
+            f"on {wanted}; ask as many, or the search was not as hard."
         )
 
 
@@ -119,10 +108,11 @@ class Survival(NamedTuple):
 
     grade: str  # SURVIVES, PART, CHANCE, FAILS or NOTHING
     reason: str  # a sentence without its full stop
-    share: Estimate  # of the gap closed, on log-odds
+    share: Estimate  # of the gap restored, on log-odds
     share_p_full: Estimate
-    margins: dict[str, Estimate]  # condition -> share closed minus that of the rival chosen there
-    rank_p: dict[str, float]  # kind of draws -> rank p of the share closed among them
+    closed: Estimate  # the share of the gap closed, on log-odds, from whichever side
+    margins: dict[str, Estimate]  # condition -> share restored minus that of the rival chosen there
+    rank_p: dict[str, float]  # kind of draws -> rank p of the share restored among them
     smallest_share: float  # that this rule would let survive in 80 % of tries
     coincided: int  # rivals that were the chosen heads at first
 
@@ -144,9 +134,10 @@ def judge(
     """Return whether heads survive, from {genuine, sandbag: effects} of test questions that hold
     the chosen set, the rivals' and the draws {kind: sets}, with log-odds and p_full.
 
-    They *survive as a circuit of sandbagging* if their share of the log-odds gap closed has its
-    CI95 above a half, not below 0 on p_full, its rank p among each kind of draws is at most 0.05,
-    and it exceeds that of every rival (CI95 of the paired difference above 0). With a CI95 above a
+    They *survive as a circuit of sandbagging* if their share of the log-odds gap restored
+    (`shares.restored`) has its CI95 above a half, not below 0 on p_full, its rank p among each kind
+    of draws is at most 0.05, and it exceeds that of every rival (CI95 of the paired difference
+    above 0). With a CI95 above a
     tenth alone they *carry a part of it*; without the rivals they are *better than chance heads*.
     With `categories` {question id: category} the wider interval decides. A null is tried with
     `gate.as_if_open()`. Raises UserError where no random set was drawn.
@@ -154,16 +145,17 @@ def judge(
     if not draws or not all(len(sets) for sets in draws.values()):
         raise UserError("No random sets were drawn, so there is no chance to compare with.")
     ids, gap = on["sandbag"].question_ids, shares.gap(on)
-    own, sign = shares.closed(on, chosen), np.sign(gap.mean())
-    theirs = {rival.chosen_on: shares.closed(on, rival.heads) for rival in rivals}
+    own, sign = shares.restored(on, chosen), np.sign(gap.mean())
+    theirs = {rival.chosen_on: shares.restored(on, rival.heads) for rival in rivals}
     mean = {
-        kind: [shares.closed(on, heads).mean() for heads in sets] for kind, sets in draws.items()
+        kind: [shares.restored(on, heads).mean() for heads in sets] for kind, sets in draws.items()
     }
     found = Survival(
         grade="",
         reason="",
-        share=estimates.share_closed(on, chosen, DECIDES, seed, categories),
-        share_p_full=estimates.share_closed(on, chosen, BESIDE, seed, categories),
+        share=estimates.share_restored(on, chosen, DECIDES, seed, categories),
+        share_p_full=estimates.share_restored(on, chosen, BESIDE, seed, categories),
+        closed=estimates.share_closed(on, chosen, DECIDES, seed, categories),
         margins={
             name: shares.part_of_gap(own - other, gap, ids, seed, categories)
             for name, other in theirs.items()
@@ -180,7 +172,7 @@ def judge(
 
 
 def _smallest(own: np.ndarray, theirs: Sequence[np.ndarray], gap: np.ndarray) -> float:
-    """Return the share closed that the rule would let survive in 80 % of tries, with this spread
+    """Return the share restored that the rule would let survive in 80 % of tries, with this spread
     over questions: against its floor and against each rival's share; nan without any gap.
     """
     if gap.mean() == 0:
@@ -207,20 +199,21 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
         return NOTHING, "no sandbagging to explain (the grade of notebook 00 is *no*)"
     if not found.share.low > FLOOR_SHARE:  # also where the gap is too small for an interval
         return FAILS, (
-            f"the share of the gap closed, {share}, is not shown to exceed {FLOOR_SHARE:.0%}"
+            f"the share of the gap restored, {share}, is not shown to exceed {FLOOR_SHARE:.0%}"
+            f"{_ruin(found)}"
         )
     if found.share_p_full.high < 0:
         return FAILS, (
-            f"on log-odds {share} of the gap is closed, while on p_full it grows "
-            f"({found.share_p_full:short .0%}): with opposite signs no claim is made"
+            f"on log-odds {share} of the gap is restored, while on p_full "
+            f"{found.share_p_full:short .0%}: with opposite signs no claim is made"
         )
     kind, p = max(found.rank_p.items(), key=lambda item: item[1])
     if p > RANK_P:
         return FAILS, (
-            f"too many random sets ({kind.replace('_', '-')} draws) close as much as these heads' "
-            f"{share}, or too few were drawn (rank p = {p:.3f})"
+            f"too many random sets ({kind.replace('_', '-')} draws) restore as much as these "
+            f"heads' {share}, or too few were drawn (rank p = {p:.3f})"
         )
-    beaten = f"{share} of the gap is closed, more than by random sets (rank p = {p:.3f})"
+    beaten = f"{share} of the gap is restored, more than by random sets (rank p = {p:.3f})"
     if not found.margins:
         return CHANCE, f"{beaten}, but no rival was selected"
     close = {name: m for name, m in found.margins.items() if not m.low > 0}
@@ -238,6 +231,16 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
     if found.share.low > MOST_SHARE:
         return SURVIVES, beaten
     return PART, f"{beaten}, but not shown to be more than {MOST_SHARE:.0%}: others carry the rest"
+
+
+def _ruin(found: Survival) -> str:
+    """Return in words that a set closes the gap by what it does to genuine prompts, or ""."""
+    if not found.closed.low > FLOOR_SHARE:
+        return ""
+    return (
+        f": they close {found.closed:short .0%} of it, most of it by what they do to genuine "
+        "prompts"
+    )
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -276,19 +279,21 @@ def table(
     """Return the rows of `rivals.csv`: rule, chosen_on, heads, metric, quantity, value, unit, low,
     high, n, for the chosen set (chosen_on sandbag) and each rival.
 
-    quantity: "effect" on sandbag prompts (nats, pp), "share_closed", and of rivals "margin", the
-    chosen set's share minus theirs.
+    quantity: "effect" on sandbag prompts (nats, pp), "share_closed", "share_restored", and of
+    rivals "margin", the chosen set's share restored minus theirs.
     """
     ids, rows = on["sandbag"].question_ids, []
     sets = {"sandbag": tuple(sorted(chosen)), **{r.chosen_on: r.heads for r in rivals}}
     for name, heads in sets.items():
         for metric in (DECIDES, BESIDE):
             gap = shares.gap(on, metric)
-            own, theirs = (shares.closed(on, h, metric) for h in (chosen, heads))
+            own, theirs = (shares.restored(on, h, metric) for h in (chosen, heads))
+            closed = shares.closed(on, heads, metric)
             effect = on["sandbag"].of(heads, metric)
             found = {
                 "effect": shares.change(effect, metric, ids, categories, seed),
-                "share_closed": shares.part_of_gap(theirs, gap, ids, seed, categories),
+                "share_closed": shares.part_of_gap(closed, gap, ids, seed, categories),
+                "share_restored": shares.part_of_gap(theirs, gap, ids, seed, categories),
             }
             if name != "sandbag":
                 found["margin"] = shares.part_of_gap(own - theirs, gap, ids, seed, categories)

@@ -16,6 +16,7 @@ from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import estimates
 from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.net import net_of
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
@@ -73,6 +74,16 @@ def top(
     """
     check_how_many(n, effects.sets)
     return tuple(ranked(effects, minus, metric)[:n])
+
+
+N_CANDIDATES = 10
+
+
+def candidates(swept: Mapping[str, Effects], condition: str, n: int = N_CANDIDATES) -> Heads:
+    """Return the n heads with the largest net effect on log-odds of a condition's prompts, one by
+    one: out of these a set is grown (`growing.grow`).
+    """
+    return top(net_of(swept)[condition], min(n, len(swept[condition].sets)))
 
 
 def by_other_rules(
@@ -271,7 +282,9 @@ def first_quarter(table: pd.DataFrame, chosen: Sequence[Head], n_layers: int) ->
     return Depth(heads, float(early.mean()), float(by_layer[early].sum() / by_layer.sum()))
 
 
-def rule(n: int, replacement: str, metric: str = DECIDES) -> str:
-    """Return in words by which rule `top` chooses."""
-    named = "log-odds" if metric == DECIDES else metric
-    return f"the {n} largest mean effects on {named} of sandbag prompts, {replacement}-ablation"
+def rule(n: int, replacement: str) -> str:
+    """Return in words by which rule heads are chosen (`growing.grow`)."""
+    return (
+        f"{n} heads that joined one at a time, each with the largest net effect of the set on "
+        f"log-odds of sandbag prompts, {replacement}-ablation"
+    )

@@ -1,8 +1,9 @@
-"""What part of the gap between genuine and sandbag prompts a set of heads closes, question by
-question.
+"""What part of the gap between genuine and sandbag prompts a set of heads closes, and what part it
+restores, question by question.
 
 The heads are replaced in both conditions. Their effect on sandbag prompts divided by the untouched
-gap would count what replacing them does to every answer too, and is a share of nothing.
+gap would count what replacing them does to every answer too, and is a share of nothing. And a gap
+also closes where genuine answers are ruined: only what comes back beyond that is *restored*.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,23 @@ def closed(
     other, sandbag = _paired(effects, against)
     heads = tuple(heads)
     return sandbag.of(heads, metric) - other.of(heads, metric)
+
+
+def restored(
+    effects: Mapping[str, Effects],
+    heads: Iterable[Head],
+    metric: str = DECIDES,
+    against: str = "genuine",
+) -> np.ndarray:
+    """Return the net effect of replacing a set of heads, [question]: that on sandbag prompts minus
+    the size of the mean effect on genuine ones (or on those of another condition).
+
+    It is at most what `closed` says, and below it where a gap is closed by ruining genuine answers.
+    """
+    other, sandbag = _paired(effects, against)
+    heads = tuple(heads)
+    cost = other.of(heads, metric)
+    return sandbag.of(heads, metric) - np.sign(cost.mean()) * cost
 
 
 def _paired(effects: Mapping[str, Effects], other: str) -> tuple[Effects, Effects]:

@@ -1,7 +1,10 @@
-"""Whether an effect belongs to sandbagging: larger on sandbag prompts than on genuine ones.
+"""Whether an effect belongs to sandbagging: what comes back on sandbag prompts is more than what
+changes on genuine ones.
 
-Log-odds decide, and p_full must not say the opposite. p_full alone may differ because genuine
-prompts lie nearer to the ceiling, or because of mere form.
+A plain difference of the two effects would be large, too, where genuine answers are ruined and
+nothing comes back; so what happens to genuine prompts is taken off in either direction
+(`shares.restored`). Log-odds decide, and p_full must not say the opposite. p_full alone may differ
+because genuine prompts lie nearer to the ceiling, or because of mere form.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +24,12 @@ LARGER_ELSEWHERE = "larger elsewhere"
 OPPOSITE = "opposite signs"
 NOT_SHOWN = "not shown"
 WORDS = {
-    SPECIFIC: "the effect is larger on sandbag prompts than on genuine ones, on log-odds",
-    P_FULL_ALONE: "the effect is larger on sandbag prompts on p_full alone, which may be mere form "
-    "or a ceiling; on log-odds no difference is shown",
-    LARGER_ELSEWHERE: "the effect is larger on genuine prompts than on sandbag ones",
+    SPECIFIC: "more comes back on sandbag prompts than changes on genuine ones, on log-odds",
+    P_FULL_ALONE: "more comes back on sandbag prompts than changes on genuine ones on p_full "
+    "alone, which may be mere form or a ceiling; on log-odds it is not shown",
+    LARGER_ELSEWHERE: "genuine prompts change by more than comes back on sandbag ones",
     OPPOSITE: "log-odds and p_full say opposite things, so no claim is made",
-    NOT_SHOWN: "that the effect differs between sandbag and genuine prompts is not shown",
+    NOT_SHOWN: "that more comes back on sandbag prompts than changes on genuine ones is not shown",
 }
 
 
@@ -63,7 +66,7 @@ def specific(
     differences = {
         other: {
             metric: shares.change(
-                shares.closed(effects, heads, metric, other),
+                shares.restored(effects, heads, metric, other),
                 metric,
                 effects["sandbag"].question_ids,
                 categories,
