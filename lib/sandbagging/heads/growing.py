@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from sandbagging import metrics
@@ -15,6 +16,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import sweep
 from sandbagging.heads.head import Head, Heads, join
 from sandbagging.heads.net import net_of
+from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.progress import Progress
 from sandbagging.prompts import Framing
@@ -28,6 +30,7 @@ class Grown(NamedTuple):
     question_ids: tuple[str, ...]
     heads: Heads
     tried: pd.DataFrame  # step, head, heads, effect, on_genuine, net: means in nats of log-odds
+    on: dict[str, Effects]  # of the set after each step, on the condition's and genuine prompts
 
     def other_than(self, heads: Heads) -> Heads:
         """Return the best set of the last step that is not `heads`.
@@ -63,7 +66,7 @@ def grow(
     Net effects as in `net.net`. Raises UserError for heads that do not exist.
     """
     heads: Heads = ()
-    rows, ids = [], tuple(question.id for question in asked)
+    rows, path, ids = [], [], tuple(question.id for question in asked)
     for step in range(1, min(n, len(candidates)) + 1):
         rest = [head for head in candidates if head not in heads]
         sets = [tuple(sorted((*heads, head))) for head in rest]
@@ -85,5 +88,18 @@ def grow(
         }
         names = {"step": step, "head": list(map(str, rest)), "heads": [join(s) for s in sets]}
         rows.append(pd.DataFrame({**names, **told}))
-        heads = (*heads, rest[int(told["net"].argmax())])
-    return Grown(condition, ids, heads, pd.concat(rows, ignore_index=True))
+        best = int(told["net"].argmax())
+        heads = (*heads, rest[best])
+        path.append({c: _only(of, best) for c, of in swept.items()})
+    on = {c: _stacked([step[c] for step in path]) for c in path[0]}
+    return Grown(condition, ids, heads, pd.concat(rows, ignore_index=True), on)
+
+
+def _only(effects: Effects, i: int) -> Effects:
+    value = {name: of[i : i + 1] for name, of in effects.value.items()}
+    return effects._replace(sets=[effects.sets[i]], value=value)
+
+
+def _stacked(parts: Sequence[Effects]) -> Effects:
+    value = {name: np.concatenate([p.value[name] for p in parts]) for name in parts[0].value}
+    return parts[0]._replace(sets=[heads for p in parts for heads in p.sets], value=value)

@@ -26,7 +26,7 @@ from sandbagging.suite.plots.circuit import (
 from sandbagging.suite.plots.headline import headline_figure
 from sandbagging.suite.plots.heads import (
     agreement,
-    effects_by_depth,
+    growing,
     head_map,
     heads_by_condition,
     heads_ranked,
@@ -54,7 +54,7 @@ __all__ = [
     "data",
     "dose_response",
     "doses",
-    "effects_by_depth",
+    "growing",
     "faithfulness",
     "free_answers",
     "gap_by_framing",

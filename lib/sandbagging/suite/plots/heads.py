@@ -130,23 +130,21 @@ def nodes_ranked(
 
 
 @look.styled
-def effects_by_depth(effects: pd.DataFrame, metric: str = "p_full") -> Figure:
-    """Effect of ablating each head against its layer, with the layer's mean.
+def growing(table: pd.DataFrame) -> Figure:
+    """What a set of heads does after each that joined it, on sandbag and genuine prompts, and net.
 
-    Columns layer, head, effect.
+    Rows head, on ("sandbag", "genuine", "net"), value, low, high, n, as `estimates.grown_table`.
     """
-    _checked(effects)
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 3.0))
-    look.line_at_zero(ax, across=True)
-    dots = {"color": look.BLUE, "alpha": 0.5, "markersize": 4, "linewidth": 0}
-    ax.plot(effects["layer"], effects["effect"], "o", label="one head", **dots)
-    mean = effects.groupby("layer")["effect"].mean()
-    ax.plot(mean.index, mean, "-_", color=look.INK, markersize=9, label="mean of the layer")
-    ax.xaxis.set_major_locator(MaxNLocator(16, integer=True))
-    ax.set(xlabel="layer (index)", ylabel=look.change(metric))
-    look.legend_above(fig, ax, 2)
-    look.title(fig, "Effect of ablating one head, by depth")
-    return look.caption(fig, _how_many(effects))
+    look.need(table, "steps", "head", "on", "value", "low", "high", "n")
+    looks = {**look.CONDITIONS, "net": (look.INK, "D")}
+    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.3 + 0.36 * table["head"].nunique()))
+    look.rows_by_group(ax, table, "head", "on", "value", looks)
+    look.guides(ax)
+    ax.set(xlabel=f"{look.change('logodds')} of zeroing all heads so far", ylabel="head that joins")
+    look.legend_above(fig, ax, 3)
+    look.title(fig, "Heads that join one at a time")
+    words = "In sample. Net: what comes back beyond what changes on genuine prompts."
+    return look.caption(fig, look.count(table["n"]), look.CI, words)
 
 
 @look.styled
