@@ -2,15 +2,19 @@
 weights of a tiny Llama.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 from made_up import graded
 from tiny_models import TINY_QUESTIONS
 
 from sandbagging.gate import Gate
+from sandbagging.heads import selection
+from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.net import net_of
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import hook_points
 from sandbagging.questions import Question
@@ -93,3 +97,14 @@ def plant(model, chain: float, always: float, flagged: float) -> None:
         out[2][3, head * width + 1] = -flagged / 5
     module.lm_head.weight.data[dog, 0] = 1.5
     module.lm_head.weight.data[dog, 3] = 100 * read
+
+
+def grown(swept: Mapping[str, Effects], n: int) -> dict[str, Grown]:
+    """Return what growing would, in a game whose heads add up: the n that lead one by one."""
+    found = {}
+    for condition, of in net_of(swept).items():
+        order = selection.ranked(of)
+        tried = pd.DataFrame({"step": n, "head": list(map(str, order[n - 1 :]))})
+        tried["net"] = -np.arange(len(tried), dtype=float)
+        found[condition] = Grown(condition, of.question_ids, tuple(order[:n]), tried, {})
+    return found

@@ -292,19 +292,6 @@ def test_heads_chosen_elsewhere_are_judged_there_and_here():
     assert (found.there.value, found.here.value) == pytest.approx((0.3, 0.1))
 
 
-def test_other_rules_choose_by_a_difference_where_it_was_swept():
-    """Head 0 lifts every answer alike, head 1 those on sandbag prompts alone."""
-    sandbag, genuine = (
-        made_up(np.array([[0.3] * 4, [0.2] * 4])),
-        made_up(np.array([[0.3] * 4, [0.0] * 4])),
-    )
-    lists = selection.by_other_rules({"sandbag": sandbag, "genuine": genuine}, n=1)
-    assert lists == {
-        "heads_sandbag_minus_genuine": ((0, 1),),
-        "heads_sandbag_minus_neutral": (),
-    }
-
-
 def test_against_random_shows_effect_and_gap_apart():
     joint = np.full(30, 0.02)
     draws = np.random.default_rng(5).normal(-0.03, 0.01, (99, 1)).repeat(30, axis=1)

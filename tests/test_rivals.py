@@ -42,9 +42,9 @@ def test_rivals_are_chosen_by_the_same_rule_elsewhere():
 
     both = on_both(worth, [(h,) for h in (A, B, C, D)], noise=0.01)
     assert selection.top(both["sandbag"], 2, metric="logodds") == (A, B)
-    (rival,) = rivals.choose(both, (A, B))
+    (rival,) = rivals.choose(games.grown(both, 2), (A, B))
     assert rival == Rival("genuine", (C, D), False, 0)
-    overlapping = rivals.choose({**both, "neutral": both["sandbag"]}, (A, C))
+    overlapping = rivals.choose(games.grown({**both, "neutral": both["sandbag"]}, 2), (A, C))
     assert overlapping[1] == Rival("neutral", (A, B), False, 1)
 
 
@@ -54,7 +54,7 @@ def test_rivals_and_chosen_heads_stand_side_by_side_one_by_one():
         return {A: (0.1, 3), B: (0.2, 2), C: (2, 1), D: (1, 0)}.get(head, (0, 0))
 
     both = on_both(worth, [(h,) for h in (A, B, C, D)], noise=0.01)
-    table = rivals.singles_table(both, (A, B), rivals.choose(both, (A, B)))
+    table = rivals.singles_table(both, (A, B), rivals.choose(games.grown(both, 2), (A, B)))
     assert table[["chosen_on", "heads", "shared"]].to_numpy().tolist() == [
         ["sandbag", "L0H0 L0H1", 2],
         ["genuine", "L0H2 L0H3", 0],
@@ -89,22 +89,22 @@ def test_where_a_rival_is_the_chosen_set_its_next_distinct_one_is_judged():
         return {A: (3, 3), B: (2, 2), C: (1, 1), D: (0, 0)}[head]
 
     both = on_both(worth, [(h,) for h in (A, B, C, D)], noise=0.01)
-    found = rivals.choose({**both, "neutral": both["genuine"]}, (B, A))
-    assert found == [Rival("genuine", (A, C), True, 1), Rival("neutral", (A, C), True, 1)]
-    said = rivals.coincidences(found)
-    assert "lead on genuine, neutral prompts (2 of 2 searches)" in said and said.count(". ") == 0
+    found = rivals.choose(games.grown(both, 2), (B, A))
+    assert found == [Rival("genuine", (A, C), True, 1)]
+    said = rivals.coincidences([*found, RIVAL])
+    assert "lead on genuine prompts (1 of 2 searches)" in said and said.count(". ") == 0
     assert rivals.coincidences([RIVAL]) == ""
 
 
 def test_what_cannot_be_chosen_is_one_sentence():
     both = on_both(lambda heads: (0, 0), [(A,), (B,)])
     with pytest.raises(UserError, match="sandbag prompts alone"):
-        rivals.choose({"sandbag": both["sandbag"]}, (A,))
-    with pytest.raises(UserError, match="no other set of 2"):
-        rivals.choose(both, (A, B))
-    fewer = on_both(lambda heads: (0, 0), [(A,), (B,)], n=20)["genuine"]
+        rivals.choose({"sandbag": games.grown(both, 1)["sandbag"]}, (A,))
+    with pytest.raises(UserError, match="no other set"):
+        rivals.choose(games.grown(both, 2), (A, B))
+    fewer = games.grown(on_both(lambda heads: (0, 0), [(A,), (B,)], n=20), 1)["genuine"]
     with pytest.raises(UserError, match="20 questions and the heads on 40"):
-        rivals.choose({**both, "genuine": fewer}, (A,))
+        rivals.choose({**games.grown(both, 1), "genuine": fewer}, (A,))
 
 
 # The rule -----------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_the_table_keeps_to_its_columns():
     on = on_both(ours(0.0, 3.0), [(A, B), (C, D)])
     table = rivals.table(on, (B, A), [RIVAL], rule="top 2, zero")
     columns = "rule chosen_on heads metric quantity value unit low high n".split()
-    assert list(table) == columns and len(table) == 2 * 2 + 2 * 3
+    assert list(table) == columns and len(table) == 2 * 3 + 2 * 4
     assert set(table["heads"]) == {"L0H0+L0H1", "L0H2+L0H3"} and set(table["n"]) == {40}
     margin = table[(table["quantity"] == "margin") & (table["metric"] == "logodds")]
     assert margin["value"].item() == pytest.approx(0.6, abs=0.02)
@@ -231,8 +231,9 @@ def searched(model, framing="instr"):
     swept = sweep.sweep_conditions(
         model, train, ["sandbag", "genuine"], framing, sweep.all_heads(model), names=NAMES
     )
-    chosen = tuple(sorted(selection.top(swept["sandbag"], 2, metric="logodds")))
-    found = rivals.choose(swept, chosen)
+    grown = games.grown(swept, 2)
+    chosen = tuple(sorted(grown["sandbag"].heads))
+    found = rivals.choose(grown, chosen)
     draws = circuits.random_sets_of_each_kind(model, chosen, 40, seed=1)
     sets = [chosen, *(r.heads for r in found), *draws["uniform"], *draws["same_layer"]]
     on = sweep.sweep_conditions(model, test, ["sandbag", "genuine"], framing, sets, names=NAMES)

@@ -7,8 +7,9 @@ import pandas as pd
 
 from sandbagging import metrics, statistics
 from sandbagging.heads import shares
+from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Head, Heads, join
-from sandbagging.heads.net import net
+from sandbagging.heads.net import net_of
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
 
@@ -116,15 +117,13 @@ def shares_closed(
     return {m: share_closed(effects, heads, m, seed, categories) for m in names}
 
 
-def grown_table(
-    heads: Sequence[Head], on: Mapping[str, Effects], condition: str = "sandbag", seed: int = 0
-) -> pd.DataFrame:
-    """Return what a set does after each head that joined it (`growing.Grown`), on log-odds: rows
-    head ("+ L8H7"), on ("sandbag", "genuine", "net"), value, low, high, n, in nats.
+def grown_table(grown: Grown, seed: int = 0) -> pd.DataFrame:
+    """Return what a set does after each head that joined it on log-odds: rows head ("+ L8H7"), on
+    ("sandbag", "genuine", "net"), value, low, high, n, in nats.
     """
-    told = {**on, "net": net(on[condition], on["genuine"])}
+    told = {**grown.on, "net": net_of(grown.on)[grown.condition]}
     rows = []
-    for i, head in enumerate(heads):
+    for i, head in enumerate(grown.heads):
         for name, effects in told.items():
             found = estimate(effects.effect(metrics.DECIDES)[i], metrics.DECIDES, seed)
             joined = f"{'+ ' if i else ''}{head}"

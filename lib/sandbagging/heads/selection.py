@@ -86,20 +86,6 @@ def candidates(swept: Mapping[str, Effects], condition: str, n: int = N_CANDIDAT
     return top(net_of(swept)[condition], min(n, len(swept[condition].sets)))
 
 
-def by_other_rules(
-    swept: Mapping[str, Effects], n: int = 5, metric: str = DECIDES
-) -> dict[str, Heads]:
-    """Return {name in `heads.json`: the n heads} by the effect on sandbag prompts minus that on
-    genuine ones, and minus that on neutral ones (empty where these were not swept).
-    """
-    return {
-        f"heads_sandbag_minus_{other}": top(swept["sandbag"], n, swept[other], metric)
-        if other in swept
-        else ()
-        for other in ("genuine", "neutral")
-    }
-
-
 class Elsewhere(NamedTuple):
     """Heads chosen on other questions, and their mean single effect: nats, or pp but for
     logodds.

@@ -7,14 +7,18 @@ import numpy as np
 import pandas as pd
 
 from sandbagging import nodes, questions
-from sandbagging.heads import agreement
+from sandbagging.heads import agreement, growing, selection
+from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Heads
 from sandbagging.heads.rivals import Rival
 from sandbagging.heads.selection import Depth
+from sandbagging.heads.sweep import Effects
+from sandbagging.models import Model
 from sandbagging.nodes.ranking import PATCH, RANDOM, Ranking
 from sandbagging.nodes.rankings import Scored
+from sandbagging.prompts import Framing
 from sandbagging.questions import Question
-from sandbagging.suite import predictions
+from sandbagging.suite import predictions, runs
 
 # Questions that the routes are scored on, and those that their best nodes are judged on.
 SCORED_ON, JUDGED_ON = 20, 40
@@ -28,6 +32,47 @@ def few(asked: Mapping[str, Sequence[Question]], seed: int = 0) -> list[list[Que
         questions.subset(asked[split], min(n, len(asked[split])), seed)
         for split, n in (("train", SCORED_ON), ("test", JUDGED_ON))
     ]
+
+
+def sweep_mlps(
+    step: runs.Step,
+    lm: Model,
+    asked: Sequence[Question],
+    framing: Framing,
+    layers: Sequence[int],
+) -> dict[str, Effects]:
+    """Return {condition: effects} of zeroing each MLP, on sandbag and genuine prompts."""
+    every, swept = nodes.alone(nodes.all_mlps(lm, layers)), {}
+    for c in ("sandbag", "genuine"):
+        swept |= step.measure(nodes.sweep_conditions, lm, asked, [c], framing, every, label="mlps")
+    return swept
+
+
+def grow(
+    step: runs.Step,
+    lm: Model,
+    asked: Sequence[Question],
+    framing: Framing,
+    swept: Mapping[str, Effects],
+    n: int,
+    replacement: str,
+) -> dict[str, Grown]:
+    """Return {condition: the n heads that join one at a time on its prompts}, out of those that
+    lead its sweep.
+    """
+    return {
+        condition: step.measure(
+            growing.grow,
+            lm,
+            asked,
+            condition,
+            framing,
+            selection.candidates(swept, condition),
+            n,
+            replacement=replacement,
+        )
+        for condition in swept
+    }
 
 
 class Routes(NamedTuple):
