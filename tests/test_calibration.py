@@ -160,7 +160,7 @@ A, B, C = (Head(0, h) for h in range(3))
 
 
 def test_heads_of_a_null_are_alarms_and_planted_ones_are_finds():
-    swept = effects({A: 2.0, B: 0.0, C: 0.0})
+    swept = {"sandbag": effects({A: 2.0, B: 0.0, C: 0.0}), "genuine": effects({A: 0, B: 0, C: 0})}
     gate = graded("answers wrongly")
 
     def rows(told):

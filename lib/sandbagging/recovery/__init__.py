@@ -1,6 +1,6 @@
 """Is what was planted found? The suite's own instruments where the truth is known."""
 
-from sandbagging.recovery.candidates import Candidates, choose
+from sandbagging.recovery.candidates import Candidates, choose, grow_on_each
 from sandbagging.recovery.examination import (
     KINDS,
     LAYERS,
@@ -42,6 +42,7 @@ __all__ = [
     "choose",
     "counted",
     "examine",
+    "grow_on_each",
     "in_numbers",
     "judge",
     "league",

@@ -1,17 +1,18 @@
-"""Heads that are tried as a circuit: those that a sweep chooses, rivals that were selected as hard,
-and random sets.
+"""Heads that are tried as a circuit: those that join one at a time, rivals that were selected as
+hard, and random sets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import NamedTuple
 
 from sandbagging.errors import UserError
 from sandbagging.heads import circuits, rivals, selection
+from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Heads
 from sandbagging.heads.rivals import Rival
-from sandbagging.heads.shares import DECIDES
 from sandbagging.heads.sweep import Effects
+from sandbagging.recovery import growth
 
 N_CHOSEN, N_DRAWS = 5, 40
 
@@ -31,19 +32,35 @@ class Candidates(NamedTuple):
         return sorted({tuple(sorted(heads)) for heads in every})
 
 
+def grow_on_each(measure: Callable, name: str, swept: Mapping[str, Effects]) -> dict[str, Grown]:
+    """Return {condition: the heads that join one at a time on its prompts}, out of those that lead
+    its sweep.
+
+    `measure` calls a function, or reads back what it returned (`store.measure`).
+    """
+    return {
+        on: measure(growth.grow, name, on, selection.candidates(swept, on), N_CHOSEN)
+        for on in swept
+    }
+
+
 def choose(
     swept: Mapping[str, Effects],
+    grown: Mapping[str, Grown],
     on: str = "sandbag",
-    n: int = N_CHOSEN,
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Candidates:
-    """Return the n heads with the largest mean effect on log-odds of the prompts `on`, rivals from
-    every condition but sandbag, and random sets of each kind that the model has heads for.
+    """Return the heads that were grown on the prompts `on`, rivals from every condition but
+    sandbag, and random sets of each kind that the model has heads for.
+
+    Heads grown on other prompts than sandbag ones have the next set of these as a rival, as any
+    have whose rival they are. What was grown on sandbag prompts is never a rival: it would beat
+    them by what is planted, and the rule would be tried on nothing.
     """
-    chosen = tuple(sorted(selection.top(swept[on], n, metric=DECIDES)))
+    chosen = tuple(sorted(grown[on].heads))
     return Candidates(
-        chosen, rivals.choose(swept, chosen), draws(swept["sandbag"], chosen, n_draws, seed)
+        chosen, rivals.choose(grown, chosen), draws(swept["sandbag"], chosen, n_draws, seed)
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from sandbagging import files, prompts, recovery
 from sandbagging.errors import UserError
 from sandbagging.heads import shares
+from sandbagging.heads.net import net_of
 from sandbagging.heads.sweep import Effects
 from sandbagging.recovery import (
     calibration,
@@ -112,9 +113,11 @@ def _of_gate(store: Store, told: Told) -> list[dict]:
 
 def _of_heads(store: Store, told: Told) -> list[dict]:
     _, gate = _gate(store, told)
-    sandbag = _swept(store, told)["sandbag"]
-    found = store.measure(tries.of_heads, told, gate, sandbag)
-    return found + ([] if told.sandbags else store.measure(tries.of_signs, told, gate, sandbag))
+    swept = _swept(store, told)
+    found = store.measure(tries.of_heads, told, gate, swept)
+    if told.sandbags:
+        return found
+    return found + store.measure(tries.of_signs, told, gate, net_of(swept)["sandbag"])
 
 
 def _of_probe(store: Store, told: Told) -> list[dict]:
@@ -135,9 +138,10 @@ def _of_circuit(store: Store, told: Told) -> list[dict]:
     scored, gate = _gate(store, told)
     categories, swept, rows = shares.categories_of(scored.asked), _swept(store, told), []
     draws = DRAWS[calibration.weights_of(told.name)]
+    grown = candidates.grow_on_each(store.measure, told.name, swept)
     whole = told.finds and told.dose == 1 and told.writers
     for chosen_on in ("sandbag", "genuine") if whole else ("sandbag",):
-        tried = candidates.choose(swept, chosen_on, n_draws=draws)
+        tried = candidates.choose(swept, grown, chosen_on, n_draws=draws)
         on = store.measure(examination.zeroed, told.name, tried.sets)
         rows += store.measure(tries.of_circuit, told, gate, on, tried, chosen_on, categories)
     return rows
