@@ -391,7 +391,17 @@ def test_a_share_of_the_gap_allows_for_what_zeroing_does_to_genuine_prompts():
     share = estimates.share_closed(effects, [(0, 0)])
     assert naive == pytest.approx(1.18, abs=0.005) and share.value == pytest.approx(0.42)
     assert share.low <= share.value <= share.high and share.n == 4 and share.unit == ""
-    assert estimates.shares_closed(effects, [(0, 0)])["logodds"].value == pytest.approx(0.42)
+    back = estimates.share_restored(effects, [(0, 0)], "p_full")
+    assert back.value == pytest.approx(share.value)  # nothing is ruined
+
+
+def test_what_is_ruined_is_closed_and_not_restored():
+    """Genuine prompts fall by 2 of a gap of 6 while 3 come back on sandbag ones."""
+    effects = in_both((5.0, 3.0), (-1.0, 2.0))
+    closed, back = (
+        f(effects, [(0, 0)], "logodds") for f in (estimates.share_closed, estimates.share_restored)
+    )
+    assert (closed.value, back.value) == pytest.approx((5 / 6, 1 / 6))
 
 
 @pytest.mark.parametrize(
@@ -445,16 +455,18 @@ def test_members_are_each_alone_all_and_all_but_each():
     assert circuits.distinct([(b, a)], [(a, b), (c,)]) == [(a, b), (c,)]
 
 
-def test_draws_stand_with_what_they_close():
-    """Zeroing lifts sandbag prompts by 3 and genuine ones by 1, of a gap of 5: 40 %."""
+@pytest.mark.parametrize(("genuine", "restored", "closed"), [(1.0, 0.4, 0.4), (-1.0, 0.4, 0.8)])
+def test_draws_stand_with_what_they_restore_and_close(genuine, restored, closed):
+    """Zeroing lifts sandbag prompts by 3, of a gap of 5; genuine ones rise or fall by 1."""
     heads = (Head(0, 1),)
-    on = on_both(lambda _: (1.0, 3.0), [heads], noise=0.0)
+    on = on_both(lambda _: (genuine, 3.0), [heads], noise=0.0)
     on = {c: of._replace(baseline=of.baseline | {"choice_len": of.baseline["p_full"]},
                          value=of.value | {"choice_len": of.value["p_full"]})
           for c, of in on.items()}  # fmt: skip
     table = circuits.draws_table(on, {"uniform": [heads]}).set_index("metric")
-    odds = table.loc["logodds", ["effect", "effect_on_genuine", "share_closed"]]
-    assert odds.tolist() == pytest.approx([3, 1, 0.4]) and table["unit"]["p_full"] == "pp"
+    odds = table.loc["logodds", ["effect", "effect_on_genuine", "share_restored", "share_closed"]]
+    assert odds.tolist() == pytest.approx([3, genuine, restored, closed])
+    assert table["unit"]["p_full"] == "pp"
     assert table.loc["p_full", "effect"] == pytest.approx(100 * 0.05 * 3)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from games import gate_of, on_both
 
-from sandbagging.heads import estimates, parts, shares, specificity
+from sandbagging.heads import estimates, parts, rivals, shares, specificity
 from sandbagging.heads.head import Head
 from sandbagging.statistics import Estimate
-from sandbagging.suite import tables
+from sandbagging.suite import circuit, tables
 
 A, B, C = (Head(0, h) for h in range(3))
 
@@ -73,7 +73,7 @@ def test_specific_by_the_wider_interval():
 
 
 def jobs(heads: frozenset) -> tuple[float, float]:
-    """A closes 2 nats of 5; B and C do one job of 1 nat, either of them alone."""
+    """A restores 2 nats of 5; B and C do one job of 1 nat, either of them alone."""
     return 0.0, 2.0 * (A in heads) + 1.0 * bool({B, C} & heads)
 
 
@@ -97,20 +97,34 @@ def test_a_single_head_is_its_own_circuit():
     assert table["share_lost"].item() == pytest.approx(0.4, abs=0.02)
 
 
+def test_a_member_that_only_ruins_does_not_matter():
+    """B closes 3 nats of 5 by lowering genuine answers; A restores 2."""
+    on = on_both(lambda heads: (-3.0 * (B in heads), 2.0 * (A in heads)), [(A, B), (A,), (B,)])
+    table = parts.minimality(on, (A, B)).set_index("head")
+    assert table["matters"].tolist() == [True, False]
+    assert table["share_lost"]["L0H1"] == pytest.approx(-0.6, abs=0.02)
+    alone = parts.alone_and_lost(on, (A, B), parts.minimality(on, (A, B)))
+    assert alone["value"].tolist()[:2] == pytest.approx([0.4, -0.6], abs=0.02)
+
+
 @pytest.mark.parametrize(
-    ("worth", "noise", "says", "left"),
+    ("worth", "noise", "says", "left", "between"),
     [
-        ((0.0, 5.0), 0.1, parts.COMPLETE, 0.0),
-        ((0.0, 3.0), 0.1, parts.INCOMPLETE, 2.0),
-        ((-3.0, 2.0), 0.1, parts.COMPLETE, 0.0),  # closed from both sides
-        ((0.0, 7.0), 0.1, parts.TURNED, -2.0),
-        ((0.0, 4.6), 1.0, parts.UNSAID, 0.4),
+        ((0.0, 5.0), 0.1, parts.COMPLETE, 0.0, 0.0),
+        ((0.0, 3.0), 0.1, parts.INCOMPLETE, 2.0, 2.0),
+        ((-5.0, 0.0), 0.1, parts.INCOMPLETE, 10.0, 0.0),  # all answers are ruined
+        ((-3.0, 2.0), 0.1, parts.INCOMPLETE, 6.0, 0.0),  # closed from both sides
+        ((2.0, 7.0), 0.1, parts.COMPLETE, 0.0, 0.0),  # all answers rise, and the gap is gone
+        ((0.0, 7.0), 0.1, parts.TURNED, -2.0, -2.0),
+        ((-1.0, 6.0), 0.1, parts.TURNED, 0.0, -2.0),
+        ((0.0, 4.6), 1.0, parts.UNSAID, 0.4, 0.4),
     ],
 )
-def test_what_remains_of_the_gap(worth, noise, says, left):
+def test_what_remains_of_the_gap(worth, noise, says, left, between):
     found = parts.remains(on_both(lambda heads: worth, [(A,)], noise=noise), (A,), gate_of(5.0))
     assert found.says == says and found.floor == pytest.approx(0.5)
     assert found.gap.value == pytest.approx(left, abs=noise)
+    assert found.between.value == pytest.approx(between, abs=noise)
     assert found.share.value == pytest.approx(found.gap.value / 5, abs=0.05)
     assert found.gap.unit == "nats"
 
@@ -149,16 +163,24 @@ def test_a_share_is_the_same_by_both_of_its_formulas():
 
 
 def test_tables_of_several_sets_name_them():
-    """A closes 3 of 5 and B nothing, in one way; the page reads the shares off by way."""
+    """A restores 3 of 5 and B nothing, in one way; the page reads the shares off by way."""
     on = on_both(lambda heads: (0.0, 3.0 * (A in heads)), [(A,), (B,)], noise=0.01)
     table = parts.of_each({"zero": on}, {"joint": (A,), "random": (B,)})
-    assert list(table)[:3] == ["set", "heads", "way"] and len(table) == 2 * 2 * 3
+    assert list(table)[:3] == ["set", "heads", "way"] and len(table) == 2 * 2 * 4
     assert parts.shares_by_way(table) == {"zero": pytest.approx(0.6, abs=0.01)}
     assert parts.shares_by_way(table, "random")["zero"] == pytest.approx(0, abs=0.01)
 
 
+def test_a_way_that_ruins_is_told_by_both_shares():
+    on = on_both(lambda heads: (-2.0, 3.0), [(A,)], noise=0.01)
+    table = parts.of_each({"zero": on}, {"joint": (A,)})
+    assert parts.shares_by_way(table)["zero"] == pytest.approx(0.2, abs=0.01)
+    closed = parts.shares_by_way(table, quantity="share_closed")
+    assert closed["zero"] == pytest.approx(1, abs=0.01)
+
+
 def test_a_head_alone_and_what_is_lost_without_it():
-    """Either of the two heads closes 2 of 5, both together 2: neither is missed."""
+    """Either of the two heads restores 2 of 5, both together 2: neither is missed."""
     on = on_both(lambda heads: (0.0, 2.0), [(A,), (B,), (A, B)], noise=0.01)
     minimal = parts.minimality(on, (A, B))
     table = parts.alone_and_lost(on, (A, B), minimal).set_index(["quantity", "head"])["value"]
@@ -175,16 +197,40 @@ def test_an_exchange_is_told_by_direction():
 
 
 def test_headline_numbers_have_both_intervals():
-    on = on_both(lambda heads: (1.0, 3.0), [(A,)])
+    on = on_both(lambda heads: (-1.0, 3.0), [(A,)])
     areas = {f"q{i}": "abcd"[i % 4] for i in range(40)}
     found = shares.headline(on, (A,), areas)
-    assert list(found)[:3] == [
-        "effect, log-odds", "share closed, log-odds", "sandbag minus genuine, log-odds",
-    ]  # fmt: skip
-    share = found["share closed, log-odds"]
-    assert share.estimate.value == pytest.approx(0.4, abs=0.02) and len(share.without) == 4
+    names = ["effect", "effect on genuine", "share restored", "share closed"]
+    assert list(found)[:4] == [f"{name}, log-odds" for name in names]
+    values = [one.estimate.value for one in found.values()][:4]
+    assert values == pytest.approx([3, -1, 0.4, 0.8], abs=0.05)
+    share = found["share restored, log-odds"]
+    assert len(share.without) == 4
     told = tables.wide(found)
-    assert told["value"]["share closed, log-odds"] == f"{share.estimate.value:.0%}"
+    assert told["value"]["share restored, log-odds"] == f"{share.estimate.value:.0%}"
     assert list(told) == [
         "value", "95 % over questions", "over categories", "without one category",
     ]  # fmt: skip
+
+
+def test_a_set_that_closes_the_gap_by_ruin_passes_no_rule_and_one_that_restores_it_passes_all():
+    """Both leave no gap to see: A brings sandbag answers back, B ruins genuine ones."""
+    others = [(Head(layer, h),) for layer in (1, 2, 3) for h in range(10)]
+    worth = {frozenset([A]): (0.0, 5.0), frozenset([B]): (-5.0, 0.0), frozenset([C]): (0.5, 0.5)}
+    on = on_both(lambda heads: worth.get(heads, (0.0, 0.0)), [(A,), (B,), (C,), *others])
+    rival, areas = rivals.Rival("genuine", (C,), False, 0), {f"q{i}": str(i) for i in range(40)}
+    said = {}
+    for name, heads in {"truth": (A,), "ruin": (B,)}.items():
+        survival = rivals.judge(on, heads, [rival], {"uniform": others}, gate_of())
+        assert survival.closed.value == pytest.approx(1, abs=0.02)
+        specific = specificity.specific(on, heads)
+        remains = parts.remains(on, heads, gate_of())
+        written = circuit.verdicts(survival, specific, shares.headline(on, heads, areas))
+        shown = {m: written[f"share_{m}"]["logodds"].value for m in ("restored", "closed")}
+        said[name] = (survival.grade, specific.says, remains.says, shown)
+    near = {m: pytest.approx(1, abs=0.02) for m in ("restored", "closed")}
+    assert said["truth"] == (rivals.SURVIVES, specificity.SPECIFIC, parts.COMPLETE, near)
+    ruined = {**near, "restored": pytest.approx(-1, abs=0.02)}
+    assert said["ruin"] == (
+        rivals.FAILS, specificity.LARGER_ELSEWHERE, parts.INCOMPLETE, ruined,
+    )  # fmt: skip

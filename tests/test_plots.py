@@ -359,7 +359,7 @@ SETS = ("joint", "rival:genuine", "patching")
 
 
 def shares_of_sets(ways=("zero",)):
-    quantities = ("effect", "effect on genuine", "share_closed")
+    quantities = ("effect", "effect on genuine", "share_restored", "share_closed")
     cells = [(s, w, q) for s in SETS for w in ways for q in quantities]
     named = [{"set": s, "way": w, "metric": "logodds", "quantity": q} for s, w, q in cells]
     return with_ci([row | {"value": 0.3 + 0.1 * i} for i, row in enumerate(named)], "value", 0.1)
@@ -367,7 +367,7 @@ def shares_of_sets(ways=("zero",)):
 
 def draws_with_shares():
     draws = random_draws().assign(metric="logodds", effect_on_genuine=0.2)
-    return draws.assign(share_closed=draws["effect"] / 10)
+    return draws.assign(share_restored=draws["effect"] / 20 - 1, share_closed=draws["effect"] / 10)
 
 
 def parts_of_set():
@@ -657,18 +657,24 @@ def test_a_wrong_table_is_one_sentence(call, part):
     assert plt.get_fignums() == []
 
 
-def test_sets_stand_in_rows_with_their_effects_left_and_their_share_right():
-    left, right = plots.beside_rivals(shares_of_sets(), draws_with_shares()).axes
+def test_sets_stand_in_rows_with_their_effects_left_and_their_shares_right():
+    table, draws = shares_of_sets(), draws_with_shares()
+    left, right = plots.beside_rivals(table, draws).axes
     rows = [t.get_text() for t in left.get_yticklabels()][::-1]
     assert rows == [
         "chosen heads", "found on genuine prompts", "patching's heads", "random, any layer",
         "random, same layers",
     ]  # fmt: skip
-    table = shares_of_sets()
-    closed = table[table["quantity"] == "share_closed"]["value"].tolist()
-    assert right.containers[0][0].get_xdata().tolist() == closed
-    clouds = [line for line in right.lines if len(line.get_xdata()) == 100]
-    assert len(clouds) == 2  # a kind of draws each
+    marks = {c.get_label(): c[0].get_xdata().tolist() for c in right.containers}
+    assert marks == {
+        what: table[table["quantity"] == f"share_{what}"]["value"].tolist()
+        for what in ("restored", "closed")
+    }
+    clouds = [list(line.get_xdata()) for line in right.lines if len(line.get_xdata()) == 100]
+    uniform = draws[draws["kind"] == "uniform"]
+    assert len(clouds) == 4  # two kinds of draws, two shares
+    assert clouds[0] == uniform["share_restored"].tolist()
+    assert clouds[1] == uniform["share_closed"].tolist()
     alone = plots.beside_rivals(shares_of_sets(), draws_with_shares().head(0)).axes[0]
     assert len(alone.get_yticklabels()) == 3
 
@@ -679,3 +685,7 @@ def test_places_and_paths_are_named_in_the_rows():
     )
     rows = {t.get_text() for t in fig.axes[0].get_yticklabels()}
     assert rows == {"zeroed: cue", "instruction hidden: within it"}
+    table = shares_of_sets(("cue",))
+    for ax, what in zip(fig.axes, ("restored", "closed"), strict=True):
+        wanted = table[(table["quantity"] == f"share_{what}") & (table["set"] == "joint")]["value"]
+        assert what in ax.get_xlabel() and set(ax.containers[0][0].get_xdata()) == set(wanted)

@@ -125,16 +125,24 @@ def test_a_circuit_that_no_rival_reaches_survives():
     assert found.rank_p == {"uniform": 1 / 37} and found.smallest_share < 0.2
 
 
+def test_a_rival_that_ruins_genuine_answers_closes_more_and_takes_nothing_away():
+    found = judged(ours(0.0, 3.0, (-5.0, 0.0)))
+    assert found.grade == rivals.SURVIVES
+    assert found.margins["genuine"].value == pytest.approx(1.6, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("worth", "gate", "rival", "grade", "why"),
     [
-        # the rival closes as much, and more
+        # the rival restores as much, and more
         (ours(0, 3, (0, 3)), None, [RIVAL], rivals.CHANCE, "same search finds on genuine prompts"),
         (ours(0, 2, (0, 4)), None, [RIVAL], rivals.CHANCE, "same search finds on genuine prompts"),
         (ours(0, 3), None, [], rivals.CHANCE, "no rival was selected"),
         # lifts every answer alike: the naive share is 60 %, the right one 0
         (ours(3, 3), None, [RIVAL], rivals.FAILS, "not shown to exceed 10%"),
         (ours(0, 0.3), None, [RIVAL], rivals.FAILS, "not shown to exceed 10%"),
+        # nothing is left of the gap, since right answers are ruined
+        (ours(-4, 1), None, [RIVAL], rivals.FAILS, "most of it by what they do to genuine"),
         # random sets do it as well
         (lambda heads: (0, 0) if C in heads else (0, 3), None, [RIVAL], rivals.FAILS, "too many"),
         (ours(0, 3), gate_of(0.2, "no"), [RIVAL], rivals.NOTHING, "no sandbagging to explain"),
@@ -196,7 +204,7 @@ def test_the_naive_share_is_118_percent_and_the_right_one_42():
     on = on_both(ours(12.92, 20.06), [(A, B), (C, D), *OTHERS], gap=17.0, p_full=0.01)
     table = rivals.table(on, (A, B), [RIVAL]).set_index(["chosen_on", "metric", "quantity"])
     effect = table.loc[("sandbag", "logodds", "effect")]
-    share = table.loc[("sandbag", "logodds", "share_closed")]
+    share = table.loc[("sandbag", "logodds", "share_restored")]
     assert effect["value"] / 17 == pytest.approx(1.18, abs=0.01)
     assert share["value"] == pytest.approx(0.42, abs=0.01) and share["unit"] == "share"
     found = rivals.judge(on, (A, B), [RIVAL], {"uniform": OTHERS}, gate_of(17.0))

@@ -102,7 +102,7 @@ def beside_draws(
     seed: int = 0,
 ) -> dict[str, dict]:
     """Return {kind: `against_random`} of a set's effect on p_full, but with the rank p {kind: p} of
-    the share that it closes.
+    the share that it restores.
     """
     return {
         kind: against_random(on.of(heads), estimates.only(on, sets).effect(), seed)
@@ -113,20 +113,22 @@ def beside_draws(
 
 def draws_table(on: Mapping[str, Effects], draws: Mapping[str, Sequence[Heads]]) -> pd.DataFrame:
     """Return the random sets {kind: sets} as rows kind, index, heads, metric, unit, effect,
-    effect_on_genuine (means, nats or pp), share_closed, from {genuine, sandbag: effects}.
+    effect_on_genuine (means, nats or pp), share_restored, share_closed, from {genuine, sandbag:
+    effects}.
     """
     rows = []
     for kind, sets in draws.items():
         for metric in metrics.JUDGED:
             unit, scale = metrics.unit_of_change(metric)
-            gap = shares.gap(on, metric).mean()
+            gap = shares.gap(on, metric).mean() or np.nan  # without a gap there is no share of it
             for index, heads in enumerate(sets):
                 sandbag, genuine = (on[c].of(heads, metric) for c in ("sandbag", "genuine"))
+                back, part = (f(on, heads, metric) for f in (shares.restored, shares.closed))
                 rows.append(
                     {"kind": kind, "index": index, "heads": join(heads), "metric": metric,
                      "unit": unit, "effect": scale * sandbag.mean(),
                      "effect_on_genuine": scale * genuine.mean(),
-                     "share_closed": (sandbag - genuine).mean() / gap if gap else np.nan}
+                     "share_restored": back.mean() / gap, "share_closed": part.mean() / gap}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -106,15 +106,18 @@ def share_closed(
     return shares.part_of_gap(closed, gap, effects["sandbag"].question_ids, seed, categories)
 
 
-def shares_closed(
+def share_restored(
     effects: Mapping[str, Effects],
     heads: Iterable[Head],
+    metric: str = shares.DECIDES,
     seed: int = 0,
     categories: Mapping[str, str] | None = None,
-) -> dict[str, Estimate]:
-    """Return {metric: share of the gap closed}, on log-odds and on p_full."""
-    heads, names = tuple(heads), (shares.DECIDES, shares.BESIDE)
-    return {m: share_closed(effects, heads, m, seed, categories) for m in names}
+) -> Estimate:
+    """Return the net effect of a set (`shares.restored`) as a share of the gap, with CI95 as in
+    `share_closed`.
+    """
+    part, gap = shares.restored(effects, heads, metric), shares.gap(effects, metric)
+    return shares.part_of_gap(part, gap, effects["sandbag"].question_ids, seed, categories)
 
 
 def grown_table(grown: Grown, seed: int = 0) -> pd.DataFrame:
@@ -130,20 +133,6 @@ def grown_table(grown: Grown, seed: int = 0) -> pd.DataFrame:
             ends = {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
             rows.append({"head": joined, "on": name, **ends})
     return pd.DataFrame(rows)
-
-
-def share_restored(
-    effects: Mapping[str, Effects],
-    heads: Iterable[Head],
-    metric: str = shares.DECIDES,
-    seed: int = 0,
-    categories: Mapping[str, str] | None = None,
-) -> Estimate:
-    """Return the net effect of a set (`shares.restored`) as a share of the gap, with CI95 as in
-    `share_closed`.
-    """
-    part, gap = shares.restored(effects, heads, metric), shares.gap(effects, metric)
-    return shares.part_of_gap(part, gap, effects["sandbag"].question_ids, seed, categories)
 
 
 def by_question(

@@ -2,6 +2,8 @@
 without it.
 
 All shares are of the gap between genuine and sandbag prompts, the intervention in both (`shares`).
+Members and completeness are judged by what is *restored*: a set that ruins genuine answers closes
+the gap, too, and leaves all of it to be restored.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,16 +39,16 @@ def minimality(
 ) -> pd.DataFrame:
     """Return what each member adds to the rest: rows head, share_lost, low, high, n, matters.
 
-    share_lost is the share of the gap that all heads close minus the share that the others close
-    without this one; a member *matters* if its CI95 lies above 0 (Wang et al. 2022,
+    share_lost is the share of the gap that all heads restore minus the share that the others
+    restore without this one; a member *matters* if its CI95 lies above 0 (Wang et al. 2022,
     arXiv:2211.00593, section 4). `on` {genuine, sandbag: effects} holds the set and `without_one`.
     """
     whole = tuple(sorted(heads))
     gap, ids = shares.gap(on, metric), on["sandbag"].question_ids
-    together, rows = shares.closed(on, whole, metric), []
+    together, rows = shares.restored(on, whole, metric), []
     for out in whole:
         rest = tuple(h for h in whole if h != out)
-        others = shares.closed(on, rest, metric) if rest else 0.0
+        others = shares.restored(on, rest, metric) if rest else 0.0
         lost = shares.part_of_gap(together - others, gap, ids, seed, categories)
         rows.append(
             {"head": str(Head(*out)), "share_lost": lost.value, "low": lost.low, "high": lost.high,
@@ -62,13 +64,13 @@ def alone_and_lost(
     categories: Categories = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return rows head, quantity, value, low, high, n: the share of the gap that each member closes
+    """Return rows head, quantity, value, low, high, n: the share of the gap that each member restores
     "alone", and that "lost without it" of `minimality`.
     """
     gap, ids = shares.gap(on), on["sandbag"].question_ids
     rows = []
     for head in sorted(heads):
-        part = shares.closed(on, [head])
+        part = shares.restored(on, [head])
         e = shares.part_of_gap(part, gap, ids, seed, categories)
         where = {"head": str(Head(*head)), "quantity": "alone"}
         rows.append(where | {"value": e.value, "low": e.low, "high": e.high, "n": e.n})
@@ -84,11 +86,12 @@ COMPLETE, INCOMPLETE, TURNED, UNSAID = (
 
 
 class Remains(NamedTuple):
-    """What is left of the gap with a set of heads replaced in both conditions."""
+    """What of the gap is not restored with a set of heads replaced in both conditions."""
 
-    gap: Estimate  # nats (pp for all but logodds)
-    share: Estimate  # of the gap with all heads in place
-    floor: float  # within it nothing remains, in the unit of the gap
+    gap: Estimate  # what is not restored of it, in nats
+    share: Estimate  # the same, of the gap with all heads in place
+    between: Estimate  # genuine minus sandbag prompts, with the heads replaced, in nats
+    floor: float  # within it nothing remains, in nats
     says: str  # COMPLETE, INCOMPLETE, TURNED or UNSAID
 
 
@@ -99,28 +102,36 @@ def remains(
     categories: Categories = None,
     seed: int = 0,
 ) -> Remains:
-    """Return what remains of the log-odds gap without the heads: *nothing* where its CI95 lies
-    within the floor that the rule for heads has (0.1 nat, 10 % of the gap), *something* where above
-    it.
+    """Return what remains of the log-odds gap without the heads, as far as it is not restored.
+
+    *Something* remains where its CI95 lies above the floor that the rule for heads has (0.1 nat,
+    10 % of the gap), *nothing* where it lies below it and sandbag prompts do not pass genuine ones
+    by more. Genuine answers that are ruined leave something, though no gap may be left to see.
     """
     heads, ids = tuple(heads), on["sandbag"].question_ids
     gap = shares.gap(on)
-    after = gap - shares.closed(on, heads)
-    left = shares.change(after, DECIDES, ids, categories, seed)
+    after = gap - shares.restored(on, heads)
+    left, between = (
+        shares.change(values, DECIDES, ids, categories, seed)
+        for values in (after, gap - shares.closed(on, heads))
+    )
     share = shares.part_of_gap(after, gap, ids, seed, categories)
     least = selection.floor(gate.gap_logodds)
-    return Remains(left, share, least, _said(left, least))
+    return Remains(left, share, between, least, _said(left, between, least))
 
 
-def _said(left: Estimate, least: float) -> str:
+def _said(left: Estimate, between: Estimate, least: float) -> str:
+    """Return what remains; never is less left than lies between the prompts."""
     if left.low > least:
         return INCOMPLETE
-    if left.high < -least:
+    if between.high < -least:
         return TURNED
-    return COMPLETE if -least <= left.low and left.high <= least else UNSAID
+    return COMPLETE if -least <= between.low and left.high <= least else UNSAID
 
 
 # Places, replacements, paths, exchange ------------------------------------------------------------
+
+SHARES = {"share_restored": shares.restored, "share_closed": shares.closed}
 
 
 def by_way(
@@ -133,7 +144,7 @@ def by_way(
     or replacements: rows way, metric, quantity, value, low, high, unit, n.
 
     quantity: "effect" on sandbag prompts, "effect on genuine" and so on (nats, pp), and
-    "share_closed" where genuine prompts were run too.
+    "share_restored" and "share_closed" where genuine prompts were run too.
     """
     heads, rows = tuple(heads), []
     for way, on in found.items():
@@ -146,8 +157,10 @@ def by_way(
                 for condition, of in on.items()
             }
             if "genuine" in on:
-                part, gap = shares.closed(on, heads, metric), shares.gap(on, metric)
-                values["share_closed"] = shares.part_of_gap(part, gap, ids, seed, categories)
+                gap = shares.gap(on, metric)
+                for name, share in SHARES.items():
+                    part = share(on, heads, metric)
+                    values[name] = shares.part_of_gap(part, gap, ids, seed, categories)
             rows += [
                 {"way": way, "metric": metric, "quantity": quantity, "value": e.value,
                  "low": e.low, "high": e.high, "unit": e.unit or "share", "n": e.n}
@@ -172,9 +185,13 @@ def of_each(
     return pd.concat(tables, ignore_index=True)
 
 
-def shares_by_way(table: pd.DataFrame, name: str = "joint") -> dict[str, float]:
-    """Return {way: share of the log-odds gap closed} of one set in a table of `of_each`."""
-    wanted = (table["metric"] == DECIDES) & (table["quantity"] == "share_closed")
+def shares_by_way(
+    table: pd.DataFrame, name: str = "joint", quantity: str = "share_restored"
+) -> dict[str, float]:
+    """Return {way: share of the log-odds gap restored} of one set in a table of `of_each`; with
+    "share_closed" the share closed.
+    """
+    wanted = (table["metric"] == DECIDES) & (table["quantity"] == quantity)
     rows = table[wanted & (table["set"] == name)]
     return dict(zip(rows["way"], rows["value"], strict=True))
 
@@ -188,7 +205,8 @@ def exchanged(
 ) -> Estimate:
     """Return the share of the gap that goes along with a set of heads when genuine and sandbag
     prompts exchange their z (`exchange.both_ways`): half of the share closed, since an exchange of
-    all that differs turns the gap around.
+    all that differs turns the gap around. Genuine answers are meant to be lost here, so nothing is
+    taken off for them.
     """
     half, gap = shares.closed(patched, heads, metric) / 2, shares.gap(patched, metric)
     return shares.part_of_gap(half, gap, patched["sandbag"].question_ids, seed, categories)

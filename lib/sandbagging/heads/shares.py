@@ -17,6 +17,7 @@ from sandbagging.questions import Question
 from sandbagging.statistics import Estimate, Wide
 
 DECIDES, BESIDE = "logodds", "p_full"  # what verdicts rest on, and what is told beside it
+WORDS = {DECIDES: "log-odds", BESIDE: "p_full"}
 
 
 def gap(effects: Mapping[str, Effects], metric: str = DECIDES) -> np.ndarray:
@@ -125,18 +126,20 @@ def headline(
     categories: Mapping[str, str],
     seed: int = 0,
 ) -> dict[str, Wide]:
-    """Return the headline numbers of a set {name: with both intervals}: its effect on sandbag
-    prompts, the share of the gap that it closes and its effect there minus that on genuine ones.
+    """Return the headline numbers of a set {name: with both intervals}: its effects on sandbag and
+    on genuine prompts, and the shares of the gap that it restores and that it closes.
     """
     heads, ids = tuple(heads), effects["sandbag"].question_ids
     found = {}
-    for metric, words in ((DECIDES, "log-odds"), (BESIDE, BESIDE)):
-        part, of = closed(effects, heads, metric), gap(effects, metric)
-        effect = effects["sandbag"].of(heads, metric)
+    for metric, words in WORDS.items():
+        genuine, sandbag = (effects[c].of(heads, metric) for c in ("genuine", "sandbag"))
+        back, part = (f(effects, heads, metric) for f in (restored, closed))
+        of = gap(effects, metric)
         found |= {
-            f"effect, {words}": wide_change(effect, ids, categories, metric, seed),
+            f"effect, {words}": wide_change(sandbag, ids, categories, metric, seed),
+            f"effect on genuine, {words}": wide_change(genuine, ids, categories, metric, seed),
+            f"share restored, {words}": wide_part(back, of, ids, categories, seed),
             f"share closed, {words}": wide_part(part, of, ids, categories, seed),
-            f"sandbag minus genuine, {words}": wide_change(part, ids, categories, metric, seed),
         }
     return found
 

@@ -26,6 +26,7 @@ from sandbagging.heads.head import Head, Heads
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.questions import Question
+from sandbagging.statistics import Wide
 from sandbagging.suite import answers, runs
 
 WITHIN, BEHIND, LAST = "within it", "behind it", "at the last token"  # where words are hidden
@@ -121,11 +122,17 @@ def by_question(on: Mapping[str, Effects], joint: Heads) -> pd.DataFrame:
     return pd.concat([judged, estimates.all_by_question(whole, joint, (metrics.CHOICE,))])
 
 
-def verdicts(found: rivals.Survival, specific: specificity.Specific) -> dict[str, Any]:
-    """Return what the two rules say, as summary.json has it."""
+def verdicts(
+    found: rivals.Survival, specific: specificity.Specific, wide: Mapping[str, Wide]
+) -> dict[str, Any]:
+    """Return what the two rules say beside the numbers of `shares.headline`, as summary.json has
+    it.
+    """
+    closed = {m: wide[f"share closed, {words}"].estimate for m, words in shares.WORDS.items()}
     return {
         "survives": {"value": found.grade, "reason": found.reason},
-        "share_closed": {"logodds": found.share, "p_full": found.share_p_full},
+        "share_restored": {"logodds": found.share, "p_full": found.share_p_full},
+        "share_closed": closed,
         "margins": found.margins,
         "smallest_share": found.smallest_share,
         "specific": {"verdict": specific.says, "differences": specific.differences},
@@ -177,7 +184,7 @@ def outcomes(
     if "positions.csv" in beside:
         at = parts.shares_by_way(beside["positions.csv"])
         last, first = at["last token"], at.get("instruction", at.get("cue"))
-        held["last"] = (last > first, f"{last:.0%} closed there")
+        held["last"] = (last > first, f"{last:.0%} restored there")
     if "replacements.csv" in beside:
         by = parts.shares_by_way(beside["replacements.csv"])
         mean, zero = by["mean genuine"], by["zero"]

@@ -48,14 +48,15 @@ SAID: dict[str, dict[str, str]] = {
         "league": "Every ranking of nodes keeps more of the gap than nodes at random.",
     },
     "08_circuit": {
-        "beats": "The chosen heads close more of the gap than every rival and all random sets.",
-        "specific": "What zeroing the heads does is larger on sandbag than on genuine prompts.",
+        "beats": "The chosen heads restore more of the gap than every rival and all random sets.",
+        "specific": "Zeroing the heads brings back more on sandbag prompts than it changes on "
+        "genuine ones.",
         "answers": "With the heads zeroed more free answers are right on sandbag prompts, and no "
         "fewer on genuine ones.",
         "each": "Each of the chosen heads matters beside the others.",
-        "nothing": "Nothing is left of the gap without the chosen heads.",
+        "nothing": "Nothing of the gap is left to restore without the chosen heads.",
         "last": "The heads act at the last token, where the answer is about to be said.",
-        "means": "The mean of genuine prompts in the heads' place closes as much as zero does.",
+        "means": "The mean of genuine prompts in the heads' place restores as much as zero does.",
         "routes": "Patching names the heads that zeroing names.",
     },
     "09_models": {

@@ -20,6 +20,7 @@ SETS = {
     "random": "a random set",
 }  # how named sets are called
 OF_SETS = {"chosen heads": (look.VERMILION, "o"), "patching's heads": (look.BLUE, "s")}
+SHARES = {"restored": (look.INK, "o"), "closed": (look.PURPLE, "s")}
 SIZE_OF_DRAW = 3
 ORDER = ("sandbag", "genuine", "neutral")  # of conditions, in figures of the circuit
 
@@ -34,11 +35,11 @@ def called(name: str) -> str:
 def beside_rivals(
     table: pd.DataFrame, draws: pd.DataFrame, least: Sequence[float] = (0.1, 0.5)
 ) -> Figure:
-    """What zeroing sets of heads does on sandbag and genuine prompts, and the share of the gap that
-    it closes, on log-odds.
+    """What zeroing sets of heads does on sandbag and genuine prompts, and the shares of the gap
+    that it restores and closes, on log-odds.
 
-    table: rows set, metric, quantity ("effect", "effect on genuine", "share_closed"), value, low,
-    high, n, as `08_circuit/shares.csv`; draws: as `draws.csv` beside it.
+    table: rows set, metric, quantity ("effect", "effect on genuine", "share_restored",
+    "share_closed"), value, low, high, n, as `08_circuit/shares.csv`; draws: as `draws.csv`.
     """
     look.need(table, "shares", "set", "metric", "quantity", "value", "low", "high", "n")
     table = look.pick(table, "shares", metric="logodds")
@@ -52,23 +53,24 @@ def beside_rivals(
     effects = table[table["quantity"].isin(words)]
     effects = effects.assign(condition=effects["quantity"].map(words))
     _rows(left, effects, names, "condition", look.CONDITIONS)
-    shares = table[table["quantity"] == "share_closed"].assign(what="share")
-    _rows(right, shares, names, "what", {"share": (look.INK, "o")})
+    shares = table.assign(what=table["quantity"].map({f"share_{what}": what for what in SHARES}))
+    _rows(right, shares.dropna(subset="what"), names, "what", SHARES)
     for kind in kinds:
         place = len(names) - 1 - names.index(KINDS[kind])
         part = draws[draws["kind"] == kind]
         _cloud(left, part["effect"], place + 0.1, look.CONDITIONS["sandbag"])
         _cloud(left, part["effect_on_genuine"], place - 0.1, look.CONDITIONS["genuine"])
-        _cloud(right, part["share_closed"], place, (look.INK, "o"))
+        _cloud(right, part["share_restored"], place + 0.1, SHARES["restored"])
+        _cloud(right, part["share_closed"], place - 0.1, SHARES["closed"])
     left.set_xlabel("effect on the log-odds of the right answer (nats)")
     for share in least:
         right.axvline(share, color=look.GREY, linewidth=0.8, linestyle=":")
     right.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    right.set_xlabel("share of the gap closed (log-odds)")
-    look.legend_above(fig, left, 2)
+    right.set_xlabel("share of the gap (log-odds)")
+    look.legend_of_all(fig, np.array([left, right]))
     look.title(fig, "Heads zeroed on both kinds of prompts")
     small = "Small marks: one random set each." if kinds else ""
-    dotted = "Dotted: the least share of a part, and of a circuit."
+    dotted = "Dotted: the least share restored of a part, and of a circuit."
     return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.", small, dotted)
 
 
@@ -98,34 +100,39 @@ def _cloud(ax: Axes, values: pd.Series, place: float, how: look.Look) -> None:
 
 @look.styled
 def shares_by_way(table: pd.DataFrame, title: str, note: str = "") -> Figure:
-    """The share of the log-odds gap that sets of heads close, a row a way: where, by which path or
-    by what they are replaced.
+    """The shares of the log-odds gap that sets of heads restore and close, a row a way: where, by
+    which path or by what they are replaced.
 
     Rows set, way, metric, quantity, value, low, high, n, as `08_circuit/positions.csv`,
     `paths.csv` and `replacements.csv`.
     """
     look.need(table, "shares by way", "set", "way", "metric", "quantity", "value", "low", "high")
-    part = look.pick(table, "shares by way", metric="logodds", quantity="share_closed")
-    part = part.assign(set=part["set"].map(called))
-    ways, sets = (list(dict.fromkeys(part[c])) for c in ("way", "set"))
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.4 + len(ways) * (0.2 + 0.1 * len(sets))))
+    table = look.pick(table, "shares by way", metric="logodds")
+    table = table.assign(set=table["set"].map(called))
+    ways, sets = (list(dict.fromkeys(table[c])) for c in ("way", "set"))
+    size = (look.WIDTH, 1.4 + len(ways) * (0.2 + 0.1 * len(sets)))
+    fig, axes = plt.subplots(1, 2, figsize=size, sharey=True)
     spare = zip(
         [s for s in sets if s not in OF_SETS],
         [(look.GREEN, "^"), (look.PURPLE, "v"), (look.ORANGE, "D"), (look.GREY, "x")],
         strict=False,
     )
-    look.rows_by_group(ax, part, "way", "set", "value", {**OF_SETS, **dict(spare)})
-    look.guides(ax)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    ax.set_xlabel("share of the gap closed (log-odds)")
-    look.legend_above(fig, ax, min(3, len(sets)))
+    looks = {**OF_SETS, **dict(spare)}
+    for ax, what in zip(axes, SHARES, strict=True):
+        part = look.pick(table, "shares by way", quantity=f"share_{what}")
+        look.rows_by_group(ax, part, "way", "set", "value", looks)
+        look.guides(ax)
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set_xlabel(f"share of the gap {what} (log-odds)")
+    look.legend_above(fig, axes[0], min(3, len(sets)))
     look.title(fig, title)
-    return look.caption(fig, look.count(part["n"]), "Bars: 95 % CI, the wider.", note)
+    return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.", note)
 
 
 def by_place_and_path(places: pd.DataFrame, paths: pd.DataFrame, told: str) -> Figure:
-    """The share of the gap that closes with the heads zeroed at one place of the prompts, and with
-    the part `told` hidden from them there: tables as `shares_by_way` takes them.
+    """The shares of the gap with the heads zeroed at one place of the prompts, and with the part
+    `told` hidden from them there: tables as `shares_by_way` takes them.
     """
     zeroed = places.assign(way="zeroed: " + places["way"])
     hidden = paths.assign(way=f"{told} hidden: " + paths["way"])
@@ -134,14 +141,14 @@ def by_place_and_path(places: pd.DataFrame, paths: pd.DataFrame, told: str) -> F
 
 
 def by_replacement(table: pd.DataFrame) -> Figure:
-    """The share of the gap that closes by what stands in for the heads: as `shares_by_way`."""
+    """The shares of the gap by what stands in for the heads; table as `shares_by_way` takes it."""
     note = "At all tokens but the first."
     return shares_by_way(table, "What stands in for the heads", note)
 
 
 @look.styled
 def members(table: pd.DataFrame) -> Figure:
-    """What each chosen head closes of the gap by itself, and what is lost when it alone stays in.
+    """What each chosen head restores of the gap by itself, and what is lost when it alone stays in.
 
     Rows head, quantity ("alone", "lost without it"), value, low, high, n, as `08_circuit/parts.csv`
     has them.
@@ -152,7 +159,7 @@ def members(table: pd.DataFrame) -> Figure:
     look.rows_by_group(ax, table, "head", "quantity", "value", looks)
     look.guides(ax)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-    ax.set_xlabel("share of the gap (log-odds)")
+    ax.set_xlabel("share of the gap restored (log-odds)")
     look.legend_above(fig, ax, 2)
     look.title(fig, "Each head alone, and what the others lack without it")
     return look.caption(fig, look.count(table["n"]), "Bars: 95 % CI, the wider.")
