@@ -126,10 +126,9 @@ def wide() -> list[dict]:
     return [
         beside("gap, log-odds", 4.0, "nats", 0.5),
         beside("effect, log-odds", 3.0, "nats", 0.5),
-        beside("share closed, log-odds", 0.6, half=0.2, decides="categories"),
-        beside("share closed, p_full", 1.2, half=0.3),
-        beside("sandbag minus genuine, log-odds", 2.5, "nats", 0.4),
-        beside("sandbag minus genuine, p_full", 10.0, "pp", 2.0),
+        beside("share restored, log-odds", 0.6, half=0.2, decides="categories"),
+        beside("share closed, log-odds", 0.8, half=0.1),
+        beside("share restored, p_full", 1.2, half=0.3),
     ]
 
 
@@ -141,6 +140,12 @@ def answers_zeroed() -> dict:
             "change": change[c]}
         for c in change
     }  # fmt: skip
+
+
+def specific(says: str) -> dict:
+    """A verdict, and the net effects that it rests on."""
+    net = {"logodds": fields(2.5, "nats", 0.4), "p_full": fields(10.0, half=2.0)}
+    return {"verdict": says, "differences": {"genuine": net}}
 
 
 def circuit_summary(survives: str = rivals.SURVIVES, **changes) -> dict:
@@ -155,21 +160,27 @@ def circuit_summary(survives: str = rivals.SURVIVES, **changes) -> dict:
         "random_uniform": random_set("uniform"),
         "random_same_layer": random_set("same_layer"),
         "answers_zeroed": answers_zeroed(),
-        "specific": {"verdict": specificity.SPECIFIC},
+        "share_restored": {"logodds": fields(0.6, "", 0.2), "p_full": fields(1.2, "", 0.3)},
+        "share_closed": {"logodds": fields(0.8, "", 0.1), "p_full": fields(1.3, "", 0.3)},
+        "specific": specific(specificity.SPECIFIC),
         "survives": {"value": survives, "reason": "made up"},
         **changes,
     }
 
 
 def rivals_table(margin: float = 0.4) -> pd.DataFrame:
-    """As 08's rivals.csv: the chosen heads close 60 % of the gap, and their rivals less by a
-    margin.
+    """As 08's rivals.csv: the chosen heads restore 60 % of the gap, and their rivals less by a
+    margin; closed are 10 % more of each.
     """
     base = {"rule": "zero", "heads": join(parse(HEADS), "+"), "metric": "logodds", "unit": "share",
             "n": N}  # fmt: skip
-    found = [("sandbag", "share_closed", 0.6)]
-    for name in ("genuine", "neutral", "placebo"):
-        found += [(name, "share_closed", 0.6 - margin), (name, "margin", margin)]
+    own = {"sandbag": 0.6, **dict.fromkeys(("genuine", "neutral", "placebo"), 0.6 - margin)}
+    found = [
+        (name, f"share_{of}", share + more)
+        for name, share in own.items()
+        for of, more in (("restored", 0.0), ("closed", 0.1))
+    ]
+    found += [(name, "margin", margin) for name in own if name != "sandbag"]
     rows = [
         {**base, "chosen_on": name, "quantity": quantity, "value": x, "low": x - 0.1,
          "high": x + 0.1}
@@ -179,7 +190,7 @@ def rivals_table(margin: float = 0.4) -> pd.DataFrame:
 
 
 def parts(alone: float = 0.7) -> pd.DataFrame:
-    """As 08's parts.csv: the first head closes 70 % by itself, each other one 10 %."""
+    """As 08's parts.csv: the first head restores 70 % by itself, each other one 10 %."""
     rows = [
         {"head": str(head), "quantity": quantity, "value": x, "low": x - 0.05, "high": x + 0.05,
          "n": N}

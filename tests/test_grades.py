@@ -144,7 +144,11 @@ def names_of(artefact: str) -> tuple[str, dict]:
         "08_circuit": ("of the gap** on log-odds", judged),
         "10_ledger": (
             "Each claim with its number",
-            {"claims": [], "stands": {"heads_carry": "stands", "heads_most": "stands"}},
+            {
+                "claims": [],
+                "stands": {"heads_carry": "stands", "heads_most": "stands"},
+                "answers": {"low": 1.0},
+            },
         ),
     }[artefact]
 
@@ -179,6 +183,13 @@ def test_06_says_whether_free_answers_follow_the_odds(right, warned):
     said = filled("06_specificity", part, **names)
     assert f"turn right in {int(right)} of the 1 such cells" in said
     assert ("not yet a right answer" in said) == warned
+
+
+def test_10_says_that_answers_turn_right_only_where_free_answers_do():
+    part, names = names_of("10_ledger")
+    odds_alone = names | {"answers": {"low": -3.0}}
+    said = filled("10_ledger", part, **odds_alone, gate=made_up.graded("answers wrongly"))
+    assert "right answer back" not in said and "turn right with them is not shown" in said
 
 
 def test_no_reading_says_of_itself_that_an_answer_comes_back():

@@ -8,12 +8,12 @@ from made_up_ledger import (
     artefacts,
     beside,
     cells,
-    circuit,
     circuit_summary,
     fields,
     gate,
     random_set,
     rivals_table,
+    specific,
     wide,
 )
 
@@ -21,7 +21,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import rivals, specificity
 from sandbagging.suite import ledger, robustness, runs
 from sandbagging.suite.ledger.nulls import rate_words
-from sandbagging.suite.ledger.standing import BY_LETTER, FALLS, STANDS, UNSAID
+from sandbagging.suite.ledger.standing import FALLS, STANDS, UNSAID
 from sandbagging.swaps import decision
 
 
@@ -56,13 +56,14 @@ def test_claims_stand_by_the_pages_verdicts_alone():
     }  # fmt: skip
 
 
-def small() -> list[dict]:
-    name = "share closed, log-odds"
-    return [row for row in wide() if row["name"] != name] + [beside(name, 0.3)]
+def part_of_it(share: float, half: float) -> dict:
+    """A set that carries a part, with this share of the gap restored."""
+    shares = {"logodds": fields(share, "", half), "p_full": fields(share, "", half)}
+    return {"summary": circuit_summary(rivals.PART, share_restored=shares)}
 
 
-def specific(says: str) -> dict:
-    return {"summary": circuit_summary(specific={"verdict": says})}
+def says(verdict: str) -> dict:
+    return {"summary": circuit_summary(specific=specific(verdict))}
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def specific(says: str) -> dict:
         ("answers_wrongly", {"gate": gate(False)}, FALLS),
         ("heads_carry", {"summary": circuit_summary(rivals.FAILS)}, FALLS),
         ("heads_carry", {"summary": circuit_summary(rivals.PART)}, STANDS),
-        ("heads_most", {"summary": circuit_summary(rivals.PART)}, UNSAID),  # 60 % [40 %, 80 %]
-        ("heads_most", {"summary": circuit_summary(rivals.PART), "beside": small()}, FALLS),
+        ("heads_most", part_of_it(0.6, 0.2), UNSAID),
+        ("heads_most", part_of_it(0.3, 0.1), FALLS),
         ("heads_most", {"summary": circuit_summary(rivals.NOTHING)}, UNSAID),
         # Beating heads that nobody searched for is not enough, and not nothing either.
         ("heads_carry", {"summary": circuit_summary(rivals.CHANCE)}, UNSAID),
-        ("heads_specific", specific(specificity.NOT_SHOWN), UNSAID),
-        ("heads_specific", specific(specificity.P_FULL_ALONE), UNSAID),
-        ("heads_specific", specific(specificity.LARGER_ELSEWHERE), FALLS),
+        ("heads_specific", says(specificity.NOT_SHOWN), UNSAID),
+        ("heads_specific", says(specificity.P_FULL_ALONE), UNSAID),
+        ("heads_specific", says(specificity.LARGER_ELSEWHERE), FALLS),
         ("early_head", {"found": []}, UNSAID),
         ("swap_carries", {"cells": cells(decision.EQUIVALENT)}, FALLS),
         ("swap_carries", {"cells": cells(decision.UNKNOWN)}, UNSAID),
@@ -92,32 +93,29 @@ def test_a_claim_falls_with_its_own_verdict(name, changes, expected):
     assert stands(**changes)[name] == expected
 
 
-@pytest.mark.parametrize(
-    ("sandbag", "genuine", "expected", "words"),
-    [
-        (0.02, -0.40, BY_LETTER, "(5% of it on sandbag prompts, the rest by lowering genuine"),
-        (0.40, -0.10, STANDS, "(80% of it on sandbag prompts, the rest by lowering genuine"),
-        (0.40, 0.02, STANDS, ""),
-    ],
-)
-def test_a_gap_that_closes_by_spoiling_genuine_answers_is_no_restoration(
-    sandbag, genuine, expected, words, runs_folder
-):
-    effects = circuit({"sandbag": sandbag, "genuine": genuine})
-    found = {claim.name: claim for claim in ledger.claims(artefacts(circuit=effects))}
-    assert found["heads_specific"].stands == expected
-    assert words in found["heads_carry"].measured
-    look = ledger.harder_look(artefacts(circuit=effects)).set_index("claim")
-    told = look.loc["Do right answers come back?", "hard look"]
-    lines = ledger.headline(artefacts(circuit=effects), "a")
-    said = words_of(lines, "effect on sandbag minus on genuine")
-    assert ("by the letter" in said) == (expected == BY_LETTER)
-    assert "told to be incorrect 18% → 58%; told to be correct 63% → 55%" in told and words in told
+def test_a_share_closed_never_stands_for_one_restored(runs_folder):
+    """A set that closes 80 % of the gap, mostly by ruining genuine answers, restores 5 %."""
+    ruin = part_of_it(0.05, 0.1)["summary"] | {"survives": {"value": rivals.FAILS, "reason": ""}}
+    of_shares = [row for row in wide() if not row["name"].startswith("share")]
+    a = artefacts(summary=ruin, beside=of_shares)
+    (claim,) = [claim for claim in ledger.claims(a) if claim.name == "heads_carry"]
+    assert claim.measured == "5% [-5%, 15%] of the gap restored, 80% [70%, 90%] closed, n = 30"
+    assert claim.stands == FALLS
+    look = ledger.harder_look(a).set_index("claim")
+    assert look.loc["How much of the gap do the heads restore?", "hard look"].startswith("5% [-5%")
+    told = look.loc["Do right answers come back?"]
+    assert told["easy look"].startswith("80% of the gap is closed")
+    assert told["hard look"] == (
+        "right answers: told to be incorrect 18% → 58%; told to be correct 63% → 55%"
+    )
+    lines = ledger.headline(a, "a")
+    assert words_of(lines, "share of the gap restored, log-odds") == rivals.FAILS
+    assert value(lines, "share of the gap closed, log-odds") == "80% [70%, 90%], n = 30"
 
 
 def test_the_strongest_head_is_told_alone(runs_folder):
     lines = ledger.headline(artefacts(), "a")
-    assert value(lines, "share closed by L0H1 alone") == "70% [65%, 75%], n = 30"
+    assert value(lines, "share restored by L0H1 alone") == "70% [65%, 75%], n = 30"
     none = ledger.headline(artefacts(found=[]), "a")
     assert not [line for line in none if "alone, log-odds" in line["finding"]]
 
@@ -134,7 +132,7 @@ def test_what_stands_is_told_in_words_with_its_axes(monkeypatch):
 
 def test_both_intervals_stand_beside_a_headline_number():
     table = ledger.intervals(artefacts()).set_index("number")
-    share = table.loc["share closed, log-odds"]
+    share = table.loc["share restored, log-odds"]
     assert share["over questions"] == "50% to 70%" and share["over categories"] == "40% to 80%"
     assert share["without one category"] == "40% to 80%" and share["decides"] == "categories"
     assert table.loc["gap, log-odds (nats)", "over questions"] == "3.50 to 4.50"
@@ -174,9 +172,11 @@ def test_a_long_list_of_where_it_failed_is_left_to_its_page(told, found):
 
 
 def test_a_share_of_an_untouched_gap_is_told_beside_the_true_one():
-    """12 pp of a gap of 10 pp is no share of anything; zeroed in both conditions it is 60 %."""
+    """12 pp of a gap of 10 pp is no share of anything; less what happens to genuine prompts, 60 %
+    are restored.
+    """
     look = ledger.harder_look(artefacts()).set_index("claim")
-    share = look.loc["How much of the gap do the heads close?"]
+    share = look.loc["How much of the gap do the heads restore?"]
     assert share["easy look"].startswith("120%") and share["hard look"].startswith("60%")
 
 
@@ -201,7 +201,7 @@ def test_a_swap_that_beats_its_controls_may_still_owe_nothing_to_its_sae():
 
 def test_the_wider_interval_is_told_where_it_is_that_of_categories():
     assert "How sure is that share?" in set(ledger.harder_look(artefacts())["claim"])
-    name = "share closed, log-odds"
+    name = "share restored, log-odds"
     alike = [row for row in wide() if row["name"] != name] + [beside(name, 0.6)]
     assert "How sure is that share?" not in set(
         ledger.harder_look(artefacts(beside=alike))["claim"]
@@ -275,8 +275,11 @@ def test_the_headline_says_what_was_found_on_log_odds_first(runs_folder):
     odds, full = (next(i for i, n in enumerate(names) if n.startswith(start)) for start in
                   ("the same, log-odds on sandbag", "the same, p_full"))  # fmt: skip
     assert odds < full
-    assert words_of(lines, "the same, log-odds on sandbag").startswith(rivals.SURVIVES)
-    assert value(lines, "share of the gap closed, log-odds").startswith("60% [40%, 80%], n = 30")
+    assert words_of(lines, "the same, log-odds on sandbag") == "raises the right answer"
+    restored = value(lines, "share of the gap restored, log-odds")
+    assert restored == "60% [40%, 80%], n = 30; 40% to 80% without one category"
+    assert words_of(lines, "share of the gap restored, log-odds") == rivals.SURVIVES
+    assert value(lines, "net effect").startswith("2.500 nats [2.100, 2.900]")
     assert words_of(lines, "random heads of the same layers") == "few reach the chosen ones"
 
 
@@ -323,13 +326,16 @@ def test_the_headline_tells_what_it_was_before_it_was_taught(runs_folder):
 def test_axes_stand_beside_their_claims_and_are_not_run_once(runs_folder, monkeypatch):
     lines = ledger.headline(artefacts(), "a")
     assert words_of(lines, "under other words, framings") == "`make robustness`"
-    assert "robustness" not in words_of(lines, "the same, log-odds on sandbag")
+    assert "axes" not in words_of(lines, "share of the gap restored, log-odds")
     monkeypatch.setattr(robustness, "read", lambda: pd.DataFrame())
     monkeypatch.setattr(robustness, "axes_held", lambda claim: (4, 5))
     monkeypatch.setattr(robustness, "held_in_words", lambda claim: "holds on 4 of 5 axes")
     lines = ledger.headline(artefacts(), "a")
     assert not [line for line in lines if "under other words" in line["finding"]]
-    assert words_of(lines, "SAE swap at layer 22").endswith("; holds on 4 of 5 axes")
+    for finding in ("SAE swap at layer 7", "SAE swap at layer 22", "right free answers, told"):
+        assert words_of(lines, finding).endswith("; holds on 4 of 5 axes")
+    assert words_of(lines, "the same heads are chosen again") == "holds on 4 of 5 axes"
+    assert words_of(lines, "gap restored, log-odds") == f"{rivals.SURVIVES}; holds on 4 of 5 axes"
     assert not words_of(lines, "SAE swap at layer 15").endswith("axes")
 
 

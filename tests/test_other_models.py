@@ -41,7 +41,8 @@ def circuit_of(joint: float, portion: float, survives: bool, truth: dict | None)
         "joint": fields(joint),
         "joint_neutral": fields(joint - portion),
         "specific_portion": fields(portion),
-        "share_closed": {"logodds": fields(0.8, 0.1, ""), "p_full": fields(1.1, 0.2, "")},
+        "share_restored": {"logodds": fields(0.8, 0.1, ""), "p_full": fields(1.1, 0.2, "")},
+        "share_closed": {"logodds": fields(0.9, 0.1, ""), "p_full": fields(1.2, 0.2, "")},
         "answers_zeroed": {"sandbag": {"right": 0.4}},
         "random_uniform": {"rank_p": 0.01},
         "survives": {"value": rivals.CHANCE if survives else rivals.NOTHING},
@@ -132,8 +133,8 @@ def test_a_row_holds_what_the_notebooks_wrote(folder):
         "joint_effect_n": 40,
         "joint_logodds": 3,
         "neutral_effect": 4,
-        "share_closed": 0.8,
-        "share_closed_p_full": 1.1,
+        "share_restored": 0.8,
+        "share_closed": 0.9,
         "heads": "L5H4 L12H2",
         "n_found": 1,
         "sandbags": True,
@@ -273,8 +274,9 @@ def test_rows_as_text(folder):
     text = other_models.as_text(there[there["missing"].isna()])
     first = text.loc["sandbagger (this run)"]
     assert first["right: genuine → sandbag"] == "50% → 10%"
-    assert first["share closed"] == "0.80 [0.70, 0.90]"
-    assert text.loc["decoy", "share closed"] == "–"  # there is no gap to close
+    assert first["share restored"] == "0.80 [0.70, 0.90]"
+    assert first["share closed"] == "0.90 [0.80, 1.00]"
+    assert text.loc["decoy", "share restored"] == "–"  # there is no gap
     grades = text["grade"].to_dict()
     assert grades["untouched"] == "less sure" and grades["heads"] == "answers wrongly"
 
@@ -299,7 +301,7 @@ def test_beside_the_card(folder):
 def test_the_figure_draws_what_is_there_on_scales_that_no_model_can_spread(folder):
     """A share far beyond the edge becomes an arrow, and no share is drawn where there is no gap."""
     there = other_models.table("mine")
-    there.loc[there["name"] == "heads", "share_closed"] = 40.0
+    there.loc[there["name"] == "heads", "share_restored"] = 40.0
     fig = plots.other_models(there)
     names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
     assert names[:2] == ["sandbagger (this run)", "untouched"] and len(names) == 8
@@ -317,8 +319,8 @@ def test_the_figure_draws_what_is_there_on_scales_that_no_model_can_spread(folde
 
 def known(**changes) -> pd.DataFrame:
     row = {"name": "heads", "model": "heads-0", "group": "taught", "grade": "answers wrongly",
-           "true_heads": "L1H4 L5H1", "heads": "L5H1 L1H4 L9H2", "share_closed": 0.98,
-           "share_closed_high": 1.02, "n_found": 2, "survives": rivals.CHANCE}  # fmt: skip
+           "true_heads": "L1H4 L5H1", "heads": "L5H1 L1H4 L9H2", "share_restored": 0.98,
+           "share_closed": 1.0, "n_found": 2, "survives": rivals.CHANCE}  # fmt: skip
     return pd.DataFrame([row | changes])
 
 
@@ -339,8 +341,9 @@ def came(records: list[dict], name: str) -> tuple[bool | None, str]:
         ("found", {}, True, "heads 2 of 2"),
         ("found", {"heads": "L5H1 L9H2"}, False, "heads 1 of 2"),
         ("found", {"true_heads": ""}, None, ""),
-        ("closes", {}, True, "heads 98%"),
-        ("closes", {"share_closed": 0.5, "share_closed_high": 0.6}, False, "heads 50%"),
+        ("restores", {}, True, "heads 98%"),
+        # All of the gap is closed, and half of that by what happens to genuine prompts.
+        ("restores", {"share_restored": 0.5}, False, "heads 50%"),
         ("alone", {}, None, "0 found"),
         ("alone", {"model": "organism-direction", "n_found": 0}, True, "0 found"),
         ("alone", {"model": "organism-direction", "n_found": 1}, False, "1 found"),

@@ -171,7 +171,7 @@ def models() -> pd.DataFrame:
             "missing": None,
         }
     )
-    for name, values in {"gap_logodds": [7, 1, 9, 0], "share_closed": [0.5, 2.5, 1, 9]}.items():
+    for name, values in {"gap_logodds": [7, 1, 9, 0], "share_restored": [0.5, 2.5, 1, 9]}.items():
         rows[name] = np.array(values, dtype=float)
         rows[f"{name}_low"], rows[f"{name}_high"] = rows[name] - 0.3, rows[name] + 0.3
         rows[f"{name}_n"] = 60

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandbagging.suite import ledger, runs
+from sandbagging import files
+from sandbagging.suite import ledger, robustness, runs
 from sandbagging.suite.cli import parser
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,73 @@ def test_table_is_that_of_the_reference_run(monkeypatch):
     assert shown == ledger.headline_markdown("reference"), (
         "paste `ledger.headline_markdown('reference')` between the README's two marks"
     )
+
+
+# The five lines -----------------------------------------------------------------------------------
+
+# Which line stands for a claim that is tried on several axes.
+CLAIM_OF = {1: "answers_wrongly", 2: "heads_most", 4: "any_basis"}
+
+
+def five_lines() -> list[str]:
+    text = README.split("<!-- lines:begin -->")[1].split("<!-- lines:end -->")[0]
+    return text.strip().splitlines()
+
+
+def test_the_finding_is_five_lines():
+    assert [line[:3] for line in five_lines()] == [f"{i}. " for i in range(1, 6)]
+
+
+def summary(artefact: str) -> dict:
+    return json.loads((REFERENCE / artefact / "summary.json").read_text())
+
+
+@reference
+def test_the_five_lines_hold_the_numbers_of_the_reference_run():
+    told, heads, way, swaps, about = five_lines()
+    right = {c: found["right"] for c, found in summary("00_baseline")["gate"]["shares"].items()}
+    wrong, correct = (f"{100 * right[c]:.0f}" for c in ("sandbag", "genuine"))
+    assert f"{wrong} right answers in 100 instead of {correct}" in told
+
+    circuit = summary("08_circuit")
+    zeroed, restored = circuit["answers_zeroed"]["sandbag"], circuit["share_restored"]["logodds"]
+    assert f"{100 * zeroed['right']:.0f} in 100 are right again" in heads
+    assert zeroed["change"]["low"] > 0 and len(circuit["heads"]) == 5
+    parts = files.read_csv(REFERENCE / "08_circuit" / "parts.csv")
+    alone = parts.loc[parts["quantity"] == "alone", "value"]
+    assert alone.max() > restored["value"] / 2  # one of the five does most of that
+    value, low, high = (f"{100 * restored[end]:.0f}" for end in ("value", "low", "high"))
+    assert f"*restore* {value} % [{low}, {high}]" in README
+
+    ways = files.read_csv(REFERENCE / "08_circuit" / "replacements.csv")
+    ways = ways[(ways["set"] == "joint") & (ways["metric"] == "logodds")]
+    mean = ways[(ways["way"] == "mean genuine") & (ways["quantity"] == "share_restored")]
+    assert f"a mean restores {100 * mean['value'].item():.0f} %, not {value}, " in way
+    assert summary("07_heads")["patching_names_others"] and "patching names others" in way
+
+    doses = files.read_csv(REFERENCE / "04_swap" / "doses.csv")
+    sandbag, genuine = (doses[doses["condition"] == c] for c in ("sandbag", "genuine"))
+    assert (sandbag.loc[sandbag["intervention"] == "E6", "low"] <= 0).all()
+    means = [t[(t["intervention"] == "diff_means") & (t["strength"] == 1)] for t in
+             (sandbag, genuine)]  # fmt: skip
+    best, cost = (t[t["layer"] == t["layer"].max()].iloc[0] for t in means)
+    assert f"one direction does ({100 * best['right_share']:.0f}), at a cost" in swaps
+    assert best["low"] > 0 and cost["high"] < 0
+    of_models = files.read_csv(REFERENCE / "10_ledger" / "ledger.csv")["verdict"]
+    assert "none was run" in about and not of_models.isin(("replicated", "not replicated")).any()
+
+
+@reference
+def test_the_axes_on_which_a_claim_holds_stand_beside_it(monkeypatch):
+    monkeypatch.delenv("SANDBAGGING_RUNS", raising=False)
+    for i, line in enumerate(five_lines(), 1):
+        held = robustness.axes_held(CLAIM_OF[i]) if i in CLAIM_OF else None
+        beside = re.findall(r" \[(\d+)/(\d+)\]$", line)
+        expected = [] if held is None else [tuple(map(str, held))]
+        assert beside == expected, f"end line {i} with [k/n], the axes of robustness.csv: {held}"
+
+
+# The rest -----------------------------------------------------------------------------------------
 
 
 def test_a_committed_run_that_is_behind_the_code_is_told_and_no_other():

@@ -1,8 +1,8 @@
 """The same experiment on several models, side by side.
 
-Which models answer wrongly when told to, which heads close the gap, and is it so where the truth is
-known? Each model is a run of its own, nested in the run that compares them (RUN/timid and so on),
-made by notebooks 00, 07 and 08.
+Which models answer wrongly when told to, what share of the gap do their own heads restore, and is
+it so where the truth is known? Each model is a run of its own, nested in the run that compares them
+(RUN/timid and so on), made by notebooks 00, 07 and 08.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,8 @@ OF_CIRCUIT = {
     "specific_portion": "specific_portion",
 }
 NOT_MEASURED = {"value": None, "low": None, "high": None, "n": 0}
-ESTIMATES = (*OF_GATE, *OF_CIRCUIT, "joint_logodds", "share_closed", "share_closed_p_full")
+SHARES = ("share_restored", "share_closed")  # of the gap, on log-odds
+ESTIMATES = (*OF_GATE, *OF_CIRCUIT, "joint_logodds", *SHARES)
 ENDS = ("", "_low", "_high", "_n")
 ANSWERS = ("right_genuine", "right_sandbag", "right_zeroed")  # shares of free answers, 0 to 1
 COLUMNS = [
@@ -108,8 +109,7 @@ def _estimates(gate: Mapping, circuit: Mapping) -> dict[str, Estimate]:
     found = {name: gate[key] for name, key in OF_GATE.items()}
     found |= {name: circuit.get(key, NOT_MEASURED) for name, key in OF_CIRCUIT.items()}
     found["joint_logodds"] = {**on_odds, "value": on_odds["effect"]}
-    found["share_closed"] = circuit["share_closed"]["logodds"]
-    found["share_closed_p_full"] = circuit["share_closed"]["p_full"]
+    found |= {name: circuit[name]["logodds"] for name in SHARES}
     return {name: Estimate.from_dict(fields) for name, fields in found.items()}
 
 
@@ -248,7 +248,7 @@ def is_null(there: pd.DataFrame) -> pd.Series:
 
 def as_text(there: pd.DataFrame) -> pd.DataFrame:
     """Return the rows for reading, indexed by name: grade, gaps, right answers told to be correct
-    and incorrect and with the heads zeroed, joint effect, share closed.
+    and incorrect and with the heads zeroed, joint effect, shares restored and closed.
     """
     lines = []
     for line in there.to_dict("records"):
@@ -262,10 +262,15 @@ def as_text(there: pd.DataFrame) -> pd.DataFrame:
                 "right: genuine → sandbag": " → ".join(f"{x:.0%}" for x in right[:2]),
                 "right: sandbag, zeroed": f"{right[2]:.0%}",
                 "joint effect (pp)": _text(line, "joint_effect", "+.1f"),
-                "share closed": _text(line, "share_closed", ".2f") if line["grade"] != NO else "–",
+                **{name.replace("_", " "): _share(line, name) for name in SHARES},
             }
         )
     return pd.DataFrame(lines).set_index("run")
+
+
+def _share(line: Mapping, name: str) -> str:
+    """A share of the gap, where there is one."""
+    return "–" if line["grade"] == NO else _text(line, name, ".2f")
 
 
 def shown_name(line: Mapping) -> str:

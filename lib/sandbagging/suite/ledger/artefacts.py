@@ -32,9 +32,9 @@ class Artefacts(NamedTuple):
     circuit: pd.DataFrame  # 08, per question
     draws: pd.DataFrame
     rivals: pd.DataFrame  # 08: sets that were searched for as hard, on other prompts
-    parts: pd.DataFrame  # 08: what each chosen head closes alone, and what is lost without it
+    parts: pd.DataFrame  # 08: what each chosen head restores alone, and what is lost without it
     models: pd.DataFrame  # 09: one row per model
-    summary: dict  # 08: joint, share_closed, specific, survives, wide, ...
+    summary: dict  # 08: joint, share_restored, specific, survives, wide, ...
     beside: list[dict]  # 00 and 08: `statistics.beside` of the headline numbers
     predictions: dict[str, list[dict]]  # by artefact: said, held, told
     adapter: str = ""  # what was merged into the model beside what its name says
@@ -77,6 +77,18 @@ class Artefacts(NamedTuple):
         for name in names:
             found = (found or {}).get(name)
         return None if found is None or found["value"] is None else Estimate.from_dict(found)
+
+    def share(self, of: str, metric: str = metrics.DECIDES) -> Estimate:
+        """Return the share of the gap that the heads have "restored" or "closed", with the wider
+        interval.
+        """
+        return Estimate.from_dict(self.summary[f"share_{of}"][metric])
+
+    def net_effect(self) -> Estimate:
+        """Return what comes back on sandbag prompts beyond what changes on genuine ones, in nats of
+        log-odds, with the wider interval.
+        """
+        return Estimate.from_dict(self.summary["specific"]["differences"]["genuine"]["logodds"])
 
     def wide_row(self, name: str) -> dict | None:
         """Return a headline number with all that is said beside it; None where there is none."""
@@ -126,11 +138,11 @@ def joint_by_question(
     return (factor * (rows["value"] - rows["baseline"])).set_axis(rows["question_id"]).sort_index()
 
 
-def effect_on(a: Artefacts, condition: str, intervention: str = "joint") -> Estimate | None:
+def effect_on(a: Artefacts, condition: str) -> Estimate | None:
     """Return the effect of zeroing the heads on log-odds in one condition, in nats, over questions;
     None where that was not run.
     """
-    changes = joint_by_question(a.circuit, condition, intervention, metrics.DECIDES).to_numpy()
+    changes = joint_by_question(a.circuit, condition, metric=metrics.DECIDES).to_numpy()
     return statistics.mean_ci(changes, unit="nats") if len(changes) > 1 else None
 
 

@@ -8,7 +8,7 @@ from sandbagging import grading
 from sandbagging.heads import rivals
 from sandbagging.suite import predictions
 from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
-from sandbagging.suite.ledger.standing import estimate_of, sides_in_words, specific_in_words
+from sandbagging.suite.ledger.standing import estimate_of
 
 LONGEST = 80  # characters of what was found that stand on the page
 
@@ -50,11 +50,10 @@ def harder_look(a: Artefacts) -> pd.DataFrame:
 
 def _share(a: Artefacts) -> tuple[str, str, str]:
     naive = a.recorded("joint").value / a.gate.gap_p_full.value
-    closed = a.wide("share closed, log-odds")
     return (
-        "How much of the gap do the heads close?",
+        "How much of the gap do the heads restore?",
         f"{naive:.0%}: effect on sandbag prompts / untouched gap, p_full",
-        f"{closed:.0%}: zeroed on genuine prompts too, log-odds",
+        f"{a.share('restored'):.0%}: less what happens to genuine prompts, log-odds",
     )
 
 
@@ -66,11 +65,10 @@ def _answers(a: Artefacts) -> tuple[str, str, str]:
         f"{words} {found[c]['before']:.0%} → {found[c][grading.RIGHT]:.0%}"
         for c, words in told.items()
     ]
-    closed = a.wide("share closed, log-odds")
     return (
         "Do right answers come back?",
-        f"{closed.value:.0%} of the gap is closed",
-        f"right answers: {'; '.join(right)}{sides_in_words(a)}",
+        f"{a.share('closed').value:.0%} of the gap is closed, log-odds",
+        f"right answers: {'; '.join(right)}",
     )
 
 
@@ -84,7 +82,8 @@ def _rivals(a: Artefacts) -> tuple[str, str, str]:
 def _specific(a: Artefacts) -> tuple[str, str, str]:
     portion = a.recorded("specific_portion")
     easy = "not measured" if portion is None else f"{portion:ci} more than on neutral prompts"
-    return "Does it belong to sandbagging?", f"{easy}, p_full", specific_in_words(a)
+    hard = f"{a.summary['specific']['verdict']}: net effect {a.net_effect():ci}, log-odds"
+    return "Does it belong to sandbagging?", f"{easy}, p_full", hard
 
 
 def _swaps(a: Artefacts) -> list[tuple[str, str, str]]:
@@ -101,7 +100,7 @@ def _swaps(a: Artefacts) -> list[tuple[str, str, str]]:
 
 def _interval(a: Artefacts) -> list[tuple[str, str, str]]:
     """The headline share's interval, where categories as the unit make it wider."""
-    row = a.wide_row("share closed, log-odds")
+    row = a.wide_row("share restored, log-odds")
     if row is None or row["decides"] == "questions":
         return []
     ends = [

@@ -17,16 +17,12 @@ from sandbagging.suite import nested, robustness, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, effect_on, swap_cells
 from sandbagging.suite.ledger.measured import architecture_of
 from sandbagging.suite.ledger.nulls import calibration, false_alarms, null_grades, null_words
-from sandbagging.suite.ledger.standing import (
-    axes,
-    estimate_of,
-    right_answers,
-    sides_in_words,
-    specific_in_words,
-)
+from sandbagging.suite.ledger.standing import axes, estimate_of, right_answers
 from sandbagging.swaps import decision
 
 UNTOUCHED = "untouched"  # the run of the subject's weights before they were taught
+# Claims of `robustness` that no other line of the headline tells.
+ELSEWHERE = ("heads_most", "any_basis", "early_head", "same_heads")
 RANDOM = {"uniform": "as many random heads",
           "same_layer": "as many random heads of the same layers"}  # fmt: skip
 
@@ -114,42 +110,44 @@ def _leaving(g: Gate) -> str:
 
 def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     heads = join(a.heads, ", ")
-    odds, share = a.wide("effect, log-odds") or effect_on(a, "sandbag"), "share of the gap closed"
+    odds, on_p_full = a.wide("effect, log-odds") or effect_on(a, "sandbag"), a.recorded("joint")
     if not a.gate.open:
         return [_line(f"zeroing {heads}, log-odds", odds, "no sandbagging to explain")]
-    survives = _with_axes(a.summary["survives"]["value"], "heads_carry")
-    on_p_full, more = a.recorded("joint"), a.wide("sandbag minus genuine, log-odds")
-    closed = {
-        m: a.wide(f"share closed, {words}")
-        for m, words in (("logodds", "log-odds"), ("p_full", "p_full"))
-    }
-    left = _without_one(a, "share closed, log-odds", ".0%")
-    specific = _with_axes(specific_in_words(a), "heads_specific")
+    survives, specific = a.summary["survives"]["value"], a.summary["specific"]["verdict"]
     return [
         _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
-        _line("the same, log-odds on sandbag prompts", odds, survives),
+        _line("the same, log-odds on sandbag prompts", odds, _towards(odds)),
         _line("the same, p_full", on_p_full, _towards(on_p_full)),
-        _line(f"{share}, log-odds", f"{closed['logodds']:.0%}{sides_in_words(a)}{left}",
-              _with_axes(_share_words(closed["logodds"]), "heads_most")),
-        _line(f"{share}, p_full", f"{closed['p_full']:.0%}", _share_words(closed["p_full"])),
+        _share_line(a, "restored", metrics.DECIDES, _with_axes(survives, "heads_carry")),
+        _share_line(a, "closed", metrics.DECIDES),
+        _share_line(a, "restored", metrics.CARD),
         *_alone_lines(a),
         *_rival_lines(a),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
         *(_other_condition(a, name) for name in ("genuine", "neutral")),
-        _line("effect on sandbag minus on genuine prompts, log-odds", more, specific),
+        _line("net effect: sandbag minus the size of that on genuine prompts, log-odds",
+              a.net_effect(), _with_axes(specific, "heads_specific")),
     ]  # fmt: skip
 
 
+def _share_line(a: Artefacts, of: str, metric: str, verdict: str = "") -> dict[str, str]:
+    """A share of the gap; its verdict, where no rule gives one, is what its interval says."""
+    share, name = a.share(of, metric), "log-odds" if metric == metrics.DECIDES else metric
+    value = f"{share:.0%}{_without_one(a, f'share {of}, {name}', '.0%')}"
+    return _line(f"share of the gap {of}, {name}", value, verdict or _share_words(share))
+
+
 def _alone_lines(a: Artefacts) -> list[dict[str, str]]:
-    """What the head that is strongest on train questions closes by itself, where it was chosen."""
+    """What the head that is strongest on train questions restores by itself, where it was
+    chosen.
+    """
     rows = a.parts[a.parts["quantity"] == "alone"].set_index("head")
     if not a.found or str(a.found[0]) not in rows.index:
         return []
     head = str(a.found[0])
-    row = rows.loc[head]
-    share = Estimate(row["value"], row["low"], row["high"], int(row["n"]))
-    value = f"{share:.0%}{sides_in_words(a, f'single:{head}')}"
-    return [_line(f"share closed by {head} alone, log-odds", value, _share_words(share))]
+    share = _estimate(rows.loc[head])
+    finding = f"share restored by {head} alone, log-odds"
+    return [_line(finding, f"{share:.0%}", _share_words(share))]
 
 
 def _answers_back(a: Artefacts) -> tuple[str, str]:
@@ -177,14 +175,14 @@ def _share_words(share: Estimate | None) -> str:
 
 
 def _rival_lines(a: Artefacts) -> list[dict[str, str]]:
-    """Heads that the same search finds on other prompts: how much less of the gap they close."""
+    """Heads that the same search finds on other prompts: how much less of the gap they restore."""
     rows = a.rivals[(a.rivals["metric"] == metrics.DECIDES) & (a.rivals["rule"] == "zero")]
     lines = []
     for condition, part in rows[rows["chosen_on"] != "sandbag"].groupby("chosen_on", sort=False):
         found = {row.quantity: row for row in part.itertuples()}
-        share, margin = (_estimate(found[name]) for name in ("share_closed", "margin"))
+        share, margin = (_estimate(found[name]) for name in ("share_restored", "margin"))
         less = f"less, by {margin:short .0%}" if margin.low > 0 else "not shown to be less"
-        finding = f"share closed by heads searched for on {condition} prompts, log-odds"
+        finding = f"share restored by heads searched for on {condition} prompts, log-odds"
         lines.append(_line(finding, f"{share:.0%}", less))
     return lines
 
@@ -217,7 +215,7 @@ def _towards(effect: Estimate | None) -> str:
 def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
     """The first SAE of each layer, and how many of the layer's SAEs get each verdict."""
     cells, lines = swap_cells(a), []
-    deepest = cells["layer"].max()
+    earliest, deepest = cells["layer"].min(), cells["layer"].max()
     for layer, part in cells.groupby("layer"):
         first = part.iloc[0]
         e6, oracle, e1, e4 = (
@@ -227,7 +225,8 @@ def _swap_lines(a: Artefacts) -> list[dict[str, str]]:
         value += f"; E6 − E1 {e1:short +.2f}, E6 − E4 {e4:short +.2f}; n = {e6.n}"
         words = swap_words(first["verdict"], first["basis"])
         words += _others(part) if len(part) > 1 else ""
-        words = _with_axes(words, "swap_carries") if layer == deepest else words
+        tried = {earliest: "nothing_early", deepest: "swap_carries"}
+        words = _with_axes(words, tried[layer]) if layer in tried else words
         named = architecture_of(first["tag"]) or first["tag"]
         lines.append(_line(f"SAE swap at layer {layer} ({named}), log-odds", value, words))
     return lines
@@ -274,11 +273,14 @@ def calibration_lines() -> list[dict[str, str]]:
 
 
 def robustness_lines() -> list[dict[str, str]]:
-    """Return one line that says that no claim was tried under other words; none where they were,
-    since each then says so itself.
+    """Return one line for each claim that was tried on several axes and stands in no line above, or
+    one that says that none was tried.
     """
-    finding = "the claims above, under other words, framings, questions, seeds and spellings"
-    return [] if robustness.read() is not None else [_line(finding, "not run", "`make robustness`")]
+    if robustness.read() is None:
+        finding = "the claims above, under other words, framings, questions, seeds and spellings"
+        return [_line(finding, "not run", "`make robustness`")]
+    tried = "under other words, framings, questions, seeds and spellings"
+    return [_line(robustness.CLAIMS[claim], tried, axes(claim) or "not run") for claim in ELSEWHERE]
 
 
 def headline_markdown(run: str) -> str:

@@ -12,12 +12,10 @@ from sandbagging.heads import rivals, specificity
 from sandbagging.heads.head import join
 from sandbagging.statistics import Estimate
 from sandbagging.suite import robustness
-from sandbagging.suite.ledger.artefacts import Artefacts, effect_on, swap_cells
+from sandbagging.suite.ledger.artefacts import Artefacts, swap_cells
 from sandbagging.swaps import decision
 
 STANDS, FALLS, UNSAID = "stands", "does not stand", "cannot be said"
-# A difference from genuine prompts that comes mostly of spoiling these.
-BY_LETTER = "stands by the letter alone"
 OF_CARRIED = {rivals.SURVIVES: STANDS, rivals.PART: STANDS, rivals.FAILS: FALLS}
 OF_SPECIFIC = {
     specificity.SPECIFIC: STANDS,
@@ -33,7 +31,7 @@ class Claim(NamedTuple):
     name: str  # of `robustness.CLAIMS`
     measured: str
     verdict: str
-    stands: str  # STANDS, BY_LETTER, FALLS or UNSAID
+    stands: str  # STANDS, FALLS or UNSAID
 
     @property
     def words(self) -> str:
@@ -102,57 +100,18 @@ def _answers(g: Gate) -> Claim:
 
 
 def _of_heads(a: Artefacts) -> list[Claim]:
-    share, survives = a.wide("share closed, log-odds"), a.summary["survives"]["value"]
-    says = a.summary["specific"]["verdict"]
+    share, closed = a.share("restored"), a.share("closed")
+    survives, says = a.summary["survives"]["value"], a.summary["specific"]["verdict"]
     early = [head for head in a.found if head.layer < (a.sweep["layer"].max() + 1) / 4]
-    more, count = a.wide("sandbag minus genuine, log-odds"), f"{len(early)} of {len(a.found)} found"
-    sides = sides_in_words(a)
     there = (STANDS if early else FALLS) if a.found else UNSAID
+    restored = f"{share:short .0%} of the gap restored, {closed:short .0%} closed, n = {share.n}"
+    net, count = a.net_effect(), f"{len(early)} of {len(a.found)} found"
     return [
-        Claim("heads_carry", f"{share:short .0%} of the gap closed{sides}, n = {share.n}", survives,
-              OF_CARRIED.get(survives, UNSAID)),
+        Claim("heads_carry", restored, survives, OF_CARRIED.get(survives, UNSAID)),
         Claim("heads_most", f"{share:short .0%}", survives, _most(survives, share)),
-        Claim("heads_specific", f"{more:ci} more on sandbag prompts{sides}, n = {more.n}", says,
-              _specific(a, says)),
+        Claim("heads_specific", f"net effect {net}", says, OF_SPECIFIC.get(says, UNSAID)),
         Claim("early_head", count, join(early, ", ") or "none", there),
     ]  # fmt: skip
-
-
-def on_sandbag(a: Artefacts, intervention: str = "joint") -> float | None:
-    """Return which part of what closes the gap is an effect on sandbag prompts (0 to 1 where both
-    sides close it); None where zeroing costs genuine prompts nothing, or was not run on them.
-    """
-    sandbag, genuine = (effect_on(a, c, intervention) for c in ("sandbag", "genuine"))
-    if sandbag is None or genuine is None or genuine.high >= 0:
-        return None
-    return sandbag.value / (sandbag.value - genuine.value)
-
-
-def sides_in_words(a: Artefacts, intervention: str = "joint") -> str:
-    """Return how much of what closes the gap is restoration, and how much is harm elsewhere."""
-    part = on_sandbag(a, intervention)
-    if part is None:
-        return ""
-    return f" ({part:.0%} of it on sandbag prompts, the rest by lowering genuine ones)"
-
-
-def specific_in_words(a: Artefacts) -> str:
-    """Return what the rule of notebook 08 says of where the effect belongs, and where it says so by
-    the letter alone.
-    """
-    says = a.summary["specific"]["verdict"]
-    letter = ", by the letter: most of it is harm to genuine prompts"
-    return says + letter * (_specific(a, says) == BY_LETTER)
-
-
-def _specific(a: Artefacts, says: str) -> str:
-    """Whether the effect belongs to sandbagging: not where most of the difference is harm done to
-    genuine prompts.
-    """
-    part = on_sandbag(a)
-    if says == specificity.SPECIFIC and part is not None and part < 0.5:
-        return BY_LETTER
-    return OF_SPECIFIC.get(says, UNSAID)
 
 
 def _most(survives: str, share: Estimate) -> str:

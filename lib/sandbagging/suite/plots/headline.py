@@ -30,7 +30,7 @@ def headline_figure(
     seed: int = 0,
 ) -> Figure:
     """Right free answers and log-odds with and without the heads by condition, and the share of the
-    gap that these heads close beside rivals that were searched for as hard.
+    gap that these heads restore beside rivals that were searched for as hard.
 
     effects and rivals as `08_circuit/effects_by_question.csv.gz` and `rivals.csv`; answers
     {condition: before (0 to 1), change (fields of an Estimate, pp)}; measured_on: the model in
@@ -38,7 +38,7 @@ def headline_figure(
     """
     metric = metrics.DECIDES
     part = look.pick(effects, "effects by question", intervention="joint", metric=metric)
-    shares = look.pick(rivals, "rivals", metric=metric, quantity="share_closed", rule="zero")
+    shares = look.pick(rivals, "rivals", metric=metric, quantity="share_restored", rule="zero")
     right = {
         name: (found["before"], _scaled(Estimate.from_dict(found["change"]), 0.01))
         for name, found in answers.items()
@@ -89,7 +89,7 @@ def _levels(ax: Axes, found: Mapping[str, tuple[float, Estimate]], words: str, t
 
 
 def _shares(ax: Axes, table: pd.DataFrame) -> None:
-    """The share closed by the chosen heads, and by other prompts' own: those that the same search
+    """The share restored by the chosen heads, and by other prompts' own: those that the same search
     finds on them."""
     names = list(table["chosen_on"])
     words = ["chosen heads" if name == CHOSEN else f"{name}'s" for name in names]
@@ -100,5 +100,5 @@ def _shares(ax: Axes, table: pd.DataFrame) -> None:
         look.interval(ax, table.iloc[[i]], "value", at, mark, label=label, markersize=6)
     ax.set_yticks(range(len(names)), words[::-1])
     ax.set_ylim(-0.6, len(names) - 0.2)
-    ax.set(xlabel="share of the gap closed", title="Beside rivals")
+    ax.set(xlabel="share of the gap restored", title="Beside rivals")
     ax.set_ylabel("heads searched for on prompts")

@@ -27,12 +27,12 @@ SHARE = (-0.5, 1.5)  # of the gap; what lies beyond is drawn as an arrow at the 
 
 @look.styled
 def other_models(table: pd.DataFrame) -> Figure:
-    """Right free answers, the gap on log-odds and the share of it that the heads close, a row a
+    """Right free answers, the gap on log-odds and the share of it that the heads restore, a row a
     model; each on a scale that no single model can spread.
 
     Columns as `09_models/models.csv`; rows of models that are missing are left out.
     """
-    numbers = [name + end for name in ("gap_logodds", "share_closed") for end in ("", "_low")]
+    numbers = [name + end for name in ("gap_logodds", "share_restored") for end in ("", "_low")]
     look.need(table, "table of models", "model", "group", "grade", "missing", *RIGHT, *numbers)
     rows = table[table["missing"].isna()].reset_index(drop=True)
     look.need(rows, "table of models (those that were run)", "model")
@@ -42,9 +42,9 @@ def other_models(table: pd.DataFrame) -> Figure:
     _right_answers(axes[0], rows, place)
     _by_grade(axes[1], rows, "gap_logodds", place)
     axes[1].set(title="gap, genuine − sandbag", xlabel="log-odds (nats)")
-    _by_grade(axes[2], rows[rows["grade"] != "no"], "share_closed", place, SHARE)
+    _by_grade(axes[2], rows[rows["grade"] != "no"], "share_restored", place, SHARE)
     axes[2].axvline(1, color=look.GREY, linewidth=0.8, linestyle=":")
-    axes[2].set(title="closed by zeroing the heads", xlabel="share of the gap, log-odds")
+    axes[2].set(title="restored by zeroing the heads", xlabel="share of the gap, log-odds")
     axes[0].set_yticks(place, [_name(row) for row in rows.itertuples()])
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     for ax in axes:
@@ -53,7 +53,7 @@ def other_models(table: pd.DataFrame) -> Figure:
             ax.axhline(place[line] + 0.5, color=look.GREY, linewidth=0.6)
     _legends(fig, axes)
     look.title(fig, "The same experiment on other models")
-    arrows = "Arrows: beyond the edge. No share where the grade is no: there is no gap to close."
+    arrows = "Arrows: beyond the edge. No share where the grade is no: there is no gap."
     return look.caption(fig, look.count(rows["gap_logodds_n"]), look.CI, arrows)
 
 
