@@ -25,7 +25,7 @@ help:
 	@echo 'make bench       time this library beside its peers'
 	@echo 'make site        build the pages from the committed reference run, executing nothing: build/site/index.html'
 	@echo 'make refresh     compute the committed reference run again, as far as it is behind (all of it: about an hour)'
-	@echo 'make calibrate   measure how often every rule is wrong, where the truth is known (goes on where it stopped; about 75 minutes)'
+	@echo 'make calibrate   measure how often every rule is wrong, where the truth is known (goes on where it stopped; about 3 hours on 2 cores)'
 	@echo 'make robustness  try the headline claims under other words, framings, seeds and spellings (goes on where it stopped; about 80 minutes)'
 	@echo 'make setup       set up only: make .venv and install what requirements.lock names'
 	@echo ''

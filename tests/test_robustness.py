@@ -62,9 +62,9 @@ def test_answers_wrongly(drop, ability, says):
 
 
 def survived(grade=rivals.FAILS, share=(0.5, 0.2), margin=(0.2, 0.1), rank_p=0.02) -> Survival:
-    closed, beyond = around(*share, unit=""), around(*margin, unit="")
-    full = around(0.4, 0.2, "")
-    return Survival(grade, "why", closed, full, {"genuine": beyond}, {"uniform": rank_p}, 0.1, 0)
+    restored, beyond = around(*share, unit=""), around(*margin, unit="")
+    full, closed, own = around(0.4, 0.2, ""), around(0.9, 0.05, ""), {"genuine": beyond}
+    return Survival(grade, "why", restored, full, closed, own, {"uniform": rank_p}, 0.1, 0)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,8 @@ DRAWN = [(Head(10, i), Head(12, j)) for i in range(5) for j in range(4)]
 @pytest.fixture
 def base(tmp_path, monkeypatch):
     """The base run: told to be wrong, most right answers go. Two heads are chosen, one of them
-    early, whose effect rests on questions about food.
+    early, whose effect rests on questions about food. A third does as much on sandbag prompts, and
+    ruins as much on genuine ones.
     """
     monkeypatch.setenv("SANDBAGGING_RUNS", str(tmp_path))
     test, train = asked("test", 56), asked("train", 28)
@@ -314,8 +315,11 @@ def base(tmp_path, monkeypatch):
     # Without food the early head falls below a tenth of the gap of 5 nats, and below another head.
     of_train[(Head(2, 0),)] = np.array([2.0 if q.category == "food" else 0.44 for q in train])
     of_train[(Head(20, 0),)] = 0.5 + noise / 10
-    swept = effects([q.id for q in train], of_train)
-    rows = estimates.by_question(swept, "sandbag", (), ["logodds", "p_full"])
+    of_train[(Head(1, 1),)] = 3.0 + noise
+    ruin = {heads: np.full(28, -3.0 if heads == (Head(1, 1),) else 0.0) for heads in of_train}
+    on = {"sandbag": of_train, "genuine": ruin}
+    swept = {c: effects([q.id for q in train], of) for c, of in on.items()}
+    rows = estimates.all_by_question(swept, (), ["logodds", "p_full"])
     done(run, "07_heads", heads__json={"heads": CHOSEN, "found": CHOSEN},
          effects_by_question__csv__gz=rows)  # fmt: skip
     return run
@@ -368,10 +372,12 @@ def test_a_run_on_the_disk(base):
     other = "robustness/wording-lie"
     done(other, "00_baseline", summary__json={"gate": made_up.graded("less sure")})
     done(other, "07_heads", heads__json={"heads": [[2, 0], [1, 1]], "found": []})
-    closed = {"logodds": around(0.5, 0.1, ""), "p_full": around(0.5, 0.1, "")}
+    restored = {"logodds": around(0.2, 0.05, ""), "p_full": around(0.5, 0.1, "")}
+    closed = {"logodds": around(0.9, 0.1, ""), "p_full": around(0.9, 0.1, "")}
     against = {"genuine": {"logodds": around(2.0, 1.0)}}
     summary = {
-        "survives": {"value": rivals.SURVIVES, "reason": ""}, "share_closed": closed,
+        "survives": {"value": rivals.PART, "reason": ""},
+        "share_closed": closed, "share_restored": restored,
         "specific": {"verdict": specificity.SPECIFIC, "differences": against},
         "random_uniform": {"rank_p": 0.02}, "random_same_layer": {"rank_p": 0.02}, "margins": {},
     }  # fmt: skip
@@ -380,7 +386,7 @@ def test_a_run_on_the_disk(base):
     assert {claim: cell.says for claim, cell in found.items()} == {
         "answers_wrongly": DOES_NOT,  # five points fewer, and at most ten
         "heads_carry": HOLDS,
-        "heads_most": HOLDS,
+        "heads_most": DOES_NOT,  # they close nine tenths of the gap, and restore a fifth
         "heads_specific": HOLDS,
         "swap_carries": NOT_RUN,
         "any_basis": NOT_RUN,
@@ -388,7 +394,7 @@ def test_a_run_on_the_disk(base):
         "early_head": UNKNOWN,
         "same_heads": DOES_NOT,
     }
-    assert found["heads_specific"].measured == "sandbag minus genuine 2.000 nats [1.000, 3.000]"
+    assert found["heads_specific"].measured == "net effect 2.000 nats [1.000, 3.000]"
 
 
 # Plans --------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def carry(found: Survival) -> Cell:
     """Return whether a few heads carry it, or a part: they survive rivals that were selected as
     hard.
     """
-    measured = f"{found.share:short .0%} of the gap closed"
+    measured = f"{found.share:short .0%} of the gap restored"
     if found.survives:
         return Cell(HOLDS, measured)
     if found.grade == rivals.NOTHING:
@@ -89,7 +89,7 @@ def carry(found: Survival) -> Cell:
 
 
 def most(found: Survival) -> Cell:
-    """Return whether these heads carry most of it: their share of the gap lies above a half."""
+    """Return whether these heads carry most of it: they restore more than a half of the gap."""
     carries = carry(found)
     if carries.says != HOLDS or found.grade == rivals.SURVIVES:
         return carries
@@ -99,14 +99,15 @@ def most(found: Survival) -> Cell:
 
 def specific(says: str, difference: Estimate, grade: str) -> Cell:
     """Return whether what the heads do is specific to sandbagging; `says` is one of
-    `specificity.WORDS`, `difference` the effect on sandbag minus that on genuine prompts.
+    `specificity.WORDS`, `difference` the effect on sandbag minus the size of that on genuine
+    prompts.
     """
     if grade == gates.NO:
         return CLOSED
     against = says in (specificity.LARGER_ELSEWHERE, specificity.OPPOSITE)
     says_so = HOLDS if says == specificity.SPECIFIC else DOES_NOT if against else UNKNOWN
     why = "" if says_so == HOLDS else specificity.WORDS[says]
-    return Cell(says_so, f"sandbag minus genuine {difference:ci}", why)
+    return Cell(says_so, f"net effect {difference:ci}", why)
 
 
 def carried(cells: pd.DataFrame) -> Cell:
@@ -226,12 +227,13 @@ def layers_of(run: str) -> int:
 def survival_of(run: str) -> Survival:
     """Return what notebook 08 of a run says of its heads, with the numbers that it rests on."""
     summary = nested.read_json(run, "08_circuit")
-    closed, margins = summary["share_closed"], summary["margins"]
+    restored, margins = summary["share_restored"], summary["margins"]
     return Survival(
         grade=summary["survives"]["value"],
         reason=summary["survives"]["reason"],
-        share=Estimate.from_dict(closed["logodds"]),
-        share_p_full=Estimate.from_dict(closed["p_full"]),
+        share=Estimate.from_dict(restored["logodds"]),
+        share_p_full=Estimate.from_dict(restored["p_full"]),
+        closed=Estimate.from_dict(summary["share_closed"]["logodds"]),
         margins={name: Estimate.from_dict(fields) for name, fields in margins.items()},
         rank_p={kind: summary[f"random_{kind}"]["rank_p"] for kind in ("uniform", "same_layer")},
         smallest_share=float("nan"),

@@ -1,6 +1,7 @@
 """What the base run says of each claim when the questions of one category are left out.
 
-Nothing is measured anew: each rule is applied to the stored values by question once more.
+Nothing is measured anew: each rule is applied to the stored values by question once more. So no
+heads join one at a time again; those are compared that lead one by one by their net effects.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -11,12 +12,13 @@ from sandbagging import models, questions
 from sandbagging.gate import Gate
 from sandbagging.heads import rivals, selection, specificity
 from sandbagging.heads.head import Heads, parse
+from sandbagging.heads.net import net_of
 from sandbagging.heads.rivals import Rival
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.suite import answers, baseline, nested, runs
 from sandbagging.suite.robustness import evidence
-from sandbagging.suite.robustness.evidence import RESTS_ON, Cell, Swept
+from sandbagging.suite.robustness.evidence import RESTS_ON, Cell
 from sandbagging.swaps import decision, estimates
 from sandbagging.swaps.guards import read_guards
 
@@ -42,10 +44,7 @@ def _claims(run: str, kept: Mapping[str, str], done: Collection[str]) -> Iterato
     if "08_circuit" in done:
         yield from _of_circuit(run, kept, gate)
     if "07_heads" in done:
-        heads = _heads(run, kept, gate)
-        yield "early_head", evidence.early(heads.found, evidence.layers_of(run), gate.grade)
-        base = evidence.heads_of(run).chosen
-        yield "same_heads", evidence.same(heads.chosen, base, gate.grade)
+        yield from _of_heads(run, kept, gate)
     if "06_specificity" in done:
         yield from evidence.of_swaps(_swaps(run, kept, gate)).items()
 
@@ -78,13 +77,23 @@ def _gate(run: str, kept: Mapping[str, str]) -> Gate:
 # Heads --------------------------------------------------------------------------------------------
 
 
-def _heads(run: str, kept: Mapping[str, str], gate: Gate) -> Swept:
-    """Return what is chosen and found on the questions that are kept; MLPs are not stored by
-    question, so that heads are found among heads alone.
+def _of_heads(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:
+    """Yield what the sweep says on the questions that are kept; MLPs are not stored by question, so
+    that heads are found among heads alone.
     """
-    swept = effects_of(_rows(run, "07_heads", kept, "sandbag"))
-    chosen = selection.top(swept, len(evidence.heads_of(run).chosen), metric=DECIDES)
-    return Swept(chosen, selection.heads_found(selection.find(swept, gate)))
+    table = nested.read_table(run, "07_heads", "effects_by_question.csv.gz")
+    whole, left = net_effects(table), net_effects(_kept(table, kept))
+    found = selection.heads_found(selection.find(left, gate))
+    yield "early_head", evidence.early(found, evidence.layers_of(run), gate.grade)
+    n = len(evidence.heads_of(run).chosen)
+    chosen, base = (selection.top(net, n) for net in (left, whole))
+    yield "same_heads", evidence.same(chosen, base, gate.grade)
+
+
+def net_effects(table: pd.DataFrame) -> Effects:
+    """Return the net effects of heads on sandbag prompts, of notebook 07's table by question."""
+    of = dict(iter(table.groupby("condition", sort=False)))
+    return net_of({c: effects_of(of[c]) for c in ("sandbag", "genuine")})["sandbag"]
 
 
 def _of_circuit(run: str, kept: Mapping[str, str], gate: Gate) -> Iterator:

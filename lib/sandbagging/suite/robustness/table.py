@@ -67,16 +67,15 @@ def _tried(
 
 
 def between_sweeps(run: str) -> pd.DataFrame | None:
-    """Return how far the sweeps of the nested runs agree (`agreement.between`); None for fewer than
-    two.
+    """Return how far the nested runs agree on the net effects of heads (`agreement.between`); None
+    for fewer than two.
     """
     swept = {}
     for value in plan.VALUES:
         name = f"{run}/{value.run}"
         if value.run not in swept and runs.read_manifest(name, "07_heads"):
             by_question = nested.read_table(name, "07_heads", "effects_by_question.csv.gz")
-            own = by_question[by_question["condition"] == "sandbag"]
-            swept[value.run] = leaving_out.effects_of(own)
+            swept[value.run] = leaving_out.net_effects(by_question)
     try:
         return agreement.between(swept)
     except UserError:
