@@ -23,6 +23,14 @@ def only(effects: Effects, sets: Sequence[Heads]) -> Effects:
     return effects._replace(sets=[effects.sets[i] for i in at], value=value)
 
 
+def joined(effects: Effects, more: Effects) -> Effects:
+    """Return the effects of the sets of both, measured on the same questions."""
+    if effects.question_ids != more.question_ids:
+        raise ValueError("effects on different questions do not belong together")
+    value = {name: np.concatenate([of, more.value[name]]) for name, of in effects.value.items()}
+    return effects._replace(sets=[*effects.sets, *more.sets], value=value)
+
+
 def estimate(change: np.ndarray, metric: str = metrics.CARD, seed: int = 0) -> Estimate:
     """Return the mean of a metric's changes [question] with CI95, in pp (nats for logodds)."""
     unit, scale = metrics.unit_of_change(metric)

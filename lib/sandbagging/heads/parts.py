@@ -64,8 +64,8 @@ def alone_and_lost(
     categories: Categories = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return rows head, quantity, value, low, high, n: the share of the gap that each member restores
-    "alone", and that "lost without it" of `minimality`.
+    """Return rows head, quantity, value, low, high, n: the share of the gap that each member
+    restores "alone", and that "lost without it" of `minimality`.
     """
     gap, ids = shares.gap(on), on["sandbag"].question_ids
     rows = []

@@ -21,23 +21,69 @@ from sandbagging.heads import (
     rivals,
     shares,
     specificity,
+    sweep,
 )
-from sandbagging.heads.head import Head, Heads
+from sandbagging.heads.head import Head, Heads, as_set
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.questions import Question
-from sandbagging.statistics import Wide
+from sandbagging.statistics import Estimate, Wide
 from sandbagging.suite import answers, runs
 
 WITHIN, BEHIND, LAST = "within it", "behind it", "at the last token"  # where words are hidden
 
 
 def named_sets(
-    joint: Heads, rival: Sequence[rivals.Rival], patched: Heads, drawn: Heads
+    joint: Heads, rival: Sequence[rivals.Rival], patched: Heads, drawn: Heads, lead: Heads = ()
 ) -> dict[str, Heads]:
     """Return the sets of heads that the page compares, by the names that its tables give them."""
-    named = {"joint": joint, **{f"rival:{r.chosen_on}": r.heads for r in rival}}
-    return {**named, **({"patching": patched} if patched else {}), "random": drawn}
+    named = {"joint": joint, "leading": lead, **{f"rival:{r.chosen_on}": r.heads for r in rival}}
+    named |= {"patching": patched, "random": drawn}
+    return {name: heads for name, heads in named.items() if heads}
+
+
+def leading(lm: Model, found: Mapping[str, Any], joint: Heads) -> Heads:
+    """Return the heads that lead one by one in notebook 07's heads.json; none where they are the
+    chosen ones.
+    """
+    heads = as_set(lm, found.get("leading", []))
+    return () if set(heads) == set(joint) else heads
+
+
+def with_leading(
+    step: runs.Step,
+    lm: Model,
+    test: Sequence[Question],
+    framing: str,
+    on: Mapping[str, Effects],
+    lead: Heads,
+) -> dict[str, Effects]:
+    """Return effects {condition: effects} with those of the heads that lead one by one, zeroed
+    together, on sandbag and genuine prompts; as they were where there are none.
+    """
+    found = dict(on)
+    for c in answers.CONDITIONS if lead else ():
+        more = step.measure(sweep.sweep_conditions, lm, test, [c], framing, [lead], label="leading")
+        found[c] = estimates.joined(found[c], more[c])
+    return found
+
+
+def of_leading(
+    closes: pd.DataFrame, answered: Mapping[str, Any], lead: Heads
+) -> dict[str, Any] | None:
+    """Return what the heads that lead one by one do together, as summary.json has it, from a table
+    of `parts.of_each` and the answers of `answers.without_heads`; None where there are none.
+    """
+    if not lead:
+        return None
+    told: dict[str, Any] = {"heads": lead, "answers": answered["leading"]}
+    rows = closes[closes["set"] == "leading"]
+    for quantity in parts.SHARES:
+        of = rows[rows["quantity"] == quantity].set_index("metric")
+        told[quantity] = {
+            m: Estimate(*of.loc[m, ["value", "low", "high", "n"]]) for m in shares.WORDS
+        }
+    return told
 
 
 def by_place(
@@ -77,8 +123,9 @@ def replaced(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Return the table of `parts.of_each` with sets replaced by zero, a mean or another question's
-    value; `sets` holds those that are `named`.
+    value: of those of the `sets` that are `named`.
     """
+    named = _among(sets, named)
     at = [lm, test, list(answers.CONDITIONS), framing, sets]
     ways = step.measure(positions.compare, *at, train)
     return parts.of_each(ways, named, shares.categories_of(test), seed)
@@ -93,9 +140,14 @@ def exchanged(
     named: Mapping[str, Heads],
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the table of `parts.exchange_table` of sets; `sets` holds those that are `named`."""
+    """Return the table of `parts.exchange_table` of those of the `sets` that are `named`."""
+    named = _among(sets, named)
     both = step.measure(exchange.both_ways, lm, test, patch_framing, sets)
     return parts.exchange_table(both, named, shares.categories_of(test), seed)
+
+
+def _among(sets: Sequence[Heads], named: Mapping[str, Heads]) -> dict[str, Heads]:
+    return {name: heads for name, heads in named.items() if tuple(sorted(heads)) in sets}
 
 
 def looks_and_pushes(

@@ -16,6 +16,7 @@ from sandbagging.suite.plots import look
 KINDS = {"uniform": "random, any layer", "same_layer": "random, same layers"}
 SETS = {
     "joint": "chosen heads",
+    "leading": "lead one by one",
     "patching": "patching's heads",
     "random": "a random set",
 }  # how named sets are called
