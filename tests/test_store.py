@@ -17,7 +17,7 @@ from sandbagging.errors import UserError
 from sandbagging.questions import Question
 from sandbagging.statistics import Estimate
 from sandbagging.suite.runner import history
-from sandbagging.suite.runs import codec, sources
+from sandbagging.suite.runs import codec, planes, sources
 from sandbagging.suite.runs.store import Store
 
 # A small library: two measurements that share a hook, one metric, one recipe, a plot and a rule.
@@ -250,6 +250,53 @@ def equal(a, b) -> bool:
 def test_a_value_comes_back_as_it_was(tmp_path, name):
     codec.write(tmp_path / "x.npz", VALUES[name], tmp_path)
     assert equal(VALUES[name], codec.read(tmp_path / "x.npz", tmp_path))
+
+
+ARRAYS = {
+    "scores of a model": np.linspace(-3, 3, 50, dtype=np.float32).astype(np.float64).reshape(5, 10),
+    "means over questions": np.arange(9).reshape(3, 3) / 7,
+    "beyond float32": np.array([1e-300, 1e300, -1e39]),
+    "no plain numbers": np.array([np.nan, np.inf, -np.inf, -0.0]),
+    "a NaN with a mark": np.array([0x7FF8000000000001], np.uint64).view(np.float64),
+    "small": np.array([-3, 0, 127]),
+    "large": np.array([2**40, -1]),
+    "by columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "every second one": np.arange(10.0)[::2],
+    "single": np.array(2.5),
+    "none": np.zeros((0, 4)),
+    "flags": np.array([[True, False]]),
+    "whole": np.array([1, 2], np.uint8),
+}
+
+
+def test_arrays_come_back_bit_for_bit_as_numpy_keeps_them(tmp_path):
+    """numpy's own file is the second route: same bytes, kind, shape and order in memory."""
+    np.savez(tmp_path / "numpy.npz", **ARRAYS)
+    planes.save(tmp_path / "ours.npz", ARRAYS)
+    expected, found = planes.load(tmp_path / "numpy.npz"), planes.load(tmp_path / "ours.npz")
+    assert list(found) == list(expected) == list(ARRAYS)
+    for name, array in expected.items():
+        assert found[name].tobytes() == array.tobytes(), name
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].strides == array.strides and found[name].flags.writeable
+
+
+def test_scores_of_a_model_take_half_the_room(tmp_path):
+    noise = np.random.default_rng(0).normal(size=5000)
+    sizes = {}
+    for kind in (np.float32, np.float64):
+        path = tmp_path / f"{np.dtype(kind)}.npz"
+        planes.save(path, {"a": noise.astype(kind).astype(np.float64)})
+        sizes[kind] = path.stat().st_size
+    assert sizes[np.float32] < 0.5 * sizes[np.float64]
+
+
+def test_a_value_that_was_stored_as_numpy_does_it_is_still_read(tmp_path):
+    tree = json.dumps(["dict", ["a", ["array", "a0"]], ["n", 3]])
+    arrays = {"a0": np.arange(3.0), codec.TREE: np.frombuffer(tree.encode(), np.uint8)}
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
+    found = codec.read(tmp_path / "x.npz", tmp_path)
+    assert found.keys() == {"a", "n"} and found["n"] == 3 and equal(found["a"], np.arange(3.0))
 
 
 def test_every_value_has_a_digest_of_its_own_and_the_same_each_time():

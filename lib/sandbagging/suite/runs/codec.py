@@ -18,6 +18,7 @@ import pandas as pd
 
 from sandbagging import files, provenance
 from sandbagging.errors import UserError
+from sandbagging.suite.runs import planes
 
 TREE = "tree.json"
 
@@ -30,14 +31,14 @@ def write(path: Path, value: Any, home: Path) -> None:
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_encoded(_homeless(value, home), arrays), ensure_ascii=False)
     arrays[TREE] = np.frombuffer(tree.encode(), dtype=np.uint8)
-    with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    with files.atomic_path(path) as temporary:
+        planes.save(temporary, arrays)
 
 
 def read(path: Path, home: Path) -> Any:
     """Return the value that `write` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        value = _decoded(json.loads(arrays[TREE].tobytes().decode()), arrays)
+    arrays = planes.load(path)
+    value = _decoded(json.loads(arrays[TREE].tobytes().decode()), arrays)
     return _mapped(value, lambda f: files.Folder(home / f.path, f.hashes))
 
 
