@@ -15,6 +15,7 @@ from sandbagging.errors import UserError
 from sandbagging.suite import reports, runner, runs
 from sandbagging.suite.cli import main
 from sandbagging.suite.runner import executed, execution, history, live, locks, nodes
+from sandbagging.suite.runs import manifests
 
 
 def test_ctrl_c_ends_the_kernel_and_leaves_no_done_marker_and_the_folder_was_locked(repository):
@@ -180,6 +181,24 @@ def test_pages_wait_for_what_they_read_and_for_nothing_else():
         ("r/x", "08_circuit"): [],
         ("q", "00_baseline"): [],
     }
+
+
+def test_what_a_clone_lacks_is_made_again_for_a_page_that_reads_it_and_else_never(
+    repository, monkeypatch, capsys
+):
+    """A clone without heads.json, which notebook 07 makes from what is stored."""
+    monkeypatch.setattr(manifests, "LARGE", {"07_heads": ("heads.json",)})
+    heads = repository / "papermill_runs/a/07_heads/heads.json"
+    assert runner.with_missing_inputs(["08"], "a") == ["08_ablate_five_heads"]
+    heads.unlink()
+    assert runner.with_missing_inputs(["08"], "a") == ["07_find_the_heads", "08_ablate_five_heads"]
+    runner.execute(runner.plan("laptop", "a"))
+    assert capsys.readouterr().err.count("still holds") == 3 and not heads.exists()
+    changed = runner.plan("laptop", "a", {"n_draws": "5"}, ["00", "07", "08"])
+    runner.execute(changed)
+    said = capsys.readouterr().err
+    assert "heads.json is not on this machine, and 08_ablate_five_heads reads it" in said
+    assert said.count("still holds") == 1 and said.count("done in") == 2 and heads.exists()
 
 
 def test_two_runs_of_one_command_go_side_by_side_with_the_numbers_of_one_at_a_time(

@@ -130,7 +130,7 @@ def _ready(waiting: Sequence[Node], running: Iterable[Node]) -> list[Node]:
 
 def _begins(node: Node, waiting: Sequence[Node], work: _Work) -> bool:
     """Make a node ready to be executed; return False where it still holds."""
-    reason = why(node)
+    reason = why(node) or _wanted(node, waiting)
     if reason is None:
         work.display.skip(node)
         return False
@@ -148,6 +148,17 @@ def why(node: Node) -> str | None:
     reason = runs.why_stale(run, notebook, node.step.parameters)
     kept = executed.executed_path(run, notebook).is_file() or not executed.keeps_notebooks(run)
     return reason if reason or kept else "its executed notebook is missing"
+
+
+def _wanted(node: Node, waiting: Sequence[Node]) -> str | None:
+    """Return why a node that holds is told again: a page that is to be executed reads files of it
+    that a clone does not have.
+    """
+    absent = runs.absent_files(*node.key)
+    for reader in waiting if absent else ():
+        if reader.run == node.run and waits_for(reader, [node]) and why(reader):
+            return f"{absent[0]} is not on this machine, and {reader.step.notebook.name} reads it"
+    return None
 
 
 def _ensure_models(nodes: Sequence[Node]) -> None:

@@ -91,16 +91,22 @@ def find_notebook(name: str) -> Notebook:
 
 
 def with_missing_inputs(names: Sequence[str], run: str) -> list[str]:
-    """Return some notebooks by name, with all that they read and that the run does not hold."""
+    """Return some notebooks by name, with all that they read and that the run does not hold, or not
+    whole.
+    """
     chosen = {find_notebook(name) for name in names}
     waiting = list(chosen)
     while waiting:
         for artefact in waiting.pop().reads:
             notebook = runs.notebook_of(artefact)
-            if notebook not in chosen and runs.read_manifest(run, artefact) is None:
+            if notebook not in chosen and _lacks(run, artefact):
                 chosen.add(notebook)
                 waiting.append(notebook)
     return [notebook.name for notebook in sorted(chosen)]
+
+
+def _lacks(run: str, artefact: str) -> bool:
+    return runs.read_manifest(run, artefact) is None or bool(runs.absent_files(run, artefact))
 
 
 # The plan ---------------------------------------------------------------------------------------

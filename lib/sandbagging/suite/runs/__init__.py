@@ -2,6 +2,7 @@
 
 from sandbagging.suite.runs.cells import declared_names, notebook_code, notebook_words
 from sandbagging.suite.runs.manifests import (
+    absent_files,
     content_hash,
     damaged_file,
     nested_runs,
@@ -29,10 +30,10 @@ from sandbagging.suite.runs.staleness import library_hashes, user_file_hashes, w
 from sandbagging.suite.runs.steps import Step, begin, plain, refuse_reference
 
 __all__ = [
-    "LOCK", "MANIFEST", "NOTEBOOKS", "STORED", "Notebook", "Step", "begin", "content_hash",
-    "damaged_file", "declared_names", "from_notebooks", "library_hashes", "name_and_scale",
-    "nested_runs", "notebook_code", "notebook_of", "notebook_path", "notebook_words",
-    "notebooks_folder", "output_hashes", "plain", "progress_file", "read_manifest",
-    "refuse_reference", "run_folder", "runs_folder", "small_png", "stays_home", "user_file_hashes",
-    "why_stale",
+    "LOCK", "MANIFEST", "NOTEBOOKS", "STORED", "Notebook", "Step", "absent_files", "begin",
+    "content_hash", "damaged_file", "declared_names", "from_notebooks", "library_hashes",
+    "name_and_scale", "nested_runs", "notebook_code", "notebook_of", "notebook_path",
+    "notebook_words", "notebooks_folder", "output_hashes", "plain", "progress_file",
+    "read_manifest", "refuse_reference", "run_folder", "runs_folder", "small_png", "stays_home",
+    "user_file_hashes", "why_stale",
 ]  # fmt: skip

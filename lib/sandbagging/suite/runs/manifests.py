@@ -85,6 +85,19 @@ def stays_home(run: str, artefact: str, name: str) -> bool:
     return name in LARGE.get(artefact, ())
 
 
+def absent_files(run: str, artefact: str) -> list[str]:
+    """Return the files of an artefact, but for figures, that are not committed and not here: its
+    notebook makes them again from what is stored.
+    """
+    folder, manifest = run_folder(run) / artefact, read_manifest(run, artefact)
+    names = [
+        name
+        for name in (manifest or {"outputs": {}})["outputs"]
+        if stays_home(run, artefact, name) and not name.startswith("fig_")
+    ]
+    return [name for name in names if not (folder / name).is_file()]
+
+
 def damaged_file(run: str, artefact: str, manifest: dict[str, Any]) -> str | None:
     """Return the name of the first file of an artefact that is missing or was changed, or None.
 
