@@ -125,8 +125,8 @@ def names_of(artefact: str) -> tuple[str, dict]:
     share = Estimate(0.9, 0.8, 0.95, 100)
     judged = {
         "verdict": rivals.Survival(
-            rivals.SURVIVES, "made up", share, share, share, {"genuine": share}, {"uniform": 0.01},
-            0.6, 0
+            rivals.SURVIVES, "made up", share, share, EFFECT, share, {"genuine": share},
+            {"uniform": 0.01}, 0.6, 0
         ),
         "wide": {"effect on genuine, log-odds": SimpleNamespace(estimate=EFFECT)},
         "specific": Specific(

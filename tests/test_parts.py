@@ -22,6 +22,7 @@ def interval(low: float, high: float) -> Estimate:
         ((1, 2), (3, 9), specificity.SPECIFIC),
         ((1, 2), (-2, 3), specificity.SPECIFIC),  # p_full is not shown to say the opposite
         ((1, 2), (-9, -3), specificity.OPPOSITE),
+        ((0.01, 0.02), (-2, 3), specificity.NOT_SHOWN),  # significant, and next to nothing
         ((-1, 2), (3, 9), specificity.P_FULL_ALONE),  # what the earlier rule called specific
         ((-2, -1), (3, 9), specificity.OPPOSITE),
         ((-2, -1), (-3, 9), specificity.LARGER_ELSEWHERE),

@@ -177,6 +177,11 @@ def test_a_null_is_judged_as_if_its_gate_were_open():
     null = gate_of(0.0, "no").as_if_open()
     found = judged(ours(0.0, 0.5), null, gap=0.0)
     assert found.grade == rivals.FAILS and np.isnan(found.share.low)
+    # Without noise a hundredth of a nat is "significant", and most of a gap of its size.
+    still = judged(ours(0.0, 0.015), null, gap=0.02, noise=0.001)
+    assert still.share.low > 0.5 and still.margins["genuine"].low > 0
+    assert still.grade == rivals.FAILS and "not shown to exceed 0.1 nats" in still.reason
+    assert still.smallest_share > 5  # times the gap
     # a null with a real effect and a gap is caught by the rule, not by its gate
     assert judged(ours(0.0, 3.0), gate_of(0.0, "no").as_if_open()).survives
 

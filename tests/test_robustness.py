@@ -63,8 +63,9 @@ def test_answers_wrongly(drop, ability, says):
 
 def survived(grade=rivals.FAILS, share=(0.5, 0.2), margin=(0.2, 0.1), rank_p=0.02) -> Survival:
     restored, beyond = around(*share, unit=""), around(*margin, unit="")
-    full, closed, own = around(0.4, 0.2, ""), around(0.9, 0.05, ""), {"genuine": beyond}
-    return Survival(grade, "why", restored, full, closed, own, {"uniform": rank_p}, 0.1, 0)
+    full, net, closed = around(0.4, 0.2, ""), around(2.0, 0.5), around(0.9, 0.05, "")
+    own, ranks = {"genuine": beyond}, {"uniform": rank_p}
+    return Survival(grade, "why", restored, full, net, closed, own, ranks, 0.1, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,8 @@ def survived(grade=rivals.FAILS, share=(0.5, 0.2), margin=(0.2, 0.1), rank_p=0.0
         (survived(rivals.CHANCE, margin=(-0.2, 0.1)), DOES_NOT),  # the rival does better
         (survived(share=(0.05, 0.04)), DOES_NOT),  # less than a tenth of the gap
         (survived(share=(0.3, 0.25)), UNKNOWN),
+        (survived()._replace(net=around(0.05, 0.04)), DOES_NOT),  # less than 0.1 nats
+        (survived()._replace(net=around(0.1, 0.05)), UNKNOWN),
         (survived(rank_p=0.2), UNKNOWN),  # one random set in five does as well, or few were drawn
         (survived(rank_p=0.6), DOES_NOT),
         (survived(rivals.NOTHING), UNKNOWN),

@@ -18,13 +18,14 @@ from sandbagging.gate import Gate
 from sandbagging.heads import estimates, shares
 from sandbagging.heads.growing import Grown
 from sandbagging.heads.head import Head, Heads, as_set, join
+from sandbagging.heads.selection import FLOOR_NATS
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.models import Model
 from sandbagging.statistics import Estimate
 
-# A set has to restore a tenth of the gap, as a single head has to, and to be among the best 5 % of
-# the draws.
+# A set has to restore a tenth of the gap and 0.1 nat, as a single head has to: a model without
+# noise has "gaps" of a hundredth of a nat. And it has to be among the best 5 % of the draws.
 FLOOR_SHARE, RANK_P = 0.10, 0.05
 # A set that leaves half of the gap or more is not the circuit, but a part of one: others carry the
 # rest.
@@ -110,6 +111,7 @@ class Survival(NamedTuple):
     reason: str  # a sentence without its full stop
     share: Estimate  # of the gap restored, on log-odds
     share_p_full: Estimate
+    net: Estimate  # what is restored, in nats of log-odds
     closed: Estimate  # the share of the gap closed, on log-odds, from whichever side
     margins: dict[str, Estimate]  # condition -> share restored minus that of the rival chosen there
     rank_p: dict[str, float]  # kind of draws -> rank p of the share restored among them
@@ -137,9 +139,9 @@ def judge(
     They *survive as a circuit of sandbagging* if their share of the log-odds gap restored
     (`shares.restored`) has its CI95 above a half, not below 0 on p_full, its rank p among each kind
     of draws is at most 0.05, and it exceeds that of every rival (CI95 of the paired difference
-    above 0). With a CI95 above a
-    tenth alone they *carry a part of it*; without the rivals they are *better than chance heads*.
-    With `categories` {question id: category} the wider interval decides. A null is tried with
+    above 0). With a CI95 above a tenth alone they *carry a part of it*; without the rivals they are
+    *better than chance heads*. Where the CI95 of what is restored does not lie above 0.1 nats, they
+    do not survive. With `categories` {question id: category} the wider interval decides. A null is tried with
     `gate.as_if_open()`. Raises UserError where no random set was drawn.
     """
     if not draws or not all(len(sets) for sets in draws.values()):
@@ -155,6 +157,7 @@ def judge(
         reason="",
         share=estimates.share_restored(on, chosen, DECIDES, seed, categories),
         share_p_full=estimates.share_restored(on, chosen, BESIDE, seed, categories),
+        net=shares.change(own, DECIDES, ids, categories, seed),
         closed=estimates.share_closed(on, chosen, DECIDES, seed, categories),
         margins={
             name: shares.part_of_gap(own - other, gap, ids, seed, categories)
@@ -173,11 +176,12 @@ def judge(
 
 def _smallest(own: np.ndarray, theirs: Sequence[np.ndarray], gap: np.ndarray) -> float:
     """Return the share restored that the rule would let survive in 80 % of tries, with this spread
-    over questions: against its floor and against each rival's share; nan without any gap.
+    over questions: against its floors and against each rival's share; nan without any gap.
     """
     if gap.mean() == 0:
         return float("nan")
-    thresholds = [(FLOOR_SHARE, own), *((o.mean() / gap.mean(), own - o) for o in theirs)]
+    floor = max(FLOOR_SHARE, FLOOR_NATS / abs(gap.mean()))
+    thresholds = [(floor, own), *((o.mean() / gap.mean(), own - o) for o in theirs)]
     return max(
         statistics.smallest_detectable(_linear(part, gap), threshold=least)
         for least, part in thresholds
@@ -201,6 +205,11 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
         return FAILS, (
             f"the share of the gap restored, {share}, is not shown to exceed {FLOOR_SHARE:.0%}"
             f"{_ruin(found)}"
+        )
+    if not found.net.low > FLOOR_NATS:
+        return FAILS, (
+            f"what is restored, {found.net:ci .2f}, is not shown to exceed {FLOOR_NATS} nats, below "
+            "which an effect counts as none"
         )
     if found.share_p_full.high < 0:
         return FAILS, (

@@ -14,6 +14,7 @@ import pandas as pd
 
 from sandbagging.heads import shares
 from sandbagging.heads.head import Head
+from sandbagging.heads.selection import FLOOR_NATS
 from sandbagging.heads.shares import BESIDE, DECIDES
 from sandbagging.heads.sweep import Effects
 from sandbagging.statistics import Estimate
@@ -29,7 +30,8 @@ WORDS = {
     "alone, which may be mere form or a ceiling; on log-odds it is not shown",
     LARGER_ELSEWHERE: "genuine prompts change by more than comes back on sandbag ones",
     OPPOSITE: "log-odds and p_full say opposite things, so no claim is made",
-    NOT_SHOWN: "that more comes back on sandbag prompts than changes on genuine ones is not shown",
+    NOT_SHOWN: f"that at least {FLOOR_NATS} nats more come back on sandbag prompts than change on "
+    "genuine ones is not shown",
 }
 
 
@@ -84,9 +86,10 @@ def specific(
 def judge(odds: Estimate, full: Estimate) -> str:
     """Return what the differences sandbag - genuine on log-odds and on p_full say, one of WORDS.
 
-    *Specific*: the CI95 on log-odds lies above 0 and that on p_full not below it.
+    *Specific*: the CI95 on log-odds lies above 0.1 nats, as the effect of a head that is found has
+    to, and that on p_full not below 0.
     """
-    if odds.low > 0:
+    if odds.low > FLOOR_NATS:
         return OPPOSITE if full.high < 0 else SPECIFIC
     if odds.high < 0:
         return OPPOSITE if full.low > 0 else LARGER_ELSEWHERE

@@ -81,6 +81,7 @@ def carry(found: Survival) -> Cell:
         return CLOSED
     against = (
         found.share.high < rivals.FLOOR_SHARE
+        or found.net.high < rivals.FLOOR_NATS
         or found.share_p_full.high < 0
         or max(found.rank_p.values()) > USUAL
         or any(margin.high < 0 for margin in found.margins.values())
@@ -228,11 +229,13 @@ def survival_of(run: str) -> Survival:
     """Return what notebook 08 of a run says of its heads, with the numbers that it rests on."""
     summary = nested.read_json(run, "08_circuit")
     restored, margins = summary["share_restored"], summary["margins"]
+    net = summary["specific"]["differences"]["genuine"]["logodds"]
     return Survival(
         grade=summary["survives"]["value"],
         reason=summary["survives"]["reason"],
         share=Estimate.from_dict(restored["logodds"]),
         share_p_full=Estimate.from_dict(restored["p_full"]),
+        net=Estimate.from_dict(net),
         closed=Estimate.from_dict(summary["share_closed"]["logodds"]),
         margins={name: Estimate.from_dict(fields) for name, fields in margins.items()},
         rank_p={kind: summary[f"random_{kind}"]["rank_p"] for kind in ("uniform", "same_layer")},
