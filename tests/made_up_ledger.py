@@ -206,6 +206,26 @@ def gate(opened: bool = True) -> gates.Gate:
     return found._replace(gap_p_full=Estimate.from_dict(gap))
 
 
+def replacements(mean: float = 0.1) -> pd.DataFrame:
+    """As 08's replacements.csv: by zero the chosen heads restore 60 %."""
+    rows = [
+        {"set": "joint", "way": way, "metric": "logodds", "quantity": "share_restored", "value": x,
+         "low": x - 0.05, "high": x + 0.05, "n": N}
+        for way, x in (("zero", 0.6), ("mean genuine", mean))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def leading(restored: float = -0.4) -> dict:
+    """As in 08's summary: heads that lead one by one, and ruin genuine answers together."""
+    return {
+        "heads": [[0, 1], [0, 2]],
+        "share_restored": {"logodds": fields(restored, "", 0.1)},
+        "share_closed": {"logodds": fields(0.7, "", 0.1)},
+        "answers": {"genuine": {"before": 0.63, "right": 0.16}},
+    }
+
+
 NO_MODELS = pd.DataFrame(
     columns=["model", "weights", "grade",
              *(f"specific_portion{end}" for end in ("", "_low", "_high", "_n"))]
@@ -227,6 +247,7 @@ def artefacts(**changes) -> ledger.Artefacts:
         draws=draws(),
         rivals=rivals_table(),
         parts=parts(),
+        replacements=None,
         models=NO_MODELS,
         summary=circuit_summary(),
         beside=wide(),

@@ -148,6 +148,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
                 "claims": [],
                 "stands": {"heads_carry": "stands", "heads_most": "stands"},
                 "answers": {"low": 1.0},
+                "by_mean": None,
             },
         ),
     }[artefact]

@@ -11,7 +11,9 @@ from made_up_ledger import (
     circuit_summary,
     fields,
     gate,
+    leading,
     random_set,
+    replacements,
     rivals_table,
     specific,
     wide,
@@ -111,6 +113,32 @@ def test_a_share_closed_never_stands_for_one_restored(runs_folder):
     lines = ledger.headline(a, "a")
     assert words_of(lines, "share of the gap restored, log-odds") == rivals.FAILS
     assert value(lines, "share of the gap closed, log-odds") == "80% [70%, 90%], n = 30"
+
+
+@pytest.mark.parametrize(
+    ("mean", "words"), [(0.1, "less than half of it"), (0.55, "half of it or more")]
+)
+def test_what_hangs_on_the_value_zero_says_so(mean, words, runs_folder):
+    a = artefacts(replacements=replacements(mean))
+    assert words_of(ledger.headline(a, "a"), "in place of zero") == words
+    look = ledger.harder_look(a).set_index("claim").loc["Does it hang on the value zero?"]
+    assert look["easy look"].startswith("60%") and look["hard look"].startswith(f"{mean:.0%} [")
+    assert not [line for line in ledger.headline(artefacts(), "a") if "zero," in line["finding"]]
+
+
+@pytest.mark.parametrize(
+    ("restored", "words"), [(-0.4, "more is lost than comes back"), (0.3, "part of the gap")]
+)
+def test_heads_that_lead_one_by_one_are_told_beside_the_chosen(restored, words, runs_folder):
+    a = artefacts(summary=circuit_summary(leading=leading(restored)))
+    lines, finding = ledger.headline(a, "a"), "lead one by one (L0H1, L0H2)"
+    assert words_of(lines, finding) == words and "63% → 16%" in value(lines, finding)
+    look = ledger.harder_look(a).set_index("claim")
+    (told,) = [row for claim, row in look.iterrows() if "lead one by one" in claim]
+    assert told["easy look"] == "70% [60%, 80%] of the gap closed"
+    assert told["hard look"].startswith(f"{restored:.0%} [")
+    same = artefacts(summary=circuit_summary(leading=None))
+    assert "lead one by one" not in str(ledger.headline(same, "a") + [ledger.harder_look(same)])
 
 
 def test_the_strongest_head_is_told_alone(runs_folder):

@@ -68,6 +68,14 @@ def test_the_five_lines_hold_the_numbers_of_the_reference_run():
     value, low, high = (f"{100 * restored[end]:.0f}" for end in ("value", "low", "high"))
     assert f"*restore* {value} % [{low}, {high}]" in README
 
+    one_by_one = circuit["leading"]
+    closed, back = (one_by_one[f"share_{of}"]["logodds"] for of in ("closed", "restored"))
+    left = one_by_one["answers"]["genuine"]["right"]
+    said = " ".join(README.split())
+    assert f"close {100 * closed['value']:.0f} % of it, yet restore none" in said
+    assert f"{100 * left:.0f} right answers in 100 are left where {correct} should be" in said
+    assert back["high"] <= 0
+
     ways = files.read_csv(REFERENCE / "08_circuit" / "replacements.csv")
     ways = ways[(ways["set"] == "joint") & (ways["metric"] == "logodds")]
     mean = ways[(ways["way"] == "mean genuine") & (ways["quantity"] == "share_restored")]

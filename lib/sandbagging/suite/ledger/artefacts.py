@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sandbagging import metrics, models, statistics
+from sandbagging import files, metrics, models, statistics
 from sandbagging.gate import Gate
 from sandbagging.heads.head import Head, parse
 from sandbagging.statistics import Estimate
@@ -33,6 +33,7 @@ class Artefacts(NamedTuple):
     draws: pd.DataFrame
     rivals: pd.DataFrame  # 08: sets that were searched for as hard, on other prompts
     parts: pd.DataFrame  # 08: what each chosen head restores alone, and what is lost without it
+    replacements: pd.DataFrame | None  # 08, a side view: what stands in place of the heads' z
     models: pd.DataFrame  # 09: one row per model
     summary: dict  # 08: joint, share_restored, specific, survives, wide, ...
     beside: list[dict]  # 00 and 08: `statistics.beside` of the headline numbers
@@ -43,6 +44,7 @@ class Artefacts(NamedTuple):
     def read(cls, step: runs.Step) -> Artefacts:
         """Read what the notebooks before have written; UserError where a file is missing."""
         scores = step.read_table("00_baseline", "scores.csv.gz")
+        in_place = step.input("08_circuit") / "replacements.csv"
         summary = step.read_json("08_circuit", "summary.json")
         return cls(
             model=str(step.setting("model")),
@@ -58,6 +60,7 @@ class Artefacts(NamedTuple):
             draws=step.read_table("08_circuit", "draws.csv"),
             rivals=step.read_table("08_circuit", "rivals.csv"),
             parts=step.read_table("08_circuit", "parts.csv"),
+            replacements=files.read_csv(in_place) if in_place.is_file() else None,
             models=step.read_table("09_models", "models.csv"),
             summary=summary,
             beside=[
@@ -78,11 +81,24 @@ class Artefacts(NamedTuple):
             found = (found or {}).get(name)
         return None if found is None or found["value"] is None else Estimate.from_dict(found)
 
-    def share(self, of: str, metric: str = metrics.DECIDES) -> Estimate:
-        """Return the share of the gap that the heads have "restored" or "closed", with the wider
-        interval.
+    def share(self, of: str, metric: str = metrics.DECIDES, leading: bool = False) -> Estimate:
+        """Return the share of the gap that the heads have "restored" or "closed", or those that
+        lead one by one, with the wider interval.
         """
-        return Estimate.from_dict(self.summary[f"share_{of}"][metric])
+        found = self.summary["leading"] if leading else self.summary
+        return Estimate.from_dict(found[f"share_{of}"][metric])
+
+    def restored_by_mean(self) -> Estimate | None:
+        """Return the share of the gap restored on log-odds where the heads get their mean over
+        genuine prompts in place of zero; None without side views.
+        """
+        if self.replacements is None:
+            return None
+        wanted = {"set": "joint", "way": "mean genuine", "metric": metrics.DECIDES,
+                  "quantity": "share_restored"}  # fmt: skip
+        rows = self.replacements
+        (row,) = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)].itertuples()
+        return Estimate(row.value, row.low, row.high, int(row.n))
 
     def net_effect(self) -> Estimate:
         """Return what comes back on sandbag prompts beyond what changes on genuine ones, in nats of

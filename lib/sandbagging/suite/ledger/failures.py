@@ -39,12 +39,14 @@ def counted(a: Artefacts) -> dict[bool | None, int]:
 def harder_look(a: Artefacts) -> pd.DataFrame:
     """Return what an easy look says beside what a hard one does: claim, easy look, hard look.
 
-    The easy ones: an effect divided by a gap that was left alone, random rivals, p_full by itself,
-    a swap beside its shuffled and its reversed form alone, an interval over questions alone.
+    The easy ones: an effect divided by a gap that was left alone, a gap that closes from whichever
+    side, zero alone, the strongest heads together, random rivals, p_full by itself, a swap beside
+    its shuffled and its reversed form alone, an interval over questions alone.
     """
     if not a.gate.open:
         return pd.DataFrame(columns=["claim", "easy look", "hard look"])
-    lines = [_share(a), _answers(a), _rivals(a), _specific(a), *_swaps(a), *_interval(a)]
+    heads = [_share(a), _answers(a), *_replaced(a), *_leading(a), _rivals(a), _specific(a)]
+    lines = [*heads, *_swaps(a), *_interval(a)]
     return pd.DataFrame(lines, columns=["claim", "easy look", "hard look"])
 
 
@@ -70,6 +72,25 @@ def _answers(a: Artefacts) -> tuple[str, str, str]:
         f"{a.share('closed').value:.0%} of the gap is closed, log-odds",
         f"right answers: {'; '.join(right)}",
     )
+
+
+def _replaced(a: Artefacts) -> list[tuple[str, str, str]]:
+    """Zero is a value that a head seldom takes."""
+    mean = a.restored_by_mean()
+    if mean is None:
+        return []
+    easy = f"{a.share('restored').value:.0%} restored with zero in their place"
+    hard = f"{mean:short .0%} with the mean of genuine prompts there"
+    return [("Does it hang on the value zero?", easy, hard)]
+
+
+def _leading(a: Artefacts) -> list[tuple[str, str, str]]:
+    """Heads that lead one by one need not act together."""
+    if not a.summary.get("leading"):
+        return []
+    restored, closed = (a.share(of, leading=True) for of in ("restored", "closed"))
+    claim = "Would the heads that lead one by one do?"
+    return [(claim, f"{closed:short .0%} of the gap closed", f"{restored:short .0%} restored")]
 
 
 def _rivals(a: Artefacts) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from sandbagging import grading, metrics
 from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.heads import rivals
-from sandbagging.heads.head import join
+from sandbagging.heads.head import join, parse
 from sandbagging.statistics import Estimate
 from sandbagging.suite import nested, robustness, runs
 from sandbagging.suite.ledger.artefacts import Artefacts, effect_on, swap_cells
@@ -121,7 +121,9 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
         _share_line(a, "restored", metrics.DECIDES, _with_axes(survives, "heads_carry")),
         _share_line(a, "closed", metrics.DECIDES),
         _share_line(a, "restored", metrics.CARD),
+        *_by_mean_lines(a),
         *_alone_lines(a),
+        *_leading_lines(a),
         *_rival_lines(a),
         *(_draw_line(a, kind, words) for kind, words in RANDOM.items()),
         *(_other_condition(a, name) for name in ("genuine", "neutral")),
@@ -134,7 +136,30 @@ def _share_line(a: Artefacts, of: str, metric: str, verdict: str = "") -> dict[s
     """A share of the gap; its verdict, where no rule gives one, is what its interval says."""
     share, name = a.share(of, metric), "log-odds" if metric == metrics.DECIDES else metric
     value = f"{share:.0%}{_without_one(a, f'share {of}, {name}', '.0%')}"
-    return _line(f"share of the gap {of}, {name}", value, verdict or _share_words(share))
+    return _line(f"share of the gap {of}, {name}", value, verdict or _share_words(share, of))
+
+
+def _by_mean_lines(a: Artefacts) -> list[dict[str, str]]:
+    """What the same heads restore with a milder value in place of zero, where that was run."""
+    mean = a.restored_by_mean()
+    if mean is None:
+        return []
+    less = mean.high < a.share("restored").value / 2
+    finding = "share restored with the mean of genuine prompts in place of zero, log-odds"
+    return [_line(finding, f"{mean:.0%}", "less than half of it" if less else "half of it or more")]
+
+
+def _leading_lines(a: Artefacts) -> list[dict[str, str]]:
+    """What the heads that lead one by one do together, where they are others than the chosen."""
+    found = a.summary.get("leading")
+    if not found:
+        return []
+    restored, closed = (a.share(of, leading=True) for of in ("restored", "closed"))
+    names, right = join(parse(found["heads"]), ", "), found["answers"]["genuine"]
+    value = f"{restored:.0%}; {closed:short .0%} closed; right free answers, told to be correct, "
+    value += f"{right['before']:.0%} → {right[grading.RIGHT]:.0%}"
+    finding = f"share restored by the heads that lead one by one ({names}), log-odds"
+    return [_line(finding, value, _share_words(restored))]
 
 
 def _alone_lines(a: Artefacts) -> list[dict[str, str]]:
@@ -164,11 +189,13 @@ def _answers_back(a: Artefacts) -> tuple[str, str]:
     return f"{'; '.join(parts)} pp, n = {change['sandbag'].n}", back
 
 
-def _share_words(share: Estimate | None) -> str:
-    if share is None or isnan(share.low):
+def _share_words(share: Estimate, of: str = "restored") -> str:
+    if isnan(share.low):
         return "not defined"
+    if share.high < 0:
+        return "the gap widens" if of == "closed" else "more is lost than comes back"
     if share.low <= 0:
-        return "the gap widens" if share.high < 0 else "not clear of 0"
+        return "not clear of 0"
     if share.low > 1:
         return "more than the gap"
     return "part of the gap" if share.high < 1 else "part of it or all"
