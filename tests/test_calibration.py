@@ -2,6 +2,7 @@
 them.
 """
 
+import games
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.questions import Question
-from sandbagging.recovery import calibration, plan, tries
+from sandbagging.recovery import calibration, candidates, plan, tries
 from sandbagging.recovery.examination import Scored
 from sandbagging.recovery.plan import Work
 from sandbagging.suite import calibrating, cli
@@ -161,22 +162,80 @@ A, B, C = (Head(0, h) for h in range(3))
 
 def test_heads_of_a_null_are_alarms_and_planted_ones_are_finds():
     swept = {"sandbag": effects({A: 2.0, B: 0.0, C: 0.0}), "genuine": effects({A: 0, B: 0, C: 0})}
-    gate = graded("answers wrongly")
 
-    def rows(told):
-        found = tries.of_heads(told, gate, swept)
-        return {(r["rule"], r["try"]): (r["kind"], r["fires"]) for r in found}
-
-    null = rows(tries.Told("organism-null-0", False, ()))
+    null = of_heads(tries.Told("organism-null-0", False, ()), swept)
     assert null["found heads", "sandbag"] == (tries.NULL, True)
-    true = rows(tries.Told("organism-heads-0", True, (A,), (A,)))
+    true = of_heads(tries.Told("organism-heads-0", True, (A,), (A,)), swept)
     assert true["found heads", "sandbag"] == (tries.DOSE, True)
     assert true["found heads", "heads that write nothing"] == (tries.NULL, False)
-    wrong = rows(tries.Told("organism-heads-0", True, (B,), (B,)))
+    wrong = of_heads(tries.Told("organism-heads-0", True, (B,), (B,)), swept)
     assert wrong["found heads", "sandbag"] == (tries.DOSE, False)
     assert wrong["found heads", "heads that write nothing"] == (tries.NULL, True)
-    none = rows(tries.Told("organism-direction-0", True, (), (A, B)))
+    none = of_heads(tries.Told("organism-direction-0", True, (), (A, B)), swept)
     assert none["found heads", "sandbag"] == (tries.NULL, True)
+
+
+def of_heads(told: tries.Told, swept: dict[str, Effects]) -> dict[tuple[str, str], tuple]:
+    found = tries.of_heads(told, graded("answers wrongly"), swept)
+    return {(r["rule"], r["try"]): (r["kind"], r["fires"]) for r in found}
+
+
+def test_a_head_that_holds_every_answer_down_was_found_and_is_none():
+    """It brings back 2 nats, under whatever instruction."""
+    swept = {c: effects({A: 2.0, B: 0.0, C: 0.0}) for c in ("sandbag", "genuine")}
+    null = of_heads(tries.Told("organism-null-0", False, ()), swept)
+    assert null["found heads, as it was", "sandbag"] == (tries.NULL, True)
+    assert null["found heads", "sandbag"] == (tries.NULL, False)
+    assert null["found heads", "half 1"] == (tries.HALF, False)
+
+
+def test_a_small_effect_without_noise_passes_max_t_alone():
+    swept = {"sandbag": effects({A: 0.02, B: 0.0, C: 0.0}, noise=0.001)}
+    swept["genuine"] = effects({A: 0, B: 0, C: 0}, noise=0.001)
+    null = of_heads(tries.Told("organism-null-0", False, ()), swept)
+    assert null["max-T alone", "sandbag"] == (tries.NULL, True)
+    assert null["found heads", "sandbag"] == (tries.NULL, False)
+
+
+EVERY = [Head(layer, head) for layer in range(4) for head in range(4)]
+
+
+def circuit(chosen_on: str, writers: tuple[Head, ...] = (A, B)) -> dict[str, tuple]:
+    """What the rules say of two heads chosen on one condition, where A and B write the switch, and
+    two heads of layer 3 hold every answer down: {rule: (kind, fires)} over all questions.
+    """
+
+    def worth(heads):
+        own, alike = (2.4 * len(heads & of) for of in ({A, B}, {Head(3, 0), Head(3, 1)}))
+        return alike, own + alike
+
+    swept = games.on_both(worth, [(head,) for head in EVERY])
+    tried = candidates.choose(swept, games.grown(swept, 2), chosen_on, n_draws=20)
+    told = tries.Told("organism-heads-0", True, (A, B), writers)
+    on, areas = games.on_both(worth, tried.sets), {f"q{i}": "abcd"[i % 4] for i in range(40)}
+    found = tries.of_circuit(told, graded("answers wrongly"), on, tried, chosen_on, areas)
+    whole = f"chosen on {chosen_on}"
+    return {r["rule"]: (r["kind"], r["fires"]) for r in found if r["try"] == whole}
+
+
+def test_heads_that_write_the_switch_survive_and_those_of_genuine_prompts_must_not():
+    own, others = circuit("sandbag"), circuit("genuine")
+    assert own["survives"] == own["specific"] == (tries.DOSE, True)
+    assert others["survives"] == others["specific"] == (tries.NULL, False)
+    # the rule before took them for a circuit
+    assert others["survives, as it was"] == (tries.NULL, True)
+
+
+def test_where_a_search_on_genuine_prompts_meets_a_writer_nothing_is_tried():
+    assert circuit("genuine", writers=(A, Head(3, 0))) == {}
+
+
+def test_heads_grown_elsewhere_are_no_rivals_of_themselves():
+    swept = games.on_both(lambda heads: (len(heads & {C}), 0), [(head,) for head in EVERY])
+    tried = candidates.choose(swept, games.grown(swept, 1), "genuine", n_draws=2)
+    (rival,) = tried.rivals
+    assert rival.coincided and rival.heads != tried.chosen == (C,)
+    assert set(tried.sets) >= {tried.chosen, rival.heads, *tried.draws["uniform"]}
 
 
 def test_max_t_keeps_its_promise_where_signs_are_thrown():

@@ -141,8 +141,8 @@ def judge(
     of draws is at most 0.05, and it exceeds that of every rival (CI95 of the paired difference
     above 0). With a CI95 above a tenth alone they *carry a part of it*; without the rivals they are
     *better than chance heads*. Where the CI95 of what is restored does not lie above 0.1 nats, they
-    do not survive. With `categories` {question id: category} the wider interval decides. A null is tried with
-    `gate.as_if_open()`. Raises UserError where no random set was drawn.
+    do not survive. With `categories` {question id: category} the wider interval decides. A null is
+    tried with `gate.as_if_open()`. Raises UserError where no random set was drawn.
     """
     if not draws or not all(len(sets) for sets in draws.values()):
         raise UserError("No random sets were drawn, so there is no chance to compare with.")
@@ -208,8 +208,8 @@ def _grade(found: Survival, gate: Gate) -> tuple[str, str]:
         )
     if not found.net.low > FLOOR_NATS:
         return FAILS, (
-            f"what is restored, {found.net:ci .2f}, is not shown to exceed {FLOOR_NATS} nats, below "
-            "which an effect counts as none"
+            f"what is restored, {found.net:ci .2f}, is not shown to exceed {FLOOR_NATS} nats, "
+            "below which an effect counts as none"
         )
     if found.share_p_full.high < 0:
         return FAILS, (

@@ -41,6 +41,7 @@ RULES = {
     "max-T": "a head passes max-T where the signs of whole questions were thrown",
     "max-T alone": "a head's net effect passes max-T, without the floor",
     "less sure, as it was": "the gap exceeds that of every placebo that was asked, and no more",
+    "found heads, as it was": "a head is found by its effect on sandbag prompts alone",
     "survives, as it was": "p_full rises by more than 0.5 pp, and more than by random heads",
 }
 NOW = tuple(RULES)[:8]  # what pages rest on; the others say why
@@ -153,28 +154,32 @@ def of_heads(told: Told, gate: Gate, swept: Mapping[str, Effects], seed: int = 0
     open: any head of a null, the planted heads of a model that has them, and its other heads, which
     must not be found.
     """
-    given = gate.as_if_open()
-    whole = selection.find(net_of(swept)["sandbag"], given, seed)
     kind = NULL if told.finds == () else told.kind
-    found = _heads("sandbag", kind, whole, told)
+    given = gate.as_if_open()
+    found = _heads("sandbag", kind, swept, given, told, seed)
     for name, at in half_rows(len(swept["sandbag"].question_ids), seed).items():
-        half = net_of({c: of_questions(effects, at) for c, effects in swept.items()})["sandbag"]
-        found += _heads(name, HALF, selection.find(half, given, seed), told)
-    if told.finds:
-        others = _among(whole, told.finds, False)
-        yes, says = _which(others, others["found"])
-        found.append(("found heads", "heads that write nothing", NULL, yes, says))
+        half = {c: of_questions(effects, at) for c, effects in swept.items()}
+        found += _heads(name, HALF, half, given, told, seed)
     return rows(told, gate, found)
 
 
-def _heads(name: str, kind: str, judged: pd.DataFrame, told: Told) -> list[tuple]:
-    if told.finds:
-        judged = _among(judged, told.finds, True)
-    significant = judged["p_max_t"] <= selection.ALPHA
-    return [
-        ("found heads", name, kind, *_which(judged, judged["found"])),
-        ("max-T alone", name, kind, *_which(judged, significant)),
-    ]
+def _heads(
+    name: str, kind: str, swept: Mapping[str, Effects], gate: Gate, told: Told, seed: int
+) -> list[tuple]:
+    judged = selection.find(net_of(swept)["sandbag"], gate, seed)
+    rules = {
+        "found heads": judged,
+        "found heads, as it was": selection.find(swept["sandbag"], gate, seed),
+        "max-T alone": judged.assign(found=judged["p_max_t"] <= selection.ALPHA),
+    }
+    found = []
+    for rule, table in rules.items():
+        own = _among(table, told.finds, True) if told.finds else table
+        found.append((rule, name, kind, *_which(own)))
+        if told.finds and kind != HALF:
+            others = _among(table, told.finds, False)
+            found.append((rule, "heads that write nothing", NULL, *_which(others)))
+    return found
 
 
 def _among(judged: pd.DataFrame, heads: Sequence[Head], inside: bool) -> pd.DataFrame:
@@ -185,9 +190,10 @@ def _heads_of(judged: pd.DataFrame) -> list[Head]:
     return [Head(int(r.layer), int(r.head)) for r in judged.itertuples()]
 
 
-def _which(judged: pd.DataFrame, yes: pd.Series) -> tuple[bool, str]:
-    chosen = _heads_of(judged[yes.to_numpy(bool)])
-    return bool(chosen), " ".join(map(str, chosen)) or "none"
+def _which(judged: pd.DataFrame) -> tuple[bool, str]:
+    """Return whether any head was found, and which."""
+    found = _heads_of(judged[judged["found"].to_numpy(bool)])
+    return bool(found), " ".join(map(str, found)) or "none"
 
 
 def half_rows(n: int, seed: int = 0) -> dict[str, list[int]]:
