@@ -113,6 +113,21 @@ def test_files_are_those_that_were_written(run):
             assert _stays_home(path) or files.sha256(path) == digest, f"{run}/{artefact}/{name}"
 
 
+def test_all_of_it_is_made_from_nothing_within_150_minutes_on_two_cores():
+    whole = runner.from_nothing(runner.reference_plans(), jobs=2)
+    alone = runner.from_nothing(runner.reference_plans(), jobs=1)
+    total = sum(whole.of_runs.values())
+    assert alone.seconds == pytest.approx(total) == sum(whole.of_pages.values())
+    assert total / 2 <= whole.seconds < min(total, 150 * 60)
+    # The second route: what each result took alone, and what was told around it.
+    decoy = REFERENCE / "decoy"
+    records = [json.loads(path.read_text()) for path in decoy.glob("*/stored/*.json")]
+    told = [m["seconds"] - m["seconds_measuring"] for m in manifests("reference/decoy").values()]
+    expected = sum(record["quiet_seconds"] for record in records) + sum(told)
+    assert whole.of_runs["reference/decoy"] == pytest.approx(expected, abs=3)
+    assert "minutes of one core, by run" in runner.told(whole)
+
+
 def test_small_and_without_weights_or_machine_paths():
     assert sum(path.stat().st_size for path in committed()) < 20e6
     assert not [path for path in committed() if path.suffix in {".pt", ".bin", ".gguf"}]

@@ -73,6 +73,9 @@ def _run(arguments: argparse.Namespace) -> None:
 def _refresh(arguments: argparse.Namespace) -> None:
     from sandbagging.suite import reports, runner, stale
 
+    if arguments.how_long:
+        print(runner.told(runner.from_nothing(runner.reference_plans(), arguments.jobs or 2)))
+        return
     _remeasure(arguments)
     plans, left_out = runner.on_this_machine(runner.reference_plans())
     print("".join(f"{sentence}\n" for sentence in left_out), end="")

@@ -73,6 +73,10 @@ def _running(commands: argparse._SubParsersAction) -> None:
     refresh = commands.add_parser(
         "refresh", help="run the committed reference run and what is nested in it (make refresh)"
     )
+    _option(
+        refresh, "--how-long", action="store_true",
+        help="run nothing; say how long all of it takes from nothing",
+    )  # fmt: skip
     _side_by_side(refresh)
     robustness = commands.add_parser(
         "robustness",

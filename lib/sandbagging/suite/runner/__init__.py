@@ -14,9 +14,10 @@ from sandbagging.suite.runner.planning import (
 )
 from sandbagging.suite.runner.reference import NESTED
 from sandbagging.suite.runner.reference import plans as reference_plans
+from sandbagging.suite.runner.whole import Whole, from_nothing, told
 
 __all__ = [
-    "NESTED", "NotebookFailed", "Plan", "PlannedStep", "execute", "executed_path", "failed_path",
-    "find_notebook", "keeps_notebooks", "load_set", "on_this_machine", "plan", "reference_plans",
-    "set_names", "with_missing_inputs",
+    "NESTED", "NotebookFailed", "Plan", "PlannedStep", "Whole", "execute", "executed_path",
+    "failed_path", "find_notebook", "from_nothing", "keeps_notebooks", "load_set",
+    "on_this_machine", "plan", "reference_plans", "set_names", "told", "with_missing_inputs",
 ]  # fmt: skip

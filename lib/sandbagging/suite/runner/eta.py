@@ -107,7 +107,7 @@ class Estimator:
                 return None
             seconds[key] = left
         known = self._familiar(seconds) and self._settled()
-        return self._laid_out(seconds) if known else None
+        return self.laid_out(seconds) if known else None
 
     def _whole(self, key: Key, prior: float | None = None) -> float | None:
         """Return the seconds that a page takes here from its beginning to its end."""
@@ -150,7 +150,7 @@ class Estimator:
         total = math.fsum(seconds.values())
         return strange <= (1 - SEEN_SHARE) * total or total < SLACK
 
-    def _laid_out(self, seconds: Mapping[Key, float]) -> float:
+    def laid_out(self, seconds: Mapping[Key, float]) -> float:
         """Return when the last page ends if `jobs` run at a time, each after what it reads."""
         free = [0.0] * self.jobs
         ends: dict[Key, float] = {}

@@ -23,12 +23,17 @@ class Expected(NamedTuple):
     kind: str  # of the measuring; "" where nothing is measured
 
 
-def expectations(nodes: Sequence[Node]) -> dict[tuple[str, str], Expected]:
-    """Return what every node is expected to take, by key."""
+def expectations(
+    nodes: Sequence[Node], from_nothing: bool = False
+) -> dict[tuple[str, str], Expected]:
+    """Return what every node is expected to take, by key; with `from_nothing` as if nothing were
+    stored.
+    """
     stored: set[tuple[str, str]] = set()
     found = {}
     for node in nodes:
-        if _holds(node) and all(n.key in stored for n in waits_for(node, nodes)):
+        held = not from_nothing and _holds(node)
+        if held and all(n.key in stored for n in waits_for(node, nodes)):
             stored.add(node.key)
         found[node.key] = _expected(node, _settings(node.run, nodes), node.key in stored)
     return found
