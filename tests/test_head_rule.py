@@ -138,13 +138,6 @@ def test_agreement_of_sweeps_by_hand():
     assert table["shared_top"].tolist() == [3, 1, 1]
     assert table["jaccard"].tolist() == pytest.approx([1, 1 / 5, 1 / 5])
     assert table["spearman"][0] == pytest.approx(1 - 6 * 4 / (6 * 35))
-    often = agreement.how_often(sweeps, 3).set_index("head")["times"]
-    assert often["L0H2"] == 3 and often["L0H0"] == 2 and "L0H4" not in often
-
-
-def test_chance_shares_as_many_heads_as_drawing_does():
-    """Two heads of three: both sets are the same once in three, else share one of three."""
-    assert agreement.chance_jaccard(2, 3) == pytest.approx(1 / 3 + 2 / 3 * 1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -438,7 +438,6 @@ FIGURES = {
     "verdicts_by_depth": lambda: plots.verdicts_by_depth(by_depth()),
     "head_map": lambda: plots.head_map(head_effects(), HEADS),
     "head_map_llama": lambda: plots.head_map(head_effects(16, 32)),
-    "heads_ranked": lambda: plots.heads_ranked(head_effects(), chosen=HEADS),
     "growing": lambda: plots.growing(steps_of_growing()),
     "faithfulness": lambda: plots.faithfulness(curves()),
     "beside_rivals": lambda: plots.beside_rivals(shares_of_sets(), draws_with_shares()),

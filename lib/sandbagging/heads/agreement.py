@@ -79,22 +79,3 @@ def between(swept: Mapping[str, Effects], n_top: int = 5, metric: str = DECIDES)
             }
         )
     return pd.DataFrame(rows)
-
-
-def chance_jaccard(n_top: int, n_heads: int) -> float:
-    """Return the mean Jaccard index of two sets of n_top heads drawn from n_heads."""
-    shared = np.arange(n_top + 1)
-    weight = stats.hypergeom(n_heads, n_top, n_top).pmf(shared)
-    return float((weight * shared / (2 * n_top - shared)).sum())
-
-
-def how_often(swept: Mapping[str, Effects], n_top: int = 5, metric: str = DECIDES) -> pd.DataFrame:
-    """Return in how many sweeps each head is among the n_top: rows head, times, of, most often
-    first; heads that are in none are left out.
-    """
-    tops = [selection.top(of, n_top, metric=metric) for of in swept.values()]
-    times = pd.Series([str(Head(*head)) for heads in tops for head in heads]).value_counts(
-        sort=False
-    )
-    table = times.rename_axis("head").reset_index(name="times").assign(of=len(swept))
-    return table.sort_values("times", ascending=False, kind="stable").reset_index(drop=True)

@@ -223,13 +223,6 @@ def sweep_table(
     return pd.concat([effects_table(of, c, replacement, seed) for c, of in effects.items()])
 
 
-def single_rows(alone: Mapping[Head, Estimate]) -> pd.DataFrame:
-    """Return single effects as rows layer, head, unit, effect, low, high, n."""
-    return pd.DataFrame(
-        [{"layer": h[0], "head": h[1], **_columns(effect)} for h, effect in alone.items()]
-    )
-
-
 def by_head(effects: Mapping[str, Effects], metric: str = shares.DECIDES) -> pd.DataFrame:
     """Return each head's mean effect in every condition: columns layer, head, and one a condition;
     in nats, or pp but for logodds. The effects are those of sets of one head.
@@ -301,14 +294,3 @@ def _groups(table: pd.DataFrame, *keys: str) -> Iterator[tuple[tuple, pd.DataFra
 
 def _interval(mean: Estimate) -> dict:
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
-
-
-def looked_at_most(table: pd.DataFrame, condition: str = "sandbag") -> pd.DataFrame:
-    """Return of `attention_by_region` the region with the largest share, a row a head."""
-    rows = table[table["condition"] == condition]
-    return rows.loc[rows.groupby("head", sort=False)["value"].idxmax()]
-
-
-def correct_minus_wrong(table: pd.DataFrame, condition: str = "sandbag") -> pd.DataFrame:
-    """Return of `logit_table` the pushes on correct minus wrong in one condition, a row a head."""
-    return table[(table["condition"] == condition) & (table["to"] == "correct - wrong")]

@@ -10,8 +10,6 @@ because genuine prompts lie nearer to the ceiling, or because of mere form.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import pandas as pd
-
 from sandbagging.heads import shares
 from sandbagging.heads.head import Head
 from sandbagging.heads.selection import FLOOR_NATS
@@ -94,14 +92,3 @@ def judge(odds: Estimate, full: Estimate) -> str:
     if odds.high < 0:
         return OPPOSITE if full.low > 0 else LARGER_ELSEWHERE
     return P_FULL_ALONE if full.low > 0 else NOT_SHOWN
-
-
-def table(found: Specific) -> pd.DataFrame:
-    """Return the differences as rows against, metric, value, low, high, unit, n."""
-    rows = [
-        {"against": other, "metric": metric, "value": e.value, "low": e.low, "high": e.high,
-         "unit": e.unit, "n": e.n}
-        for other, by_metric in found.differences.items()
-        for metric, e in by_metric.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows)

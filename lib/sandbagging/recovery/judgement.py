@@ -228,13 +228,6 @@ def counted(cells: pd.DataFrame) -> dict[int, str]:
     }
 
 
-def in_numbers(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return verdicts with the effects (nats) that they rest on, estimates as their values."""
-    columns = ["seed", "layer", "oracle", "e6", "e1", "e4", "identity", "noise"]
-    rows = cells[[*columns, "u", "diff_means", "verdict", "basis"]].reset_index(drop=True)
-    return rows.map(lambda v: f"{v.value:+.2f}" if isinstance(v, Estimate) else v)
-
-
 def share_of_shuffles(cells: pd.DataFrame) -> list[float]:
     """Return the share of E6's effect that shuffled labels (E1) restore, cell by cell."""
     return [row["e1"].value / row["e6"].value for row in cells.to_dict("records")]

@@ -16,7 +16,6 @@ from sandbagging.suite import baseline, runs
 
 FILE = "answers.jsonl"
 CONDITIONS = ("genuine", "sandbag")
-JOINT = "joint"  # the chosen heads' name, as in effects_by_question.csv.gz
 
 
 def without_heads(

@@ -105,13 +105,6 @@ def independent(table: pd.DataFrame) -> pd.DataFrame:
     return findings(table)[findings(table)["under"] == ""]
 
 
-def derived(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the findings that are computed from another claim's numbers or runs, which are no
-    evidence of their own.
-    """
-    return findings(table)[findings(table)["under"] != ""]
-
-
 def tally(table: pd.DataFrame) -> dict[str, int]:
     """Return how many independent measurements got each verdict."""
     return independent(table)["verdict"].value_counts().to_dict()

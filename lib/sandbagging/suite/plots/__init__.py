@@ -29,7 +29,6 @@ from sandbagging.suite.plots.heads import (
     growing,
     head_map,
     heads_by_condition,
-    heads_ranked,
     nodes_ranked,
     winners_curse,
 )
@@ -62,7 +61,6 @@ __all__ = [
     "head_map",
     "headline_figure",
     "heads_by_condition",
-    "heads_ranked",
     "last_token_distance",
     "latents_beside_raw",
     "lens_by_depth",

@@ -60,38 +60,6 @@ def head_map(effects: pd.DataFrame, chosen: Iterable[Head] = (), metric: str = "
 
 
 @look.styled
-def heads_ranked(
-    effects: pd.DataFrame, top: int = 20, chosen: Iterable[Head] = (), metric: str = "p_full"
-) -> Figure:
-    """The heads of largest effect in pp with CI95; columns layer, head, effect, low, high, n."""
-    _checked(effects, "low", "high", "n")
-    best = effects.nlargest(top, "effect")
-    chosen = {tuple(head) for head in chosen}
-    fig, ax = plt.subplots(figsize=(look.WIDTH, 1.5 + 0.19 * len(best)))
-    look.line_at_zero(ax)
-    place = np.arange(len(best))[::-1]
-    picked = np.array([(r.layer, r.head) in chosen for r in best.itertuples()])
-    marked = ((picked, (look.VERMILION, "D"), "chosen"), (~picked, (look.INK, "o"), "other"))
-    for mask, mark, name in marked:
-        if mask.any():
-            part = best[mask]
-            look.interval(ax, part, "effect", place[mask], mark, label=f"{name} heads")
-    ax.set_yticks(place, [f"L{r.layer}H{r.head}" for r in best.itertuples()])
-    ax.set_ylim(-0.8, len(best) - 0.2)
-    look.guides(ax)
-    ax.set(xlabel=f"{look.change(metric)} of ablating the head", ylabel="head")
-    if picked.any() and not picked.all():
-        look.legend_above(fig, ax, 2)
-    everyone = len(best) == len(effects)
-    largest = f"The {len(best)} heads of largest effect out of {len(effects)}"
-    look.title(fig, "Each head alone" if everyone else largest)
-    not_corrected = "The intervals are not corrected for the choice of the largest."
-    none_here = "No chosen head is among them." if chosen and not picked.any() else ""
-    words = "" if everyone else not_corrected
-    return look.caption(fig, look.count(best["n"]), look.CI, words, none_here)
-
-
-@look.styled
 def nodes_ranked(
     effects: pd.DataFrame, found: Iterable = (), top: int = 20, metric: str = "logodds"
 ) -> Figure:

@@ -41,20 +41,6 @@ def held(folder: Path, run: str, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Return whether another process holds the lock of a run's folder."""
-    path = folder / NAME
-    if not path.exists():
-        return False
-    try:
-        with _lock(path, 0):
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:  # no locks here, or a folder that is only read
-        return False
-
-
 def _lock(path: Path, seconds: float) -> filelock.FileLock:
     # A lock file that merely exists would outlive a killed holder, so there is no soft fallback.
     return filelock.FileLock(

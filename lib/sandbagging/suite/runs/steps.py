@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,13 +196,6 @@ class Step:
                 file=sys.stderr,
                 flush=True,
             )
-
-    def track(self, items: Iterable, label: str) -> Iterator:
-        """Yield the items one by one and report progress after each."""
-        items = items if isinstance(items, Sequence) else list(items)
-        for index, item in enumerate(items):
-            yield item
-            self.progress(label, index + 1, len(items))
 
     def done(self) -> None:
         """Write the manifest, last and whole: from now on this artefact counts as done."""
