@@ -128,7 +128,7 @@ def names_of(artefact: str) -> tuple[str, dict]:
             rivals.SURVIVES, "made up", share, share, EFFECT, share, {"genuine": share},
             {"uniform": 0.01}, 0.6, 0
         ),
-        "wide": {"effect on genuine, log-odds": SimpleNamespace(estimate=EFFECT)},
+        "wide": {"effect on genuine, log-odds": SimpleNamespace(estimate=EFFECT)}, "lead": (),
         "specific": Specific(
             SPECIFIC, {c: {"logodds": EFFECT, "p_full": EFFECT} for c in ("genuine", "neutral")}
         ),

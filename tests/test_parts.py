@@ -234,3 +234,28 @@ def test_a_set_that_closes_the_gap_by_ruin_passes_no_rule_and_one_that_restores_
     assert said["ruin"] == (
         rivals.FAILS, specificity.LARGER_ELSEWHERE, parts.INCOMPLETE, ruined,
     )  # fmt: skip
+
+
+def test_heads_that_lead_one_by_one_are_told_unless_they_are_the_chosen_ones(tiny_llama):
+    found = {"leading": [[0, 1], [0, 0]]}
+    assert circuit.leading(tiny_llama, found, (A, C)) == (A, B)
+    assert circuit.leading(tiny_llama, found, (B, A)) == ()
+    assert circuit.leading(tiny_llama, {}, (A, C)) == ()  # notebook 07 of an older run
+    on = on_both(lambda heads: (-2.0, 3.0), [(A, B)], noise=0.01)
+    closes = parts.of_each({"zero": on}, circuit.named_sets((A, B), [], (), (C,), (A, B)) | {
+        "joint": (A, B), "random": (A, B)})  # fmt: skip
+    told = circuit.of_leading(closes, {"leading": "graded"}, (A, B))
+    assert told["heads"] == (A, B) and told["answers"] == "graded"
+    assert told["share_restored"]["logodds"].value == pytest.approx(0.2, abs=0.01)
+    assert told["share_closed"]["p_full"].value == pytest.approx(1, abs=0.01)
+    assert circuit.of_leading(closes, {}, ()) is None
+
+
+def test_sets_of_two_measurements_stand_together():
+    first = on_both(lambda _: (0.0, 1.0), [(A,)], noise=0.0)
+    second = on_both(lambda _: (0.0, 2.0), [(B,)], noise=0.0)
+    both = estimates.with_sets(first["sandbag"], second["sandbag"])
+    assert [both.of(h, "logodds").mean() for h in both.sets] == pytest.approx([1, 2])
+    other = second["sandbag"]._replace(question_ids=("another",) * 40)
+    with pytest.raises(ValueError, match="different questions"):
+        estimates.with_sets(first["sandbag"], other)

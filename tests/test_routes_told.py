@@ -1,8 +1,12 @@
 """Where two routes to the heads name other ones, the page says so and the expectation failed."""
 
+from types import SimpleNamespace
+
+import pandas as pd
 import pytest
 from made_up import graded
 
+from sandbagging.heads import parts
 from sandbagging.heads.head import Head
 from sandbagging.suite import circuit, predictions, runs
 from sandbagging.suite.runs import cells, readings
@@ -27,9 +31,33 @@ def reading_of_08(part: str) -> str:
 )
 def test_08_says_where_patching_names_other_heads(patched, held, said):
     text = reading_of_08("Patching names other heads")
-    names = {"swapped": True, "side_views": True, "joint": CHOSEN, "patched": patched}
-    assert said in readings.filled(text, {**names, "gate": graded("answers wrongly")})
+    names = {"swapped": True, "side_views": True, "joint": CHOSEN, "patched": patched,
+             "verdict": SimpleNamespace(share=SimpleNamespace(value=0.8))}  # fmt: skip
+    for taken, more in ((0.1, True), (0.6, False)):
+        names["moved"] = pd.Series({"joint": taken, "patching": 0.5})
+        told = readings.filled(text, {**names, "gate": graded("answers wrongly")})
+        assert said in told and ("restores more than they carry" in told) is more
     assert circuit.same_heads(CHOSEN, patched)[0] is held
+
+
+@pytest.mark.parametrize(
+    ("restored", "closed", "said"),
+    [
+        (-0.4, 0.7, "most of what these heads close is genuine answers ruined"),
+        (0.2, 0.7, "a good part of what these heads close"),
+        (0.6, 0.7, "Here little is ruined"),
+    ],
+)
+def test_08_says_why_sets_grow(restored, closed, said):
+    text = reading_of_08("Single effects do not add up")
+    part = text[text.index("{% if lead %}") : text.index("Net effect:")]
+    part = part[: part.rindex("{% endif %}") + len("{% endif %}")]
+    rows = {"set": "leading", "way": "zero", "metric": "logodds",
+            "quantity": ["share_restored", "share_closed"],
+            "value": [restored, closed]}  # fmt: skip
+    names = {"parts": parts, "closes": pd.DataFrame(rows), "lead": CHOSEN}
+    assert said in readings.filled(part, names)
+    assert readings.filled(part, {**names, "lead": ()}).strip() == ""
 
 
 def test_heads_that_patching_does_not_name_are_a_failed_expectation():

@@ -23,7 +23,7 @@ def only(effects: Effects, sets: Sequence[Heads]) -> Effects:
     return effects._replace(sets=[effects.sets[i] for i in at], value=value)
 
 
-def joined(effects: Effects, more: Effects) -> Effects:
+def with_sets(effects: Effects, more: Effects) -> Effects:
     """Return the effects of the sets of both, measured on the same questions."""
     if effects.question_ids != more.question_ids:
         raise ValueError("effects on different questions do not belong together")

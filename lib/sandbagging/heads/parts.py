@@ -81,7 +81,7 @@ def alone_and_lost(
 # Completeness -------------------------------------------------------------------------------------
 
 COMPLETE, INCOMPLETE, TURNED, UNSAID = (
-    "nothing remains", "something remains", "the gap is turned", "cannot be said",
+    "nothing remains", "something remains", "the gap is turned", "what remains cannot be said",
 )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def with_leading(
     found = dict(on)
     for c in answers.CONDITIONS if lead else ():
         more = step.measure(sweep.sweep_conditions, lm, test, [c], framing, [lead], label="leading")
-        found[c] = estimates.joined(found[c], more[c])
+        found[c] = estimates.with_sets(found[c], more[c])
     return found
 
 
@@ -228,7 +228,10 @@ def outcomes(
         "specific": (specific.specific, specific.says),
         "answers": answers.as_expected(answered),
         "each": (matter == len(minimal), f"{matter} of {len(minimal)}"),
-        "nothing": (left.says == parts.COMPLETE, left.says),
+        "nothing": (
+            None if left.says == parts.UNSAID else left.says == parts.COMPLETE,
+            left.says,
+        ),
         "last": (None, ""),
         "means": (None, ""),
         "routes": (None, ""),
