@@ -239,7 +239,7 @@ def test_the_six_lines_of_the_readme_print_what_the_long_way_gives(capsys):
     printed = capsys.readouterr().out
     number = r"([+-]\d+\.\d\d)"
     found = re.findall(rf"{number} pp \[{number}, {number}\], n = 40", printed)
-    assert [float(value) for value, _, _ in found] == pytest.approx([53.58, 48.55, 47.30], abs=0.1)
+    assert [float(value) for value, _, _ in found] == pytest.approx([53.58, 48.55, 45.82], abs=0.1)
     assert all(float(low) < float(value) < float(high) for value, low, high in found)
     direct = metrics.score(names["lm"], names["asked"], "sandbag", "instr")
     clean = names["plain"].query("condition == 'sandbag'")

@@ -82,6 +82,8 @@ def says(verdict: str) -> dict:
         ("heads_specific", says(specificity.NOT_SHOWN), UNSAID),
         ("heads_specific", says(specificity.P_FULL_ALONE), UNSAID),
         ("heads_specific", says(specificity.LARGER_ELSEWHERE), FALLS),
+        # Heads of a null may do more to one kind of prompt, too; that belongs to no sandbagging.
+        ("heads_specific", {"gate": gate(False)}, UNSAID),
         ("early_head", {"found": []}, UNSAID),
         ("swap_carries", {"cells": cells(decision.EQUIVALENT)}, FALLS),
         ("swap_carries", {"cells": cells(decision.UNKNOWN)}, UNSAID),

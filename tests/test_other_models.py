@@ -142,6 +142,12 @@ def test_a_row_holds_what_the_notebooks_wrote(folder):
     assert {name: first[name] for name in wanted} == wanted
 
 
+def test_nothing_is_specific_to_sandbagging_where_there_is_none(folder):
+    told = other_models.table("mine").set_index("name")["specific"]
+    assert told["this run"] == told["untouched"] == specificity.SPECIFIC  # "less sure" is a gap
+    assert told["decoy"] == told["placebo"] == told["pythia-160m"] == rivals.NOTHING
+
+
 def test_missing_models_say_how_to_get_them(folder):
     table = other_models.table("mine")
     missing = table[table["missing"].notna()].set_index("model")["missing"]

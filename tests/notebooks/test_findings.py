@@ -140,13 +140,14 @@ def test_the_planted_heads_are_found_and_no_other(story):
         assert effects.drop(sorted(planted)).max() < most
 
 
-def test_zeroing_the_planted_heads_closes_the_gap(story):
+def test_zeroing_the_planted_heads_restores_the_gap(story):
     gap = 100 * (scores_of(story, "test", "genuine") - scores_of(story, "test", "sandbag")).mean()
     # The truth is exact: without them the model is the null model, whose own gap was trained to 0
     # and lies within 0.3 pp of it.
     assert joint_of(story).mean() == pytest.approx(gap, abs=0.5)
     summary = read_json(story / "08_circuit" / "summary.json")
     assert summary["survives"]["value"] == rivals.SURVIVES
+    assert summary["share_restored"]["logodds"]["value"] > 0.9  # what is left lies within the floor
     assert summary["complete"]["says"] == parts.COMPLETE and all(
         row["matters"] for row in summary["minimal"]
     )
@@ -331,18 +332,45 @@ def test_reference_five_heads_are_judged_on_other_questions_than_they_were_chose
 
 
 @reference
-def test_reference_heads_that_ruin_genuine_answers_do_not_pass():
-    """Chosen one by one, the five close much of the gap, and most of it from the wrong side: random
-    heads of the same layers do so, too. The strongest alone closes more than half, and restores.
+def test_reference_heads_that_grow_together_restore_what_the_strongest_ruin():
+    """Five heads that joined one at a time restore most of the gap, and right answers with it; the
+    five that lead one by one close much of it, and most of that from the wrong side.
     """
     summary = read_json(REFERENCE / "08_circuit" / "summary.json")
-    assert summary["share_closed"]["logodds"]["low"] > rivals.FLOOR_SHARE
-    assert summary["survives"]["value"] == rivals.FAILS
-    assert summary["answers_zeroed"]["genuine"]["change"]["high"] < 0
+    assert summary["survives"]["value"] == rivals.SURVIVES
+    # 76 % [58, 92] were restored; more than a half is what the rule asks.
+    assert summary["share_restored"]["logodds"]["low"] > rivals.MOST_SHARE
+    # Right answers rise from 18 to 60 in 100 and fall from 63 to 57; 100 questions resolve 11.
+    back = {c: found["change"] for c, found in summary["answers_zeroed"].items()}
+    assert back["sandbag"]["low"] > 20 and back["genuine"]["low"] > -20
+    leading = summary["leading"]
+    # 68 % [60, 77] were closed, while right answers on genuine prompts fell from 63 to 16 in 100.
+    assert leading["share_closed"]["logodds"]["low"] > rivals.FLOOR_SHARE
+    assert leading["share_restored"]["logodds"]["high"] < rivals.FLOOR_SHARE
+    assert leading["answers"]["genuine"]["change"]["high"] < -20
+
+
+@reference
+def test_reference_one_head_alone_does_most_of_it():
     table = files.read_csv(REFERENCE / "08_circuit" / "effects_by_question.csv.gz")
     table = table[(table["metric"] == "logodds") & (table["intervention"] == "single:L1H4")]
     change = (table["value"] - table["baseline"]).groupby(table["condition"]).mean()
     assert change["sandbag"] > 3 > abs(change["genuine"])  # of a gap of 6.5 nats
+    # 3.4 of the 4.9 nats that all five restore
+    (row,) = rows_where(
+        files.read_csv(REFERENCE / "08_circuit" / "parts.csv"), head="L1H4", quantity="alone"
+    ).itertuples()
+    whole = read_json(REFERENCE / "08_circuit" / "summary.json")["share_restored"]["logodds"]
+    assert row.value > whole["value"] / 2
+
+
+@reference
+def test_reference_effect_hangs_on_the_value_zero():
+    """A mean in the heads' place restores 16 % where zero restores 76 %: far less than half."""
+    ways = files.read_csv(REFERENCE / "08_circuit" / "replacements.csv")
+    shares = rows_where(ways, set="joint", metric="logodds", quantity="share_restored")
+    shares = shares.set_index("way")
+    assert shares.loc["mean genuine", "high"] < shares.loc["zero", "value"] / 2
 
 
 @reference
@@ -354,13 +382,13 @@ def test_reference_nulls_have_nothing_to_explain():
 
 
 @reference
-def test_reference_heads_close_more_than_their_random_draws():
+def test_reference_heads_restore_more_than_their_random_draws():
     table = files.read_csv(REFERENCE / "08_circuit" / "draws.csv")
     draws = table[table["metric"] == "logodds"]
     # Of 19 draws of a kind or fewer, none could give a rank p of at most 0.05.
     assert draws.groupby("kind").size().min() >= 50
-    share = read_json(REFERENCE / "08_circuit" / "summary.json")["share_closed"]["logodds"]
-    assert share["value"] > draws["share_closed"].quantile(0.95)
+    share = read_json(REFERENCE / "08_circuit" / "summary.json")["share_restored"]["logodds"]
+    assert share["value"] > draws["share_restored"].quantile(0.95)
 
 
 @reference

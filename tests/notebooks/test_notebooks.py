@@ -165,7 +165,7 @@ def test_09_and_10_need_no_side_views(few_views, execute):
     for notebook in ("09", "10"):
         execute(notebook, run_name="few-views")
     models = files.read_csv(few_views / "09_models" / "models.csv")
-    assert models["share_closed"][0] > 0.9
+    assert models["share_restored"][0] > 0.9
     ledger = files.read_csv(few_views / "10_ledger" / "ledger.csv").set_index("claim")
     assert ledger.loc["joint_effect", "measured"] == pytest.approx(models["joint_effect"][0])
 

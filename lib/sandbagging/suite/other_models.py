@@ -15,6 +15,7 @@ from sandbagging import statistics
 from sandbagging.errors import UserError
 from sandbagging.gate import ANSWERS_WRONGLY, NO
 from sandbagging.grading import RIGHT
+from sandbagging.heads import rivals
 from sandbagging.models import adapters, taught
 from sandbagging.models.registry import REGISTRY
 from sandbagging.statistics import Estimate
@@ -80,7 +81,8 @@ def row(run: str) -> dict:
         **_numbers(_estimates(gate, circuit)),
         "rank_p": circuit["random_uniform"]["rank_p"],
         "survives": circuit["survives"]["value"],
-        "specific": circuit.get("specific", {}).get("verdict", ""),
+        # where there is no sandbagging to explain, nothing belongs to it
+        "specific": rivals.NOTHING if gate["grade"] == NO else circuit["specific"]["verdict"],
     }
 
 

@@ -109,7 +109,8 @@ def _of_heads(a: Artefacts) -> list[Claim]:
     return [
         Claim("heads_carry", restored, survives, OF_CARRIED.get(survives, UNSAID)),
         Claim("heads_most", f"{share:short .0%}", survives, _most(survives, share)),
-        Claim("heads_specific", f"net effect {net}", says, OF_SPECIFIC.get(says, UNSAID)),
+        Claim("heads_specific", f"net effect {net}", says,
+              OF_SPECIFIC.get(says, UNSAID) if a.gate.open else UNSAID),
         Claim("early_head", count, join(early, ", ") or "none", there),
     ]  # fmt: skip
 
