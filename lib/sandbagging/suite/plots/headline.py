@@ -84,7 +84,7 @@ def _levels(ax: Axes, found: Mapping[str, tuple[float, Estimate]], words: str, t
     keys = [Patch(color=look.GREY), Patch(fc="white", ec=look.GREY, hatch=HATCH)]
     ax.legend(keys, ["all heads", "heads zeroed"], loc="upper left", borderaxespad=0, fontsize=7.5)
     ax.set_yticks(place, names)
-    ax.set_ylim(-0.6, len(names) + 0.2)  # room for the legend
+    ax.set_ylim(-0.6, 1.35 * len(names) - 0.6)  # room for the legend
     ax.set(xlabel=words, title=title, ylabel="condition")
 
 
