@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import math
+import operator
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,10 @@ from sandbagging.planted.base import (
     U_NORM,
     WRITTEN,
 )
+from sandbagging.recovery import candidates, examination, growth, judgement
 from sandbagging.swaps import decision
 
-SEEDS, SLOW_SEEDS = (0,), (0, 1, 2, 3, 4)
+SLOW_SEEDS = (0, 1, 2, 3, 4)
 FRAMINGS = ("instr_pref", "instr")
 
 
@@ -333,22 +335,62 @@ def test_unknown_variants_and_seeds_are_refused():
 # --- recovery by the suite's own instruments ------------------------------------------------------
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*SEEDS, *(pytest.param(f"{seed} anew", marks=pytest.mark.slow) for seed in SLOW_SEEDS)],
-)
-def recovered(request, tmp_path_factory):
-    """A function from a variant of one seed to what is recovered from it; the slow seeds are
-    trained anew, whatever is in the cache.
+@pytest.fixture(scope="module")
+def few(planted_bases):
+    """A function from a variant to what is recovered of its heads alone, on a fifth of the
+    questions.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "anew" in str(request.param):
-            patch.setenv("SANDBAGGING_CACHE", str(tmp_path_factory.mktemp("cache")))
-        else:
-            request.getfixturevalue("planted_bases")
-        yield functools.cache(
-            lambda variant: recovery.recover(variant, int(str(request.param).split()[0]))
-        )
+        for module in (examination, growth):
+            patch.setattr(module, "subject", _fewer)
+        yield functools.cache(_recovered_from_few)
+
+
+def _fewer(name, progress=None):
+    of = recovery.subject(name, progress)
+    return of._replace(train=of.train[:16], test=of.test[:24])
+
+
+def _recovered_from_few(variant):
+    name, pair = f"organism-{variant}-0", ("genuine", "sandbag")
+    truth, swept = recovery.subject(name).truth, examination.swept(name, pair)
+    scored = examination.scored(name)
+    gate = judgement.gate_of(scored)
+    grown = candidates.grow_on_each(operator.call, name, swept)
+    tried = candidates.choose(swept, grown, n_draws=20)
+    on = examination.zeroed(name, tried.sets)
+    examined = examination.Examined(variant, 0, truth, scored, swept, {}, None)
+    as_if_open = judgement.circuit(on, tried, gate.as_if_open())
+    found = judgement.planted_heads(examined, gate)
+    return found, judgement.circuit(on, tried, gate), as_if_open
+
+
+def test_planted_heads_are_found_and_survive(few):
+    found, circuit, _ = few("heads")
+    assert found["precision"] == found["recall"] == 1 and len(found["found"]) == 3
+    assert found["decoys_found"] == []
+    assert circuit.survival.grade == rivals.SURVIVES and circuit.survival.share.low > 0.9
+    assert circuit.specific.specific
+
+
+def test_a_null_has_no_circuit_even_as_if_its_gate_were_open(few):
+    """Some heads restore most of a gap of a hundredth of a nat: it is too little, not too few."""
+    found, circuit, as_if_open = few("null")
+    assert found["found"] == [] and found["found_without_gate"] == 0
+    assert circuit.survival.grade == rivals.NOTHING
+    assert as_if_open.survival.grade == rivals.FAILS and not as_if_open.specific.specific
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW_SEEDS]
+)
+def recovered(request, tmp_path_factory):
+    """A function from a variant of one seed, trained anew whatever is in the cache, to what is
+    recovered from it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SANDBAGGING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield functools.cache(lambda variant: recovery.recover(variant, request.param))
 
 
 NOT_CARRIED = (decision.VOID, decision.EQUIVALENT)
