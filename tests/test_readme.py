@@ -169,6 +169,20 @@ def test_speeds_are_those_of_the_benchmarks():
     assert f"{100 * sweep[0]['useful_share_of_matrix_product']:.0f} %" in said
 
 
+def test_the_sweep_of_all_nodes_is_as_fast_as_said():
+    path = ROOT / "tests" / "benchmarks" / "results" / "nodes.json"
+    if not path.is_file():
+        pytest.skip("tests/benchmarks/bench_nodes.py has not been run on a quiet machine yet")
+    said = " ".join(README.split()).partition("the sweep over all nodes")[2].partition(";")[0]
+    least = {"TransformerLens": 40, "careful": 3}
+    rows = {row["peer"].split()[0]: row for row in json.loads(path.read_text())}
+    assert rows.keys() == least.keys()
+    for peer, row in rows.items():
+        assert row["name"].startswith("sweep of 270 heads and 30 MLPs, 40 questions")
+        assert row["ratio"] >= least[peer] and row["mlps_share_of_heads"] <= 1 / 3
+        assert re.search(rf"\b{row['ratio']:.0f} times[^.;]*?{peer}", said), peer
+
+
 def test_free_answers_are_as_fast_as_said():
     results = ROOT / "tests" / "benchmarks" / "results" / "answers.json"
     rows = json.loads(results.read_text())

@@ -1,15 +1,18 @@
 """The sweep over all nodes, heads and MLPs, beside TransformerLens's hooks and a careful loop by
 hand; and what the MLPs add to the sweep of the heads.
 
-Ours sweeps every node of the embedded model; the peers are timed on three heads and three MLPs
-(early, middle, late) and extrapolated.
+Ours sweeps every node of the embedded model; the careful loop is timed on three heads and three
+MLPs (early, middle, late) and extrapolated, TransformerLens, which runs every layer for every node,
+on a head and an MLP. Beside seconds stand those that the processor worked: on a busy machine, where
+seconds say little, their ratio holds, best with OMP_NUM_THREADS=1.
 """
 
 import argparse
 import contextlib
 import copy
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -33,6 +36,8 @@ PEERS = ["lens", "careful"]
 class LensOfNodes(TransformerLens):
     """TransformerLens's own hook on what an MLP puts out, beside that on z."""
 
+    timed = nodes.parse("L15H1 L15MLP")
+
     def logits(self, ids: Tensor, real: Tensor, node: Node) -> Tensor:
         if not isinstance(node, Mlp):
             return super().logits(ids, real, node)
@@ -47,6 +52,7 @@ class FromItsLayer(ByHand):
     """
 
     name = "careful loop: each node from its layer on, prefix cached, rows batched"
+    timed = TIMED
 
     def __init__(self, module, items: Sequence[Encoded], batch: int) -> None:
         super().__init__(module, items, batch)
@@ -142,21 +148,49 @@ def zeroed(block: torch.nn.Module, node: Node) -> Iterator[None]:
         handle.remove()
 
 
-def our_logprobs(model, pack: packing.Pack) -> Tensor:
-    """log p of every option under each ablation that is compared, [node question option]."""
-    found = []
+class Spent(NamedTuple):
+    """Seconds by the clock, and those that the processor worked."""
+
+    clock: float
+    worked: float
+
+    @classmethod
+    def of(cls, run: Callable) -> tuple["Spent", object]:
+        """Call and time; return what the call returned, too."""
+        began = time.process_time()
+        clock, value = seconds(run)
+        return cls(clock, time.process_time() - began), value
+
+
+def median(each: Sequence[Spent]) -> Spent:
+    return Spent(*map(statistics.median, zip(*each, strict=True)))
+
+
+def summed(parts: Sequence[Spent]) -> Spent:
+    return Spent(*map(sum, zip(*parts, strict=True)))
+
+
+def extrapolated(each: Sequence[Spent], n: int) -> Spent:
+    """What n nodes take that take what these took on average."""
+    whole = summed(each)
+    return Spent(whole.clock / len(each) * n, whole.worked / len(each) * n)
+
+
+def our_logprobs(model, pack: packing.Pack) -> dict[Node, Tensor]:
+    """log p of every option under each ablation that is compared, [question option]."""
+    found = {}
     for node in TIMED:
         final, _ = hook_points.forward(model, pack, edits=nodes.replace_each(model, [(node,)]))
-        found.append(metrics.answer_logprobs(model, pack, final).total[0])
-    return torch.stack(found)
+        found[node] = metrics.answer_logprobs(model, pack, final).total[0]
+    return found
 
 
-def check_timed(effects: sweep.Effects, ours: Tensor) -> None:
+def check_timed(effects: sweep.Effects, ours: dict[Node, Tensor]) -> None:
     """The timed sweep and the log p that was compared are the same numbers."""
-    for node, expected in zip(TIMED, ours[..., 0].exp(), strict=True):
+    for node, log_p in ours.items():
         if (node,) in effects.sets:
             value = torch.tensor(effects.value["p_full"][effects.sets.index((node,))])
-            assert (value - expected).abs().max() < 1e-5, node
+            assert (value - log_p[:, 0].exp()).abs().max() < 1e-5, node
 
 
 @torch.no_grad()
@@ -184,50 +218,58 @@ def main(n_questions: int, repeats: int, layers: Sequence[int], of: Sequence[str
         swept = []
         for kind, of_kind in (("heads", heads), ("mlps", mlps)):
             alone = nodes.alone(of_kind)
-            spent, effects = seconds(lambda alone=alone: sweep.replace_sets(model, pack, alone))
+            spent, effects = Spent.of(lambda alone=alone: sweep.replace_sets(model, pack, alone))
             took[kind].append(spent)
             swept.append(effects)
-            print(f"  repeat {repeat + 1} of {repeats}: {len(alone)} {kind} {spent:.1f} s")
+            print(f"  repeat {repeat + 1} of {repeats}: {len(alone)} {kind} {said(spent)}")
         check_timed(ranking.together(*swept), ours)
         for peer in peers:
-            runs = [seconds(lambda node=node, peer=peer: peer(node)) for node in TIMED]
-            each = [
-                statistics.mean(
-                    run[0]
-                    for run, node in zip(runs, TIMED, strict=True)
-                    if isinstance(node, Mlp) == of_mlps
-                )
-                for of_mlps in (False, True)
-            ]
-            took[peer.name].append(each[0] * len(heads) + each[1] * len(mlps))
-            found = torch.stack([log_p for _, log_p in runs])
-            differ[peer.name] = max(differ[peer.name], float((found - ours).abs().max()))
-            print(f"  {peer.name}: {each[0]:.1f} s a head, {each[1]:.1f} s an MLP", flush=True)
-    median = {name: statistics.median(spent) for name, spent in took.items()}
-    whole = statistics.median(map(sum, zip(took["heads"], took["mlps"], strict=True)))
+            each = {}
+            for node in peer.timed:
+                each[node], found = Spent.of(lambda node=node, peer=peer: peer(node))
+                off = float((found - ours[node]).abs().max())
+                differ[peer.name] = max(differ[peer.name], off)
+                print(f"  {peer.name}: {node} {said(each[node])}", flush=True)
+            of_heads = [spent for node, spent in each.items() if not isinstance(node, Mlp)]
+            of_mlps = [spent for node, spent in each.items() if isinstance(node, Mlp)]
+            parts = extrapolated(of_heads, len(heads)), extrapolated(of_mlps, len(mlps))
+            took[peer.name].append(summed(parts))
+    whole = median([summed(parts) for parts in zip(took["heads"], took["mlps"], strict=True)])
+    of_kinds = {kind: median(took[kind]) for kind in ("heads", "mlps")}
+    share = of_kinds["mlps"].worked / of_kinds["heads"].worked
+    print(f"  the MLPs take {share:.0%} of the heads' seconds", flush=True)
     name = f"sweep of {len(heads)} heads and {len(mlps)} MLPs, {n_questions} questions x 4 options"
-    share = median["mlps"] / median["heads"]
     rows = []
     for peer in peers:
-        row = timing.row(name, peer.name, whole, median[peer.name], differ[peer.name], True)
+        theirs = median(took[peer.name])
+        row = timing.row(name, peer.name, whole.clock, theirs.clock, differ[peer.name], True)
         row["versions"]["transformer-lens"] = version("transformer-lens")
         rows.append(
             row
             | {
+                "processor_s": round(whole.worked, 2),
+                "peer_processor_s": round(theirs.worked, 2),
+                "processor_ratio": round(theirs.worked / whole.worked, 2),
                 "repeats": repeats,
-                "peer_timed": "3 heads and 3 MLPs",
-                "mlps_s": round(median["mlps"], 2),
+                "peer_timed": " ".join(map(str, peer.timed)),
+                "mlps_s": round(of_kinds["mlps"].clock, 2),
                 "mlps_share_of_heads": round(share, 3),
             }
         )
-    print(f"  the MLPs take {share:.0%} of the heads' seconds", flush=True)
+        print(f"  seconds of the processor: ratio {rows[-1]['processor_ratio']}", flush=True)
     timing.save("nodes", rows)
+
+
+def said(spent: Spent) -> str:
+    return f"{spent.clock:.1f} s ({spent.worked:.1f} s of the processor)"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="of about 7 minutes each on two quiet cores"
+    )
     parser.add_argument(
         "--layers",
         type=int,
