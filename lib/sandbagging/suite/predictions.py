@@ -24,7 +24,7 @@ SAID: dict[str, dict[str, str]] = {
     "02_saes": {},
     "03_separation": {},
     "04_swap": {
-        "ceiling": "The oracle restores more than any swap does.",
+        "ceiling": "E6 restores no more than the oracle.",
         "beyond_noise": "E6 restores more than noise of its own size.",
         "direction": "The difference of means restores no more than E6.",
         "doses": "A direction brings right answers back at strength 1 and breaks them at 2.",
