@@ -15,9 +15,10 @@ from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.questions import Question
 from sandbagging.recovery import calibration, candidates, plan, tries
-from sandbagging.recovery.examination import Scored
+from sandbagging.recovery.examination import Scored, Swapped
 from sandbagging.recovery.plan import Work
 from sandbagging.suite import calibrating, cli
+from sandbagging.swaps import decision
 
 
 def tried(rule="survives", model="organism-null-0", kind=tries.NULL, fires=False, **more):
@@ -236,6 +237,45 @@ def test_heads_grown_elsewhere_are_no_rivals_of_themselves():
     (rival,) = tried.rivals
     assert rival.coincided and rival.heads != tried.chosen == (C,)
     assert set(tried.sets) >= {tried.chosen, rival.heads, *tried.draws["uniform"]}
+
+
+def test_a_probe_that_reads_a_coin_is_an_alarm():
+    """The fake: scores at layer 3 that know what the coin said; at layer 1 they know nothing."""
+    n, rng = 60, np.random.default_rng(0)
+    positive = rng.permutation(n) < n // 2
+    row = {"probe": "logistic", "target": "answer", "wording": "same", "positive": positive}
+    row["question_id"] = [f"q{i}" for i in range(n)]
+    blind = [
+        pd.DataFrame({**row, "layer": layer, "seed": seed, "score": rng.normal(size=n)})
+        for seed in (0, 1)
+        for layer in (1, 3)
+    ]
+    blind[3]["score"] += 3.0 * positive
+    told = tries.Told("organism-null-0", False)
+    found = tries.of_probe(told, graded("no"), pd.concat(blind))
+    assert [(r["kind"], r["fires"], r["says"]) for r in found] == [
+        (tries.NULL, False, "reads nothing"),
+        (tries.NULL, True, "reads at L3"),
+    ]
+
+
+def test_swaps_are_tried_where_it_is_known_what_they_must_say(monkeypatch):
+    """A swap before the switch is written is a null, and no swap may need its SAE."""
+    said = [(0, decision.CARRIES, decision.ANY), (2, decision.CARRIES, decision.NEEDS),
+            (4, decision.NOTHING, "")]  # fmt: skip
+    cells = pd.DataFrame(said, columns=["layer", "verdict", "basis"]).assign(error_term="kept")
+    monkeypatch.setattr(decision, "judge_cells", lambda *_: cells)
+    monkeypatch.setattr(tries, "read_guards", lambda table: {})
+    found = tries.of_swaps(
+        tries.Told("organism-heads-0", True), graded("no"), Swapped(None, None),
+        {0: tries.NULL, 2: tries.DOSE},
+    )  # fmt: skip
+    assert [(r["rule"], r["try"], r["kind"], r["fires"]) for r in found] == [
+        ("carries the difference", "L0", tries.NULL, True),
+        ("needs the SAE", "L0", tries.NULL, False),
+        ("carries the difference", "L2", tries.DOSE, True),
+        ("needs the SAE", "L2", tries.NULL, True),
+    ]
 
 
 def test_max_t_keeps_its_promise_where_signs_are_thrown():
