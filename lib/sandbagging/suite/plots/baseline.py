@@ -133,7 +133,8 @@ def _histogram_of_gaps(
     ax.axvspan(gap.low, gap.high, color=look.INK, alpha=0.2, linewidth=0)
     ax.axvline(gap.value, color=look.INK)
     ax.set_title(f"mean {gap.value:+.2f} {unit} [{gap.low:+.2f}, {gap.high:+.2f}]")
-    ax.set(xlabel=f"{metric}, genuine − {name} ({unit})", ylabel="questions")
+    words = look.WORDS.get(metric, metric)
+    ax.set(xlabel=f"{words}, genuine − {name} ({unit})", ylabel="questions")
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

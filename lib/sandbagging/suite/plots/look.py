@@ -65,6 +65,7 @@ INTERVENTIONS: dict[str, Look] = {
     "identity": (INK, "x"),
     "noise": (INK, "+"),
 }
+WORDS = {"logodds": "log-odds"}  # of a metric whose name is no word; others stand as they are
 LEVELS = {"logodds": "nats", "accuracy": "share of questions"}  # of other metrics: probability
 CI = "Bars: 95 % CI over questions."
 
@@ -126,12 +127,12 @@ def count(counts: pd.Series, what: str = "questions") -> str:
 
 def level(metric: str) -> str:
     """Return an axis label for a metric itself, with its unit."""
-    return f"{metric} ({LEVELS.get(metric, 'probability')})"
+    return f"{WORDS.get(metric, metric)} ({LEVELS.get(metric, 'probability')})"
 
 
 def change(metric: str) -> str:
     """Return an axis label for a change in a metric, with its unit."""
-    return f"effect on {metric} ({metrics.unit_of_change(metric)[0]})"
+    return f"effect on {WORDS.get(metric, metric)} ({metrics.unit_of_change(metric)[0]})"
 
 
 # --- tables -------------------------------------------------------------------------------------
