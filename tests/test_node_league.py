@@ -10,6 +10,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads.head import Head
 from sandbagging.heads.sweep import Effects
 from sandbagging.nodes import Gaps, Mlp, ranking
+from sandbagging.suite import calibrating
 
 EVERY = [Head(0, 0), Head(0, 1), Mlp(0), Mlp(1)]
 A, B, C, D = EVERY
@@ -242,3 +243,13 @@ def test_heads_and_mlps_stand_under_one_rule_and_a_null_is_tried_as_if_open():
     odds = table[(table["metric"] == "logodds") & (table["layer"] == 1)]
     assert odds["effect"].item() == pytest.approx(2) and odds["unit"].item() == "nats"
     assert bool(odds["found"].item()) and set(table["layer"]) == {0, 1}
+
+
+def test_what_the_league_s_prediction_came_to_is_told_by_model():
+    routes = ["zero", "patching", "attribution patching", "integrated gradients", "random"]
+    scores = {"better": [0.8, 0.9, 0.9, 1, 0.5], "as_good": [1, 1, 1, 1, 0.6],
+              "worse": [0.8, 0.9, 0.4, 1, 0.5]}  # fmt: skip
+    by_route = pd.DataFrame({"ranking": routes, **scores, "mean": 0.0})
+    told = calibrating.league_told(by_route)
+    assert told.guessing == ["attribution patching in worse"]
+    assert (told.ahead, told.level, told.behind) == (["better"], ["as_good"], ["worse"])

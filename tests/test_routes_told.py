@@ -67,3 +67,30 @@ def test_heads_that_patching_does_not_name_are_a_failed_expectation():
         outcomes = {"routes": circuit.same_heads(CHOSEN, patched)}
         failed = predictions.failed(predictions.record("08_circuit", outcomes, said))
         assert [f["told"] for f in failed] == told
+
+
+def places(last, first):
+    """Shares restored by zeroing at places: the intervals (low, high) of two, and of everywhere."""
+    ends = {"last token": last, "instruction": first, "everywhere": (0.8, 0.9), **HIDDEN}
+    rows = [{"way": way, "value": sum(e) / 2, "low": e[0], "high": e[1]} for way, e in ends.items()]
+    of = {"set": "joint", "metric": "logodds", "quantity": "share_restored", "n": 9}
+    return pd.DataFrame(rows).assign(**of)
+
+
+HIDDEN = {circuit.WITHIN: (0.0, 0.1), circuit.BEHIND: (0.0, 0.1), circuit.LAST: (0.0, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("last", "first", "held", "said"),
+    [
+        ((0.6, 0.7), (0.1, 0.2), True, "As predicted, the last token"),
+        ((0.1, 0.2), (0.6, 0.7), False, "**The prediction fails:**"),
+        ((0.1, 0.5), (0.4, 0.7), None, "is not shown"),  # though the means differ
+    ],
+)
+def test_08_says_where_heads_act_only_where_intervals_tell_places_apart(last, first, held, said):
+    where = places(last, first)
+    assert circuit.acts_later(where, "instruction") is held
+    names = {"where": where, "by_path": where, "told": "instruction", "circuit": circuit}
+    names |= {"side_views": True, "gate": graded("answers wrongly")}
+    assert said in readings.filled(reading_of_08("Which of the two places"), names)

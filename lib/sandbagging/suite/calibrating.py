@@ -19,6 +19,7 @@ from sandbagging.errors import UserError
 from sandbagging.heads import shares
 from sandbagging.heads.net import net_of
 from sandbagging.heads.sweep import Effects
+from sandbagging.nodes.ranking import INTEGRATED, PATCH, RANDOM, SLOPE, ZERO
 from sandbagging.recovery import (
     calibration,
     candidates,
@@ -35,6 +36,7 @@ from sandbagging.suite.runs import places
 from sandbagging.suite.runs.store import Store
 
 RUN, TRIES = "calibration", "tries"
+GUESSING = 0.5  # the node AUROC of nodes in any order
 DRAWS = {"planted": 40, "real": 20}  # random sets of each kind; 19 can give a rank p of 0.05
 LAYERS = {"planted": range(5), "real": (*plan.REAL_LAYERS, 29)}  # at which probes are tried
 
@@ -211,6 +213,29 @@ def tables() -> Tables | None:
     found = [files.read_csv(path) if path.is_file() else None for path in paths]
     power = found[1].assign(weights=found[1]["weights"].fillna(""))
     return Tables(found[0], power, found[2])
+
+
+class LeagueTold(NamedTuple):
+    """What came of the league's prediction: routes that do not beat guessing, with their model, and
+    the models where patching and both gradients all stand above zeroing, none of them below it but
+    not all above, or some of them below.
+    """
+
+    guessing: list[str]
+    ahead: list[str]
+    level: list[str]
+    behind: list[str]
+
+
+def league_told(by_route: pd.DataFrame) -> LeagueTold:
+    """Return what came of the league's prediction, from a table of `recovery.over_models`."""
+    auroc = by_route.set_index("ranking").drop(columns="mean")
+    routes = auroc[auroc.index != RANDOM].stack()
+    guessing = [f"{route} in {model}" for route, model in routes.index[routes <= GUESSING]]
+    beyond = auroc.loc[auroc.index.isin((PATCH, SLOPE, INTEGRATED))] - auroc.loc[ZERO]
+    least = beyond.min()
+    models = (list(least.index[which]) for which in (least > 0, least == 0, least < 0))
+    return LeagueTold(guessing, *models)
 
 
 def told_in_bold(table: pd.DataFrame) -> list[str]:

@@ -31,6 +31,7 @@ from sandbagging.statistics import Estimate, Wide
 from sandbagging.suite import answers, runs
 
 WITHIN, BEHIND, LAST = "within it", "behind it", "at the last token"  # where words are hidden
+LAST_TOKEN = "last token"  # a place where heads are zeroed
 
 
 def named_sets(
@@ -110,6 +111,26 @@ def by_place(
     within = step.measure(paths.without_reading, *at, of=told, at=[told])
     hidden = {WITHIN: within, BEHIND: behind, LAST: last}
     return tuple(parts.of_each(found, named, areas, seed) for found in (places, hidden))
+
+
+def restored(table: pd.DataFrame) -> dict[str, Estimate]:
+    """Return {way: share of the log-odds gap that the chosen heads restore, with its CI95}, from a
+    table of `parts.of_each`.
+    """
+    wanted = (table["metric"] == metrics.DECIDES) & (table["quantity"] == "share_restored")
+    rows = table[wanted & (table["set"] == "joint")].set_index("way")
+    return {way: Estimate(*rows.loc[way, ["value", "low", "high", "n"]]) for way in rows.index}
+
+
+def acts_later(where: pd.DataFrame, told: str) -> bool | None:
+    """Return whether zeroing the chosen heads restores more at the last token alone than at the
+    place `told` alone, from `by_place`'s first table; None where the CI95s overlap.
+    """
+    at = restored(where)
+    last, first = at[LAST_TOKEN], at[told]
+    if last.low > first.high:
+        return True
+    return False if first.low > last.high else None
 
 
 def replaced(
@@ -237,9 +258,10 @@ def outcomes(
         "routes": (None, ""),
     }
     if "positions.csv" in beside:
-        at = parts.shares_by_way(beside["positions.csv"])
-        last, first = at["last token"], at.get("instruction", at.get("cue"))
-        held["last"] = (last > first, f"{last:.0%} restored there")
+        where = beside["positions.csv"]
+        at = restored(where)
+        told = "instruction" if "instruction" in at else "cue"
+        held["last"] = (acts_later(where, told), f"{at[LAST_TOKEN].value:.0%} restored there")
     if "replacements.csv" in beside:
         by = parts.shares_by_way(beside["replacements.csv"])
         mean, zero = by["mean genuine"], by["zero"]

@@ -41,7 +41,7 @@ SAID: dict[str, dict[str, str]] = {
     },
     "07_heads": {
         "found": "Some head is found.",
-        "early": "At least four in five of the strongest heads lie in the first quarter of depth.",
+        "early": "At least four in five of the chosen heads lie in the first quarter of depth.",
         "own": "The same search on other prompts picks other heads.",
         "halves": "Two halves of the questions choose more than half of the same heads.",
         "routes": "Patching and zeroing name the same heads.",
@@ -52,7 +52,7 @@ SAID: dict[str, dict[str, str]] = {
         "specific": "Zeroing the heads brings back more on sandbag prompts than it changes on "
         "genuine ones.",
         "answers": "With the heads zeroed more free answers are right on sandbag prompts, and no "
-        "fewer on genuine ones.",
+        "fall is seen on genuine ones.",
         "each": "Each of the chosen heads matters beside the others.",
         "nothing": "Nothing of the gap is left to restore without the chosen heads.",
         "last": "The heads act at the last token, where the answer is about to be said.",
