@@ -28,6 +28,14 @@ def test_a_net_effect_takes_off_what_happens_to_genuine_prompts_in_either_direct
         net(both["sandbag"], on_both(worth, [(A,)])["genuine"])
 
 
+def test_a_set_restores_what_its_net_effect_says():
+    """Two routes to one number: whole sweeps at once, as heads are chosen, and a set by itself."""
+    both = on_both(worth, [(h,) for h in (A, B, C, D)])
+    found = net(both["sandbag"], both["genuine"])
+    for h in (A, B, C, D):
+        assert shares.restored(both, (h,)) == pytest.approx(found.of((h,), "logodds"))
+
+
 def test_a_gap_that_is_closed_by_ruin_is_not_restored():
     """B closes 5 nats of the gap, and right answers to sandbag prompts hardly come back."""
     both = on_both(worth, [(h,) for h in (A, B, C, D)])
