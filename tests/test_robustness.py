@@ -218,7 +218,7 @@ def test_axes_on_which_a_claim_holds(written):
 
 def test_the_summary_in_words(written):
     lines = robustness.summary().set_index("claim")
-    carry = lines.loc["a few heads carry it, at least in part"]
+    carry = lines.loc["zeroing a few heads undoes it, at least in part"]
     assert carry["wording"] == "3 of 4" and carry["question split"] == "3 of 3"
     assert carry["SAE seed"] == "–" and carry["axes held"] == "4 of 5"
     swaps = lines.loc[robustness.CLAIMS["swap_carries"]]
@@ -435,7 +435,7 @@ def test_the_command_hands_over_what_was_asked(monkeypatch, capsys):
     monkeypatch.setattr(robustness, "make", make)
     assert cli.main(["robustness", "wording-lie", "--run", "mine", "--jobs", "1"]) == 0
     assert given == [(["wording-lie"], "mine", "robustness", 1)]
-    assert "a few heads carry it" in capsys.readouterr().out
+    assert "zeroing a few heads undoes it" in capsys.readouterr().out
 
 
 # Spelling -----------------------------------------------------------------------------------------

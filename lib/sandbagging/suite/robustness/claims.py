@@ -2,8 +2,8 @@
 
 CLAIMS = {
     "answers_wrongly": "told to be incorrect, the model answers wrongly",
-    "heads_carry": "a few heads carry it, at least in part",
-    "heads_most": "these heads carry most of it",
+    "heads_carry": "zeroing a few heads undoes it, at least in part",
+    "heads_most": "zeroing these heads undoes most of it",
     "heads_specific": "what these heads do is specific to sandbagging",
     "swap_carries": "an SAE swap carries the difference at the deepest layer of interest",
     "any_basis": "that swap needs no trained SAE",
