@@ -71,7 +71,7 @@ def wrongly(found: Gate) -> Cell:
 
 
 def carry(found: Survival) -> Cell:
-    """Return whether zeroing a few heads undoes it, or a part: they survive rivals that were selected as
+    """Return whether zeroing a few heads undoes it, or a part: they survive rivals selected as
     hard.
     """
     measured = f"{found.share:short .0%} of the gap restored"
@@ -90,7 +90,7 @@ def carry(found: Survival) -> Cell:
 
 
 def most(found: Survival) -> Cell:
-    """Return whether zeroing these heads undoes most of it: they restore more than a half of the gap."""
+    """Return whether zeroing these heads undoes most of it: more than a half of the gap."""
     carries = carry(found)
     if carries.says != HOLDS or found.grade == rivals.SURVIVES:
         return carries
