@@ -116,7 +116,7 @@ def _of_heads(a: Artefacts) -> list[Claim]:
 
 
 def _most(survives: str, share: Estimate) -> str:
-    """Whether the heads undo most of it when zeroed: refuted only where the interval lies below a half."""
+    """Whether zeroing the heads undoes most of it: refuted only by an interval below a half."""
     if survives == rivals.SURVIVES:
         return STANDS
     below = survives == rivals.FAILS or share.high < rivals.MOST_SHARE
