@@ -38,6 +38,7 @@ from sandbagging.suite.runs.store import Store
 RUN, TRIES = "calibration", "tries"
 GUESSING = 0.5  # the node AUROC of nodes in any order
 DRAWS = {"planted": 40, "real": 20}  # random sets of each kind; 19 can give a rank p of 0.05
+SIGNS = 50  # throws of a null's signs; ten a model are too few to tell 6 % from 5 %
 LAYERS = {"planted": range(5), "real": (*plan.REAL_LAYERS, 29)}  # at which probes are tried
 
 
@@ -119,7 +120,7 @@ def _of_heads(store: Store, told: Told) -> list[dict]:
     found = store.measure(tries.of_heads, told, gate, swept)
     if told.sandbags:
         return found
-    return found + store.measure(tries.of_signs, told, gate, net_of(swept)["sandbag"])
+    return found + store.measure(tries.of_signs, told, gate, net_of(swept)["sandbag"], n=SIGNS)
 
 
 def _of_probe(store: Store, told: Told) -> list[dict]:
