@@ -285,8 +285,11 @@ def test_false_alarms_are_those_that_were_measured(runs_folder):
     (runs_folder / "calibration").mkdir()
     row = {"rule": "survives", "tries": 40, "models": 36, "false_alarms": 1, "low": 0.0,
            "high": 0.13, "smallest_gap_found": 0.8}  # fmt: skip
-    pd.DataFrame([row]).to_csv(runs_folder / "calibration" / "calibration.csv", index=False)
+    before = row | {"rule": "survives, as it was", "false_alarms": 9}
+    table = pd.DataFrame([row, before])
+    table.to_csv(runs_folder / "calibration" / "calibration.csv", index=False)
     lines = ledger.headline(artefacts(), "a")
+    assert sum("false alarms" in line["finding"] for line in lines) == 1  # of rules in use alone
     assert value(lines, "false alarms, survives") == "1 of 40 tries on 36 models [0%, 13%]"
     assert words_of(lines, "false alarms, survives") == "more than 5% not excluded"
 

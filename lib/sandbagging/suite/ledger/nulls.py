@@ -6,6 +6,7 @@ import pandas as pd
 
 from sandbagging import files
 from sandbagging.gate import Gate
+from sandbagging.recovery import tries
 from sandbagging.suite import nested, runs
 
 NULL_RUNS = {"null_model": "random weights", "placebo": "placebo prompts",
@@ -50,7 +51,8 @@ def calibration() -> pd.DataFrame | None:
 
 
 def false_alarms(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the false alarms of each rule to read: rule, false alarms, says."""
+    """Return the false alarms of each rule that pages rest on, to read: rule, false alarms, says.
+    """
     lines = [
         {
             "rule": line.rule,
@@ -58,7 +60,7 @@ def false_alarms(table: pd.DataFrame) -> pd.DataFrame:
             f"{line.models:.0f} models [{line.low:.0%}, {line.high:.0%}]",
             "says": rate_words(line.low, line.high),
         }
-        for line in table.itertuples()
+        for line in table[table["rule"].isin(tries.NOW)].itertuples()
     ]
     return pd.DataFrame(lines, columns=["rule", "false alarms", "says"])
 
