@@ -51,8 +51,7 @@ def calibration() -> pd.DataFrame | None:
 
 
 def false_alarms(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the false alarms of each rule that pages rest on, to read: rule, false alarms, says.
-    """
+    """Return the false alarms of the rules that pages rest on: rule, false alarms, says."""
     lines = [
         {
             "rule": line.rule,
