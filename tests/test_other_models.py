@@ -288,9 +288,25 @@ def test_rows_as_text(folder):
 
 
 def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
-    before = manifests.nested_hashes("mine")
+    page = runs.notebook_of("09_models")
+    before = manifests.hashes_beside("mine", page)
     made("mine/tinyllama", "tinyllama")
-    assert set(manifests.nested_hashes("mine")) - set(before) == {"mine/tinyllama"}
+    assert set(manifests.hashes_beside("mine", page)) - set(before) == {"mine/tinyllama"}
+
+
+def test_notebook_11_is_stale_once_rules_are_tried_anew(folder):
+    page = runs.notebook_of("11_planted")
+    assert manifests.hashes_beside("mine", page) == {}
+    table = runs.runs_folder() / "calibration" / "calibration.csv"
+    table.parent.mkdir()
+    hashes = []
+    for text in ("rule\n", "rule\nsurvives\n"):
+        table.write_text(text)
+        hashes.append(manifests.hashes_beside("mine", page)["calibration/calibration.csv"])
+    assert hashes[0] != hashes[1]
+    assert manifests.hashes_beside("mine", runs.notebook_of("09_models")).keys() == {
+        name for name in manifests.nested_runs("mine")
+    }
 
 
 def test_beside_the_card(folder):

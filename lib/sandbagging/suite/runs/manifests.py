@@ -9,7 +9,14 @@ from typing import Any
 from sandbagging import files
 from sandbagging.errors import UserError
 from sandbagging.suite.runs import store
-from sandbagging.suite.runs.places import MANIFEST, STORED, notebook_of, run_folder, runs_folder
+from sandbagging.suite.runs.places import (
+    MANIFEST,
+    STORED,
+    Notebook,
+    notebook_of,
+    run_folder,
+    runs_folder,
+)
 
 
 def read_manifest(run: str, artefact: str) -> dict[str, Any] | None:
@@ -53,20 +60,18 @@ def nested_runs(run: str) -> list[str]:
     return [name for name in names if read_manifest(name, "08_circuit")]
 
 
-def nested_hashes(run: str) -> dict[str, str]:
-    """Return one hash a nested run over what notebooks 09 and 10 read of it, and one of each table
-    that a command of its own makes.
+def hashes_beside(run: str, notebook: Notebook) -> dict[str, str]:
+    """Return one hash of each nested run that a notebook reads, over what it reads of it, and one
+    of each table that a command of its own makes.
     """
-    tables = {name: runs_folder() / name for name in OF_COMMANDS}
+    tables = {name: runs_folder() / name for name in notebook.reads_tables}
     found = {name: files.sha256(path)[:16] for name, path in tables.items() if path.is_file()}
-    for name in nested_runs(run):
+    for name in nested_runs(run) if notebook.reads_nested else ():
         manifests = [read_manifest(name, artefact) for artefact in ("00_baseline", "08_circuit")]
         found[name] = "".join(content_hash(m)[:16] for m in manifests if m)
     return found
 
 
-# What `make robustness` and `make calibrate` write.
-OF_COMMANDS = ("robustness/robustness.csv", "calibration/calibration.csv")
 # And figures: from what is stored, in a minute.
 MADE_AGAIN = ("prompts.jsonl", "answers.jsonl", "effects.csv", "effects_by_question.csv.gz")
 # The largest tables, which no later page but those of the swaps reads.

@@ -26,8 +26,13 @@ class Notebook(NamedTuple):
     artefact: str
     reads: tuple[str, ...]
     reads_nested: bool = False  # it also reads notebooks 00 and 08 of the runs nested in this one
+    # Tables that commands of their own write, below the folder of runs.
+    reads_tables: tuple[str, ...] = ()
 
 
+# What `make robustness` and `make calibrate` write.
+_ROBUSTNESS = "robustness/robustness.csv"
+_CALIBRATION = tuple(f"calibration/{name}.csv" for name in ("calibration", "power", "league"))
 _SWAP_INPUTS = ("00_baseline", "01_activations", "02_saes")
 NOTEBOOKS = (
     Notebook("00_can_it_sandbag", "00_baseline", ()),
@@ -48,8 +53,9 @@ NOTEBOOKS = (
         (*_SWAP_INPUTS, "03_separation", "04_swap", "05_shuffled", "06_specificity", "07_heads",
          "08_circuit", "09_models"),
         reads_nested=True,
+        reads_tables=(_ROBUSTNESS, _CALIBRATION[0]),
     ),
-    Notebook("11_planted_truth", "11_planted", ()),
+    Notebook("11_planted_truth", "11_planted", (), reads_tables=_CALIBRATION),
 )  # fmt: skip
 
 

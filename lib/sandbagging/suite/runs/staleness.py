@@ -11,7 +11,7 @@ from sandbagging.suite.runs.cells import notebook_code, notebook_words
 from sandbagging.suite.runs.manifests import (
     content_hash,
     damaged_file,
-    nested_hashes,
+    hashes_beside,
     read_manifest,
 )
 from sandbagging.suite.runs.places import (
@@ -102,8 +102,8 @@ def why_stale(run: str, notebook: Notebook, parameters: dict[str, Any] | None = 
         upstream = read_manifest(run, name)
         if upstream is None or content_hash(upstream) != digest:
             return f"input changed: {name}"
-    if notebook.reads_nested and manifest.get("nested", {}) != nested_hashes(run):
-        return "a nested run is new or changed"
+    if manifest.get("nested", {}) != hashes_beside(run, notebook):
+        return "a nested run, or a table of another command, is new or changed"
     now, before = library_hashes(notebook), manifest["library"]
     changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
     if changed:

@@ -222,8 +222,9 @@ class Step:
             "seconds_measuring": round(self.store.seconds, 1),
             "seed": self._seed(),
         }
-        if notebook.reads_nested:
-            manifest["nested"] = manifests.nested_hashes(self.run)
+        beside = manifests.hashes_beside(self.run, notebook)
+        if beside:
+            manifest["nested"] = beside
         files.write_json(self.folder / MANIFEST, manifest)
         print(
             f"{self.artefact} is done: {len(outputs)} files in the run {self.run}, {seconds:.0f} s."
