@@ -294,19 +294,17 @@ def test_notebook_09_is_stale_once_a_nested_run_is_new(folder):
     assert set(manifests.hashes_beside("mine", page)) - set(before) == {"mine/tinyllama"}
 
 
-def test_notebook_11_is_stale_once_rules_are_tried_anew(folder):
-    page = runs.notebook_of("11_planted")
-    assert manifests.hashes_beside("mine", page) == {}
+def test_a_page_is_stale_once_a_table_that_it_reads_is_written_anew(folder):
+    """11 and 10 read what `make calibrate` writes, 09 does not."""
     table = runs.runs_folder() / "calibration" / "calibration.csv"
     table.parent.mkdir()
-    hashes = []
-    for text in ("rule\n", "rule\nsurvives\n"):
-        table.write_text(text)
-        hashes.append(manifests.hashes_beside("mine", page)["calibration/calibration.csv"])
-    assert hashes[0] != hashes[1]
-    assert manifests.hashes_beside("mine", runs.notebook_of("09_models")).keys() == {
-        name for name in manifests.nested_runs("mine")
-    }
+    seen = {name: [] for name in ("09_models", "10_ledger", "11_planted")}
+    for text in (None, "rule\n", "rule\nsurvives\n"):
+        if text:
+            table.write_text(text, encoding="utf-8")
+        for name, before in seen.items():
+            before.append(manifests.hashes_beside("mine", runs.notebook_of(name)))
+    assert [len({str(found) for found in each}) for each in seen.values()] == [1, 3, 3]
 
 
 def test_beside_the_card(folder):
