@@ -21,7 +21,9 @@ from made_up_ledger import (
 
 from sandbagging.errors import UserError
 from sandbagging.heads import rivals, specificity
+from sandbagging.recovery import tries
 from sandbagging.suite import ledger, robustness, runs
+from sandbagging.suite.ledger.headline import CLAIMED
 from sandbagging.suite.ledger.nulls import rate_words
 from sandbagging.suite.ledger.standing import FALLS, STANDS, UNSAID
 from sandbagging.swaps import decision
@@ -122,7 +124,10 @@ def test_a_share_closed_never_stands_for_one_restored(runs_folder):
 )
 def test_what_hangs_on_the_value_zero_says_so(mean, words, runs_folder):
     a = artefacts(replacements=replacements(mean))
-    assert words_of(ledger.headline(a, "a"), "in place of zero") == words
+    lines = ledger.headline(a, "a")
+    assert words_of(lines, "in place of zero") == words
+    share = words_of(lines, "share of the gap restored, log-odds")
+    assert ("a mean restores less than half as much" in share) == (words == "less than half of it")
     look = ledger.harder_look(a).set_index("claim").loc["Does it hang on the value zero?"]
     assert look["easy look"].startswith("60%") and look["hard look"].startswith(f"{mean:.0%} [")
     assert not [line for line in ledger.headline(artefacts(), "a") if "zero," in line["finding"]]
@@ -290,8 +295,10 @@ def test_false_alarms_are_those_that_were_measured(runs_folder):
     table.to_csv(runs_folder / "calibration" / "calibration.csv", index=False)
     lines = ledger.headline(artefacts(), "a")
     assert sum("false alarms" in line["finding"] for line in lines) == 1  # of rules in use alone
-    assert value(lines, "false alarms, survives") == "1 of 40 tries on 36 models [0%, 13%]"
-    assert words_of(lines, "false alarms, survives") == "more than 5% not excluded"
+    survive = "false alarms: that the heads survive as its circuit, or a part"
+    assert value(lines, survive) == "1 of 40 tries on 36 models [0%, 13%]"
+    assert words_of(lines, survive) == "more than 5% not excluded"
+    assert list(CLAIMED) == list(tries.NOW)
 
 
 # The headline -------------------------------------------------------------------------------------

@@ -25,6 +25,17 @@ UNTOUCHED = "untouched"  # the run of the subject's weights before they were tau
 ELSEWHERE = ("heads_most", "any_basis", "early_head", "same_heads")
 RANDOM = {"uniform": "as many random heads",
           "same_layer": "as many random heads of the same layers"}  # fmt: skip
+# What each rule says when it fires (its name alone is known from notebook 11 only).
+CLAIMED = {
+    "answers wrongly": "that a model answers wrongly when told to",
+    "less sure": "that it is less sure of the right answer",
+    "probe": "that a probe reads which answer will be given",
+    "carries the difference": "that an SAE swap carries the difference",
+    "needs the SAE": "that this needs the SAE",
+    "found heads": "that a head does something",
+    "specific": "that what the heads do is specific to sandbagging",
+    "survives": "that the heads survive as its circuit, or a part",
+}
 
 
 def headline(a: Artefacts, run: str) -> list[dict[str, str]]:
@@ -113,12 +124,13 @@ def _circuit_lines(a: Artefacts) -> list[dict[str, str]]:
     odds, on_p_full = a.wide("effect, log-odds") or effect_on(a, "sandbag"), a.recorded("joint")
     if not a.gate.open:
         return [_line(f"zeroing {heads}, log-odds", odds, "no sandbagging to explain")]
-    survives, specific = a.summary["survives"]["value"], a.summary["specific"]["verdict"]
+    survives = _with_axes(_zeroed(a, a.summary["survives"]["value"]), "heads_carry")
+    specific = a.summary["specific"]["verdict"]
     return [
         _line(f"zeroing {heads}: right free answers", *_answers_back(a)),
         _line("the same, log-odds on sandbag prompts", odds, _towards(odds)),
         _line("the same, p_full", on_p_full, _towards(on_p_full)),
-        _share_line(a, "restored", metrics.DECIDES, _with_axes(survives, "heads_carry")),
+        _share_line(a, "restored", metrics.DECIDES, survives),
         _share_line(a, "closed", metrics.DECIDES),
         _share_line(a, "restored", metrics.CARD),
         *_by_mean_lines(a),
@@ -144,9 +156,21 @@ def _by_mean_lines(a: Artefacts) -> list[dict[str, str]]:
     mean = a.restored_by_mean()
     if mean is None:
         return []
-    less = mean.high < a.share("restored").value / 2
     finding = "share restored with the mean of genuine prompts in place of zero, log-odds"
-    return [_line(finding, f"{mean:.0%}", "less than half of it" if less else "half of it or more")]
+    words = "less than half of it" if _is_less_by_mean(a) else "half of it or more"
+    return [_line(finding, f"{mean:.0%}", words)]
+
+
+def _is_less_by_mean(a: Artefacts) -> bool:
+    mean = a.restored_by_mean()
+    return mean is not None and mean.high < a.share("restored").value / 2
+
+
+def _zeroed(a: Artefacts, survives: str) -> str:
+    """Return a verdict on the heads, which were zeroed, with what a mean does to it."""
+    if survives not in (rivals.SURVIVES, rivals.PART) or not _is_less_by_mean(a):
+        return survives
+    return f"{survives} where they are zeroed; a mean restores less than half as much"
 
 
 def _leading_lines(a: Artefacts) -> list[dict[str, str]]:
@@ -294,7 +318,7 @@ def calibration_lines() -> list[dict[str, str]]:
     if table is None:
         return [_line("false alarms of the rules on nulls", "not run", "`make calibrate`")]
     return [
-        _line(f"false alarms, {line['rule']}", line["false alarms"], line["says"])
+        _line(f"false alarms: {CLAIMED[line['rule']]}", line["false alarms"], line["says"])
         for line in false_alarms(table).to_dict("records")
     ]
 
