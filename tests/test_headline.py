@@ -301,6 +301,30 @@ def test_false_alarms_are_those_that_were_measured(runs_folder):
     assert list(CLAIMED) == list(tries.NOW)
 
 
+def test_a_claim_that_fails_elsewhere_stands_here_alone(runs_folder):
+    assert ledger.elsewhere().table.empty and ledger.elsewhere().lost == []
+    here = ledger.claims(artefacts())
+    assert {claim.place for claim in here} == {""}
+    (runs_folder / "robustness").mkdir()
+    rows = [(claim, axis, value, "holds", "") for claim in robustness.CLAIMS
+            for axis in robustness.axes_of(claim) for value in ("a", "b")]  # fmt: skip
+    cells = pd.DataFrame(rows, columns=["claim", "axis", "value", "says", "measured"])
+    cells["why"] = ""
+    lost = (
+        (cells["claim"] == "heads_carry") & (cells["axis"] == "wording") & (cells["value"] == "b")
+    )
+    cells.loc[lost, "says"] = "cannot be said"
+    again = (cells["claim"] == "same_heads") & (cells["axis"] == "wording")
+    cells.loc[again, "measured"] = ["1 of 5 heads", "2 of 5 heads"]
+    cells.to_csv(runs_folder / "robustness" / "robustness.csv", index=False)
+    found = ledger.elsewhere()
+    assert found.lost == [robustness.CLAIMS["heads_carry"]] == [found.table["claim"][0]]
+    assert len(found.kept) == len(robustness.CLAIMS) - 1 == len(found.table) - 1
+    assert found.other_words == ["1 of 5 heads", "2 of 5 heads"]
+    place = {claim.name: claim.place for claim in ledger.claims(artefacts())}
+    assert place["heads_carry"] and not place["answers_wrongly"]
+
+
 # The headline -------------------------------------------------------------------------------------
 
 

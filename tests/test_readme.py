@@ -104,6 +104,16 @@ def test_the_axes_on_which_a_claim_holds_stand_beside_it(monkeypatch):
         assert beside == expected, f"end line {i} with [k/n], the axes of robustness.csv: {held}"
 
 
+@reference
+def test_which_heads_other_wordings_name_is_said(monkeypatch):
+    monkeypatch.delenv("SANDBAGGING_RUNS", raising=False)
+    cells = robustness.read()
+    cells = cells[cells["axis"] == "wording"].set_index("claim")
+    assert (cells.loc["heads_carry", "says"] == robustness.HOLDS).all()
+    again = sorted({int(words[0]) for words in cells.loc["same_heads", "measured"]})
+    assert f"other wordings name {again[0]} or {again[-1]} again" in " ".join(README.split())
+
+
 # The rest -----------------------------------------------------------------------------------------
 
 

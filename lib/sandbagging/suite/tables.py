@@ -34,7 +34,8 @@ def shown(table: pd.DataFrame, rows: int = ROWS, digits: int = 3) -> Shown:
     whole = rounded.to_string(index=not counted)
     if len(table) <= rows:
         return Shown(_html(rounded, not counted), whole)
-    words = f"{len(table) - rows} more rows" if rows else f"{len(table)} rows"
+    left = len(table) - rows
+    words = f"{left} {'more ' if rows else ''}row{'s' if left > 1 else ''}"
     rest = _html(rounded[rows:], not counted)
     folded = f"<details><summary>{words}</summary>{rest}</details>"
     return Shown((_html(rounded[:rows], not counted) if rows else "") + folded, whole)

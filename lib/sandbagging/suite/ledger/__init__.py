@@ -42,7 +42,7 @@ from sandbagging.suite.ledger.rule import (
     heads_verdict,
     verdict,
 )
-from sandbagging.suite.ledger.standing import Claim, claims, intervals, standing
+from sandbagging.suite.ledger.standing import Claim, claims, elsewhere, intervals, standing
 from sandbagging.suite.ledger.table import (
     COLUMNS,
     WITHOUT_GATE,
@@ -57,7 +57,7 @@ from sandbagging.suite.ledger.table import (
 __all__ = ["ALIASES", "CANNOT_BE_SAID", "COLUMNS", "NOT_REPLICATED", "NOT_RUN", "NOT_TESTABLE",
            "NO_FINDING", "OPPOSITE", "REPLICATED", "RULE", "SAME_DIRECTION", "SLIPS", "UNDER",
            "WITHOUT_GATE", "Artefacts", "Claim", "Judgement", "Measurement", "by_name",
-           "calibration", "claims", "counted", "difference", "failed", "false_alarms",
+           "calibration", "claims", "counted", "difference", "elsewhere", "failed", "false_alarms",
            "findings", "harder_look", "headline", "headline_markdown", "heads_verdict",
            "independent", "intervals", "joint_by_question", "measurements", "no_findings",
            "null_grades", "null_lines", "null_words", "published", "rows", "same_model", "shown",

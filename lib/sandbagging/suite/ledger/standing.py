@@ -43,6 +43,37 @@ class Claim(NamedTuple):
         """On how many independent axes it holds, in words; empty where that was not run."""
         return axes(self.name)
 
+    @property
+    def place(self) -> str:
+        """The words behind `stands`: where it was tried elsewhere and did not hold each time."""
+        found = robustness.axes_held(self.name)
+        kept = self.stands != STANDS or found is None or found[0] == found[1]
+        return "" if kept else " here, not wherever it was tried"
+
+
+class Elsewhere(NamedTuple):
+    """What becomes of the claims where one thing is changed."""
+
+    table: pd.DataFrame  # `robustness.summary`, the claims that hold least first
+    kept: list[str]  # claims that hold whatever was tried
+    lost: list[str]  # claims that do not
+    other_words: list[str]  # how many of the heads are chosen again, wording by wording
+
+
+def elsewhere() -> Elsewhere:
+    """Return what `make robustness` found; an empty table where it was not run."""
+    table, cells = robustness.summary(), robustness.read()
+    if table is None or cells is None:
+        return Elsewhere(pd.DataFrame(columns=["claim", *robustness.AXES]), [], [], [])
+    held = {words: robustness.axes_held(name) for name, words in robustness.CLAIMS.items()}
+    tried = {words: ends for words, ends in held.items() if ends}
+    kept = [words for words, (k, n) in tried.items() if k == n]
+    lost = [words for words, (k, n) in tried.items() if k < n]
+    least = table["claim"].map(lambda words: words in kept).argsort(kind="stable")
+    again = cells[(cells["claim"] == "same_heads") & (cells["axis"] == "wording")]
+    ordered = table.iloc[least].reset_index(drop=True)
+    return Elsewhere(ordered, kept, lost, again["measured"].tolist())
+
 
 def axes(name: str) -> str:
     """Return on how many independent axes a claim holds, in words; empty where none was run."""
