@@ -52,6 +52,27 @@ def test_many_tries_of_one_model_say_no_more_than_one():
     assert found.high - found.low > 4 * np.ptp(stats.binomtest(20, 200).proportion_ci())
 
 
+def test_doses_of_one_model_say_no_more_than_one():
+    """Three models at four doses each: three models, and not twelve."""
+    models = pd.Series([f"heads-{i}@{dose:g}" for i in range(3) for dose in (0.1, 0.25, 0.5, 1)])
+    found = calibration.clustered(models.str.startswith("heads-1@"), models)
+    assert found.n == 3 and found.value == pytest.approx(1 / 3)
+
+
+def test_alarms_on_real_weights_stand_beside_those_on_planted_ones():
+    """4 of 40 models, hence 10 %; of the four real ones half of one, hence 12.5 %."""
+    rows = [tried("found heads", f"organism-null-{i}", fires=i < 4) for i in range(36)]
+    rows += [tried("found heads", name, fires=False) for name in ("decoy-0", "decoy-1", "random-0")]
+    rows += [tried("found heads", f"heads-0@{dose}", fires=dose == 1) for dose in (0.5, 1)]
+    row = calibration.table(table_of(rows)).iloc[0]
+    assert (row["tries"], row["models"], row["false_alarms"]) == (41, 40, 5)
+    assert (row["real_tries"], row["real_models"], row["real_alarms"]) == (5, 4, 1)
+    assert row["real_rate"] == 0.125 and row["rate"] == 4.5 / 40
+    quiet = calibration.table(table_of(rows[:36] + rows[36:39]))
+    assert calibration.judge(pd.DataFrame([row])).real == ["found heads"]
+    assert calibration.judge(quiet).real == []
+
+
 def test_rules_that_never_and_always_fire_have_their_known_ends():
     """None of 36 models: at most 1 - 0.025^(1/36) = 9.7 %."""
     models = pd.Series(np.repeat(np.arange(36), 3))

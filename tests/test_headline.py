@@ -289,14 +289,14 @@ def test_false_alarms_are_those_that_were_measured(runs_folder):
     assert words_of(ledger.headline(artefacts(), "a"), "false alarms") == "`make calibrate`"
     (runs_folder / "calibration").mkdir()
     row = {"rule": "survives", "tries": 40, "models": 36, "false_alarms": 1, "low": 0.0,
-           "high": 0.13, "smallest_gap_found": 0.8}  # fmt: skip
+           "high": 0.13, "smallest_gap_found": 0.8, "real_alarms": 1, "real_tries": 4}  # fmt: skip
     before = row | {"rule": "survives, as it was", "false_alarms": 9}
     table = pd.DataFrame([row, before])
     table.to_csv(runs_folder / "calibration" / "calibration.csv", index=False)
     lines = ledger.headline(artefacts(), "a")
     assert sum("false alarms" in line["finding"] for line in lines) == 1  # of rules in use alone
     survive = "false alarms: that the heads survive as its circuit, or a part"
-    assert value(lines, survive) == "1 of 40 tries on 36 models [0%, 13%]"
+    assert value(lines, survive) == ("1 of 40 tries on 36 models [0%, 13%]; on real weights 1 of 4")
     assert words_of(lines, survive) == "more than 5% not excluded"
     assert list(CLAIMED) == list(tries.NOW)
 

@@ -1,7 +1,8 @@
 """How often each rule is wrong, and from which gap on it finds what is there: a table over tries.
 
-Tries that share a model are not independent. So every model counts once, with the share of its
-tries in which the rule fired, and the interval is that of as many tries as there are models.
+Tries that share a model are not independent, nor are doses of one model. So every model counts
+once, with the share of its tries in which the rule fired, and the interval is that of as many tries
+as there are models.
 """
 
 from typing import NamedTuple
@@ -18,13 +19,13 @@ LEVEL, POWER = 0.95, 0.8
 MOST_ALARMS = 0.05  # a rule above it is changed before it is used
 COLUMNS = (
     "rule", "tries", "models", "false_alarms", "low", "high", "smallest_gap_found", "rate",
-    "halves_agree", "doses",
+    "halves_agree", "doses", "real_tries", "real_models", "real_alarms", "real_rate",
 )  # fmt: skip
 
 
 def clustered(fired: pd.Series, models: pd.Series) -> Estimate:
-    """Return the share of tries that fired, a model's tries together counting once, with a
-    Clopper-Pearson CI95 over models [try].
+    """Return the share of tries that fired, a model's tries at all its doses together counting
+    once, with a Clopper-Pearson CI95 over models [try].
 
     The count may be a fraction, as in Korn and Graubard 1998 ("Confidence intervals for proportions
     with small expected number of positive counts"), with as many effective tries as models: the
@@ -32,7 +33,7 @@ def clustered(fired: pd.Series, models: pd.Series) -> Estimate:
     """
     if len(fired) == 0:
         raise UserError("No try was made of this rule, so it has no rate.")
-    shares = fired.astype(float).groupby(models.to_numpy()).mean()
+    shares = fired.astype(float).groupby(models.astype(str).map(stem).to_numpy()).mean()
     n, k = len(shares), float(shares.sum())
     tail = (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
@@ -43,7 +44,7 @@ def clustered(fired: pd.Series, models: pd.Series) -> Estimate:
 def table(tries: pd.DataFrame) -> pd.DataFrame:
     """Return one row a rule that was tried, COLUMNS: tries and models of nulls, false_alarms (of
     these tries), rate with low and high (`clustered`), smallest_gap_found (nats), how many models'
-    halves agree, and at how many doses it was tried.
+    halves agree, at how many doses it was tried, and what of the nulls was on real weights.
     """
     rows = []
     for rule in RULES:
@@ -52,10 +53,11 @@ def table(tries: pd.DataFrame) -> pd.DataFrame:
         if of.empty:
             continue
         rate = clustered(nulls["fires"], nulls["model"]) if len(nulls) else None
+        real = nulls[nulls["model"].map(weights_of) == "real"]
         row = {
             "rule": rule,
             "tries": len(nulls),
-            "models": nulls["model"].nunique(),
+            "models": nulls["model"].map(stem).nunique(),
             "false_alarms": int(nulls["fires"].sum()),
             "low": rate.low if rate else np.nan,
             "high": rate.high if rate else np.nan,
@@ -63,6 +65,10 @@ def table(tries: pd.DataFrame) -> pd.DataFrame:
             "rate": rate.value if rate else np.nan,
             "halves_agree": halves_agree(of),
             "doses": of.loc[of["kind"] == DOSE, "dose"].nunique(),
+            "real_tries": len(real),
+            "real_models": real["model"].map(stem).nunique(),
+            "real_alarms": int(real["fires"].sum()),
+            "real_rate": clustered(real["fires"], real["model"]).value if len(real) else np.nan,
         }
         rows.append(row)
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -89,6 +95,11 @@ def power(tries: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     order = found["rule"].map(list(RULES).index)
     return found.assign(order=order).sort_values(["order", "weights", "gap"]).drop(columns="order")
+
+
+def stem(model: str) -> str:
+    """Return a model's name without its dose."""
+    return model.partition("@")[0]
 
 
 def weights_of(model: str) -> str:
@@ -134,6 +145,7 @@ def in_words(rates: pd.DataFrame) -> pd.DataFrame:
             "rule": row.rule,
             "false alarms": f"{row.false_alarms} of {row.tries} tries",
             "models": row.models,
+            "on real weights": f"{row.real_alarms} of {row.real_tries}",
             "rate (CI95 over models)": f"{row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]",
             "finds gaps from (nats)": "" if np.isnan(row.smallest_gap_found)
             else f"{row.smallest_gap_found:.2f}",
@@ -150,6 +162,7 @@ class Judged(NamedTuple):
     above: list[str]  # seen to fire on more than 5 % of nulls
     open: list[str]  # not, but their interval does not exclude it
     widest: float  # the largest upper end of an interval among the others
+    real: list[str]  # seen to fire on more than 5 % of nulls in real weights, model by model
 
 
 def judge(rates: pd.DataFrame) -> Judged:
@@ -159,7 +172,10 @@ def judge(rates: pd.DataFrame) -> Judged:
     used = rates[rates["rule"].isin(NOW)]
     above = used["rate"] > MOST_ALARMS
     unsure = ~above & (used["high"] > MOST_ALARMS)
-    names = used["rule"]
+    names, real = used["rule"], used["real_rate"] > MOST_ALARMS
     return Judged(
-        names[above].to_list(), names[unsure].to_list(), float(used["high"][~above].max())
+        names[above].to_list(),
+        names[unsure].to_list(),
+        float(used["high"][~above].max()),
+        names[real].to_list(),
     )

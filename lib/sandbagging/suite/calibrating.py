@@ -198,6 +198,18 @@ def read() -> pd.DataFrame | None:
     return files.read_csv(path).astype({"fires": bool, "open": bool}) if path.is_file() else None
 
 
+def found_beside() -> list[str]:
+    """Return which heads were found in real weights though they write nothing that was taught, in
+    words, model by model: "dose 0.5: L0H6 L1H7".
+    """
+    tried = read()
+    if tried is None:
+        return []
+    of = tried[(tried["rule"] == "found heads") & (tried["kind"] == tries.NULL) & tried["fires"]]
+    of = of[of["model"].map(calibration.weights_of) == "real"]
+    return [f"dose {row.dose:g}: {row.says}" for row in of.sort_values("dose").itertuples()]
+
+
 class Tables(NamedTuple):
     """What `sandbagging calibrate` wrote."""
 

@@ -56,7 +56,8 @@ def false_alarms(table: pd.DataFrame) -> pd.DataFrame:
         {
             "rule": line.rule,
             "false alarms": f"{line.false_alarms:.0f} of {line.tries:.0f} tries on "
-            f"{line.models:.0f} models [{line.low:.0%}, {line.high:.0%}]",
+            f"{line.models:.0f} models [{line.low:.0%}, {line.high:.0%}]; "
+            f"on real weights {line.real_alarms:.0f} of {line.real_tries:.0f}",
             "says": rate_words(line.low, line.high),
         }
         for line in table[table["rule"].isin(tries.NOW)].itertuples()
