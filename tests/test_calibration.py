@@ -60,7 +60,7 @@ def test_doses_of_one_model_say_no_more_than_one():
 
 
 def test_alarms_on_real_weights_stand_beside_those_on_planted_ones():
-    """4 of 40 models, hence 10 %; of the four real ones half of one, hence 12.5 %."""
+    """4.5 of 40 models; of the four with real weights half of one, which is 12.5 %."""
     rows = [tried("found heads", f"organism-null-{i}", fires=i < 4) for i in range(36)]
     rows += [tried("found heads", name, fires=False) for name in ("decoy-0", "decoy-1", "random-0")]
     rows += [tried("found heads", f"heads-0@{dose}", fires=dose == 1) for dose in (0.5, 1)]
@@ -71,6 +71,14 @@ def test_alarms_on_real_weights_stand_beside_those_on_planted_ones():
     quiet = calibration.table(table_of(rows[:36] + rows[36:39]))
     assert calibration.judge(pd.DataFrame([row])).real == ["found heads"]
     assert calibration.judge(quiet).real == []
+
+
+def test_heads_found_beside_the_taught_ones_are_named(monkeypatch):
+    rows = [tried("found heads", "heads-0@0.5", kind=kind, dose=0.5, fires=True, says=says)
+            for kind, says in (("null", "L0H6 L1H7"), ("dose", "L5H4"))]  # fmt: skip
+    rows.append(tried("found heads", "organism-heads-0", fires=True, says="L1H1"))
+    monkeypatch.setattr(calibrating, "read", lambda: table_of(rows))
+    assert calibrating.found_beside() == ["dose 0.5: L0H6 L1H7 beside L5H4"]
 
 
 def test_rules_that_never_and_always_fire_have_their_known_ends():

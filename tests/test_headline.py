@@ -299,6 +299,10 @@ def test_false_alarms_are_those_that_were_measured(runs_folder):
     assert value(lines, survive) == ("1 of 40 tries on 36 models [0%, 13%]; on real weights 1 of 4")
     assert words_of(lines, survive) == "more than 5% not excluded"
     assert list(CLAIMED) == list(tries.NOW)
+    old = runs_folder / "calibration" / "calibration.csv"
+    table.drop(columns="real_tries").to_csv(old, index=False)
+    with pytest.raises(UserError, match="make calibrate"):
+        ledger.calibration()
 
 
 def test_a_claim_that_fails_elsewhere_stands_here_alone(runs_folder):

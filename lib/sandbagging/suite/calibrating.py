@@ -199,15 +199,20 @@ def read() -> pd.DataFrame | None:
 
 
 def found_beside() -> list[str]:
-    """Return which heads were found in real weights though they write nothing that was taught, in
-    words, model by model: "dose 0.5: L0H6 L1H7".
+    """Return which heads were found in real weights though they write nothing that was taught, and
+    which of those that do, in words, dose by dose: "dose 0.5: L0H6 L1H7 beside L5H4".
     """
     tried = read()
     if tried is None:
         return []
-    of = tried[(tried["rule"] == "found heads") & (tried["kind"] == tries.NULL) & tried["fires"]]
+    of = tried[(tried["rule"] == "found heads") & tried["fires"]]
     of = of[of["model"].map(calibration.weights_of) == "real"]
-    return [f"dose {row.dose:g}: {row.says}" for row in of.sort_values("dose").itertuples()]
+    true = of[of["kind"] == tries.DOSE].set_index("model")["says"]
+    beside = of[of["kind"] == tries.NULL].sort_values("dose")
+    return [
+        f"dose {row.dose:g}: {row.says} beside {true.get(row.model, 'none')}"
+        for row in beside.itertuples()
+    ]
 
 
 class Tables(NamedTuple):

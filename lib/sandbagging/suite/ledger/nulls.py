@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from sandbagging import files
+from sandbagging.errors import UserError
 from sandbagging.gate import Gate
 from sandbagging.recovery import tries
 from sandbagging.suite import nested, runs
@@ -47,7 +48,15 @@ def calibration() -> pd.DataFrame | None:
     run.
     """
     path = runs.runs_folder() / "calibration" / "calibration.csv"
-    return files.read_csv(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = files.read_csv(path)
+    if "real_tries" not in table:
+        raise UserError(
+            f"{path} was written before doses of a model counted once; run `make calibrate`, which "
+            "reads its stored tries again in minutes."
+        )
+    return table
 
 
 def false_alarms(table: pd.DataFrame) -> pd.DataFrame:
