@@ -32,7 +32,7 @@ CLAIMED = {
     "probe": "that a probe reads which answer will be given",
     "carries the difference": "that an SAE swap carries the difference",
     "needs the SAE": "that this needs the SAE",
-    "found heads": "that a head does something",
+    "found heads": "that a head holds what was taught",
     "specific": "that what the heads do is specific to sandbagging",
     "survives": "that the heads survive as its circuit, or a part",
 }
