@@ -243,7 +243,8 @@ def test_without_a_table_nothing_was_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(robustness.read() is None, reason="make robustness was not run")
-def test_the_committed_table_is_whole_and_its_summary_is_of_it():
+def test_the_committed_table_is_whole_and_its_summary_is_of_it(monkeypatch):
+    monkeypatch.delenv("SANDBAGGING_RUNS", raising=False)  # which tests of notebooks set
     found = robustness.read()
     assert list(found) == held.COLUMNS
     assert set(found["says"]) <= {HOLDS, DOES_NOT, UNKNOWN, NOT_RUN}
