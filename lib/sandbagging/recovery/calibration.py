@@ -166,8 +166,8 @@ class Judged(NamedTuple):
 
 
 def judge(rates: pd.DataFrame) -> Judged:
-    """Return which of the rules in use were seen to exceed 5 % of false alarms, and of which too
-    few models were tried to exclude it.
+    """Return which of the rules in use were seen to exceed 5 % of false alarms, on all nulls or on
+    those of real weights, and of which too few models were tried to exclude it.
     """
     used = rates[rates["rule"].isin(NOW)]
     above = used["rate"] > MOST_ALARMS
